@@ -1,0 +1,172 @@
+package arch
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Target is a set of loaders that a checkpoint is meant for.
+type Target uint8
+
+// The targets. Transformers5 and Transformers4 decide which modules are
+// quantized (see [Class.Quantize]); all of them decide which match rules a
+// skip list has to satisfy (see [CheckSkip]).
+const (
+	Transformers5 Target = 1 << iota // transformers 5.0 and later
+	Transformers4                    // transformers 4.57
+	VLLM                             // vLLM with its bitsandbytes plugin
+	SGLang                           // SGLang
+	Diffusers                        // diffusers
+)
+
+// String lists the targets by the names the command line uses.
+func (t Target) String() string {
+	names := []string{"transformers5", "transformers4", "vllm", "sglang", "diffusers"}
+	var on []string
+	for i, name := range names {
+		if t&(1<<i) != 0 {
+			on = append(on, name)
+		}
+	}
+	return strings.Join(on, ",")
+}
+
+// Query is what config.json says about the architecture. [ParseConfig] fills it.
+type Query struct {
+	ModelType     string            // model_type
+	Architectures []string          // architectures; only the first is used
+	Sub           map[string]string // model_type of each nested config, by key: "text_config", "decoder", ...
+	Tied          bool              // tie_word_embeddings
+	TiedSet       bool              // tie_word_embeddings is present; else the class's default holds
+	CustomCode    bool              // auto_map is present: the modeling code travels with the checkpoint
+}
+
+// ParseConfig reads a [Query] from the text of a config.json.
+func ParseConfig(config []byte) (Query, error) {
+	var top map[string]json.RawMessage
+	if err := json.Unmarshal(config, &top); err != nil {
+		return Query{}, fmt.Errorf("parse config: %w", err)
+	}
+	q := Query{Sub: map[string]string{}}
+	str := func(raw json.RawMessage) string {
+		var s string
+		if json.Unmarshal(raw, &s) != nil {
+			return ""
+		}
+		return s
+	}
+	q.ModelType = str(top["model_type"])
+	// A value of another type is treated as absent: transformers would too,
+	// or fail with its own message.
+	if json.Unmarshal(top["architectures"], &q.Architectures) != nil {
+		q.Architectures = nil
+	}
+	if raw, ok := top["auto_map"]; ok && string(raw) != "null" {
+		q.CustomCode = true
+	}
+	q.TiedSet = json.Unmarshal(top["tie_word_embeddings"], &q.Tied) == nil && len(top["tie_word_embeddings"]) > 0
+	for key, raw := range top {
+		var sub struct {
+			ModelType string `json:"model_type"`
+			Tied      *bool  `json:"tie_word_embeddings"`
+		}
+		if len(raw) == 0 || raw[0] != '{' || json.Unmarshal(raw, &sub) != nil {
+			continue
+		}
+		if sub.ModelType != "" {
+			q.Sub[key] = sub.ModelType
+		}
+		if key == "text_config" && sub.Tied != nil && !q.TiedSet {
+			q.Tied, q.TiedSet = *sub.Tied, true
+		}
+	}
+	return q, nil
+}
+
+// Class says what one tensor of a checkpoint is and who would quantize it.
+type Class struct {
+	Known  bool // the table has a row for this name (false: the caller decides, by default to keep it)
+	Module bool // the weight of an nn.Linear or Conv1D in at least one version
+	Conv1D bool // stored [in, out]; must be transposed before it is quantized
+
+	Linear5, Linear4 bool     // that version would convert the module unless its skip list says otherwise
+	Quant5, Quant4   bool     // BitsAndBytesConfig(load_in_4bit=True) quantizes it there, with a null skip list
+	Path5, Path4     string   // module path in that version, without ".weight"; "" if it has no such module
+	Paths            []string // checkpoint path, Path4, Path5 and the paths of the bare base model; distinct
+
+	Head      bool // output embedding or a task head
+	Embedding bool // nn.Embedding
+	Router    bool // picks experts
+	Expert    bool // belongs to one routed expert, or to all of them (3-D)
+	Tower     bool // vision or audio encoder of a generative model
+	Projector bool // between a tower and the text model
+	KeepFP32  bool // _keep_in_fp32_modules_strict: keep the source dtype
+	FusedBy5  bool // consumed by a WeightConverter of 5.x, so it cannot be loaded packed there
+
+	Reason string // why a module is not quantized by both versions, in words; "" if it is
+}
+
+// Quantize reports whether the tensor belongs to the default set for the
+// targets: what 5.x quantizes, what 4.57 quantizes, or, for both, what both
+// do. Targets other than these two do not choose.
+func (c Class) Quantize(t Target) bool {
+	switch t & (Transformers5 | Transformers4) {
+	case Transformers5:
+		return c.Quant5
+	case Transformers4:
+		return c.Quant4
+	default:
+		return c.Quant5 && c.Quant4
+	}
+}
+
+// Model is the entry of the table chosen for one checkpoint.
+type Model struct {
+	Type   string   // model_type
+	Class  string   // the transformers class whose naming the checkpoint has
+	Custom bool     // no entry: classified by the rules for unknown architectures
+	Notes  []string // what a user should be told about this model type
+
+	classify func(name string) Class
+}
+
+// Classify says what the tensor is. name is a tensor name of the checkpoint,
+// as "model.layers.0.self_attn.q_proj.weight"; any string is allowed.
+func (m *Model) Classify(name string) Class { return m.classify(name) }
+
+// UnknownError reports a model_type the table does not have.
+type UnknownError struct {
+	ModelType string
+	Near      []string // known model types with similar names
+}
+
+func (e *UnknownError) Error() string {
+	if e.ModelType == "" {
+		return "config has no model_type"
+	}
+	msg := fmt.Sprintf("unknown model_type %q", e.ModelType)
+	if len(e.Near) > 0 {
+		msg += " (near: " + strings.Join(e.Near, ", ") + ")"
+	}
+	return msg
+}
+
+// TypeInfo describes one model type of the table.
+type TypeInfo struct {
+	ModelType string
+	Classes   []string // transformers classes, sorted
+	In5, In4  bool     // known to transformers 5.x, to 4.57
+	Notes     []string // where the two versions disagree
+}
+
+func distinct(paths ...string) []string {
+	var out []string
+	for _, p := range paths {
+		if p != "" && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}

@@ -1,0 +1,114 @@
+package arch
+
+import "strings"
+
+// Leaf names of the projections inside the attention and MLP blocks of text
+// decoders. Only these are quantized where no table entry exists.
+var decoderLeaves = setOf(
+	"q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "query_key_value", "qkv", "Wqkv", "W_pack",
+	"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "kv_a_proj", "wq", "wk", "wv", "wqkv",
+	"gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3", "fc1", "fc2", "fc_in", "fc_out",
+	"c_attn", "c_proj", "c_fc", "query", "key", "value", "dense", "dense_h_to_4h", "dense_4h_to_h",
+	"attention_wo", "attn_out", "q", "k", "v", "o",
+)
+
+var headLeaves = setOf("lm_head", "embed_out", "output", "score", "classifier", "qa_outputs", "output_layer")
+
+var embeddingLeaves = setOf("embed_tokens", "wte", "wpe", "tok_embeddings", "word_embeddings", "position_embeddings",
+	"token_type_embeddings", "embed_in", "embed_positions", "embeddings", "shared", "embedding")
+
+var routerLeaves = setOf("gate", "router", "wg", "shared_expert_gate")
+
+// Components that put a tensor outside the text decoder: the vocabulary of
+// names that vision-language checkpoints use.
+var towerParts = setOf("visual", "vision_tower", "vision_model", "vision_encoder", "vit", "vision", "audio_tower",
+	"audio_model", "audio_encoder", "speech_encoder", "image_encoder", "vpm", "apm", "siglip", "vision_backbone")
+
+var projectorParts = setOf("multi_modal_projector", "mm_projector", "merger", "modality_projection", "connector",
+	"vision_embedder", "embed_vision", "embed_audio", "projector", "resampler", "aligner", "mlp1", "vision_proj")
+
+// Unknown classifies the tensors of an architecture that the table does not
+// have, or whose modeling code travels with the checkpoint, by name alone:
+// 2-D ".weight" tensors with a known projection name, inside numbered layers
+// and outside every tower, are quantized; everything else is kept. The caller
+// must check that the tensor has two dimensions, and should say that it used
+// these rules. Conv1D cannot be told by name; the weights are taken as stored
+// [out, in].
+func Unknown(modelType string) *Model {
+	return &Model{Type: modelType, Custom: true, classify: classifyUnknown}
+}
+
+func classifyUnknown(name string) Class {
+	path, ok := strings.CutSuffix(name, ".weight")
+	if !ok {
+		return Class{Reason: "not a weight"}
+	}
+	parts := strings.Split(path, ".")
+	leaf := parts[len(parts)-1]
+	c := Class{Path5: path, Path4: path, Paths: []string{path}}
+	inLayer, expert := false, false
+	for i, p := range parts {
+		switch {
+		case towerParts[p]:
+			c.Tower = true
+		case projectorParts[p]:
+			c.Projector = true
+		}
+		if i > 0 && isDigits(p) {
+			if parts[i-1] == "experts" {
+				expert = true
+			} else {
+				inLayer = true
+			}
+		}
+	}
+	c.Expert = expert || leaf == "experts"
+	c.Head = headLeaves[leaf] && !inLayer
+	c.Embedding = embeddingLeaves[leaf] && !inLayer
+	c.Router = routerLeaves[leaf]
+	switch {
+	case c.Tower:
+		c.Reason = "vision or audio tower"
+	case c.Projector:
+		c.Reason = "projector between a tower and the text model"
+	case c.Head:
+		c.Reason = "output head"
+	case c.Embedding:
+		c.Reason = "embedding"
+	case c.Router:
+		c.Reason = "router"
+	case strings.Contains(leaf, "norm") || strings.Contains(leaf, "conv"):
+		c.Reason = "norm or convolution"
+		return c
+	case !inLayer || !decoderLeaves[leaf]:
+		c.Reason = "not a projection name known for text decoders"
+	default:
+		c.Quant5, c.Quant4 = true, true
+	}
+	if !c.Embedding {
+		// It may be an nn.Linear, and a loader would then convert it unless
+		// it is listed.
+		c.Module, c.Linear5, c.Linear4 = true, true, true
+	}
+	return c
+}
+
+func setOf(names ...string) map[string]bool {
+	m := make(map[string]bool, len(names))
+	for _, n := range names {
+		m[n] = true
+	}
+	return m
+}
+
+func isDigits(s string) bool {
+	if s == "" {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return true
+}
