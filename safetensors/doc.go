@@ -1,0 +1,2 @@
+// Package safetensors reads and writes the safetensors file format as a stream.
+package safetensors
