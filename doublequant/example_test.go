@@ -1,0 +1,39 @@
+package doublequant_test
+
+import (
+	"fmt"
+
+	"github.com/nf4kit/nf4kit/doublequant"
+)
+
+func Example() {
+	scales := []float32{0.0512, 0.0498, 0.0605, 0.0433, 0.0551}
+
+	offset := doublequant.Offset(scales)
+	codes := make([]byte, len(scales))
+	nested := make([]float32, doublequant.NestedLen(len(scales)))
+	if err := doublequant.Quantize(codes, nested, scales, offset); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("offset %.5f, nested %.5f, codes %v\n", offset, nested, codes)
+
+	decoded := make([]float32, len(scales))
+	if err := doublequant.Dequantize(decoded, codes, nested, offset); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("%.5f\n", decoded)
+	// Output:
+	// offset 0.05198, nested [0.00868], codes [67 53 253 0 209]
+	// [0.05120 0.04983 0.06048 0.04336 0.05511]
+}
+
+// Mean takes the scales of a tensor too large to keep them all.
+func ExampleMean() {
+	var m doublequant.Mean
+	m.Add([]float32{1, 2, 3})
+	m.Add([]float32{6})
+	fmt.Println(m.Offset())
+	// Output: 3
+}

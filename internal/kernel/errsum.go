@@ -1,0 +1,123 @@
+package kernel
+
+import "math"
+
+// Chunk is how many elements one call of ErrorSums or ErrorSumsOf takes at most. Chunks start at multiples of it, so
+// the sums of a tensor do not depend on who computed which.
+const Chunk = 65536
+
+// Sums are sums over the elements of a tensor of the source value x, the decoded value w and the error e = x - w.
+// x and w are float32 values, w rounded as Dequantize to float32 rounds it; e and everything below is float64.
+type Sums struct {
+	N    int64   // elements
+	X2   float64 // sum of x squared
+	W2   float64 // sum of w squared
+	XW   float64 // sum of x times w
+	E2   float64 // sum of e squared
+	AbsE float64 // sum of |e|
+	Max  float64 // largest |e|
+}
+
+// Add adds the sums of the chunk that follows. The order of additions is part of the result.
+func (s *Sums) Add(o *Sums) {
+	s.N += o.N
+	s.X2 += o.X2
+	s.W2 += o.W2
+	s.XW += o.XW
+	s.E2 += o.E2
+	s.AbsE += o.AbsE
+	s.Max = max(s.Max, o.Max)
+}
+
+// lanes holds a chunk's running sums: element j of the chunk goes to lane j%8, whatever the width of the registers.
+type lanes struct {
+	x2, w2, xw, e2, absE, max [8]float64
+}
+
+// sum folds the lanes by halves, as vector registers are folded.
+func (l *lanes) sum(n int) Sums {
+	fold := func(v *[8]float64) float64 {
+		return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+	}
+	s := Sums{N: int64(n), X2: fold(&l.x2), W2: fold(&l.w2), XW: fold(&l.xw), E2: fold(&l.e2), AbsE: fold(&l.absE)}
+	for _, m := range l.max {
+		if m > s.Max {
+			s.Max = m
+		}
+	}
+	return s
+}
+
+// add adds elements of one block, the first of them in lane 0. A product of float32 values is exact in float64, so
+// fusing it with the sum changes nothing; the square of e is not.
+func (l *lanes) add(x []float32, codes []byte, w *[16]float64) {
+	codes = codes[:len(x)]
+	for i, f := range x {
+		x, w := float64(f), w[codes[i]&15]
+		e := x - w
+		a := e
+		if a < 0 {
+			a = -a
+		}
+		j := i & 7
+		l.x2[j] += x * x
+		l.w2[j] += w * w
+		l.xw[j] += x * w
+		l.e2[j] += float64(e * e)
+		l.absE[j] += a
+		if a > l.max[j] {
+			l.max[j] = a
+		}
+	}
+}
+
+// products returns the 16 values that a block of the given scale decodes to.
+func products(t Type, scale float32) (w [16]float64) {
+	for c, v := range &books[t].value {
+		w[c] = float64(v * scale)
+	}
+	return w
+}
+
+// errorSumsGeneric is the specification of ErrorSums.
+func errorSumsGeneric(l *lanes, t Type, e Elem, src []byte, codes []byte, scale []float32, blockSize int) {
+	var x [piece]float32
+	var c [piece]byte
+	size := e.Size()
+	n := len(src) / size
+	for b, a := range scale {
+		w := products(t, a)
+		for lo, hi := b*blockSize, min((b+1)*blockSize, n); lo < hi; lo += piece {
+			k := min(piece, hi-lo)
+			load(e, x[:k], src[lo*size:])
+			for i, p := range codes[lo/2 : (lo+k+1)/2] {
+				c[2*i%piece], c[(2*i+1)%piece] = p>>4, p&15
+			}
+			l.add(x[:k], c[:k], &w)
+		}
+	}
+}
+
+// errorSumsOfGeneric is the specification of ErrorSumsOf.
+func errorSumsOfGeneric(l *lanes, t Type, qe Elem, q []byte, e Elem, src []byte, absmax, scale []float32, blockSize int) {
+	var x [piece]float32
+	var c [piece]byte
+	bk := &books[t]
+	size, qsize := e.Size(), qe.Size()
+	n := len(src) / size
+	for b, a := range scale {
+		w := products(t, a)
+		lo, hi := b*blockSize, min((b+1)*blockSize, n)
+		s := newScaler(math.Float32bits(absmax[b]), hi-lo == blockSize)
+		for ; lo < hi; lo += piece {
+			k := min(piece, hi-lo)
+			load(qe, x[:k], q[lo*qsize:])
+			s.scale(x[:k])
+			for i, v := range x[:k] {
+				c[i] = bk.search(v)
+			}
+			load(e, x[:k], src[lo*size:])
+			l.add(x[:k], c[:k], &w)
+		}
+	}
+}

@@ -1,0 +1,102 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+)
+
+// Type is a 4-bit code.
+type Type uint8
+
+// The two 4-bit types of bitsandbytes.
+const (
+	NF4 Type = iota
+	FP4
+)
+
+// Elem is an element encoding, little-endian in memory.
+type Elem uint8
+
+// F32, BF16 and F16 are the run dtypes, which every kernel takes. The others are sources of Convert alone.
+const (
+	F32 Elem = iota
+	BF16
+	F16
+	F64
+	F8E4M3 // E4M3FN of arXiv 2209.05433: no infinity, NaN is 0x7f and 0xff
+	F8E5M2 // E5M2 of arXiv 2209.05433: IEEE-like, with infinity
+)
+
+// Size returns the bytes one element takes.
+func (e Elem) Size() int {
+	switch e {
+	case F32:
+		return 4
+	case BF16, F16:
+		return 2
+	case F64:
+		return 8
+	case F8E4M3, F8E5M2:
+		return 1
+	}
+	panic(fmt.Sprintf("kernel: unknown element encoding %d", e))
+}
+
+// infBits is the float32 infinity. The absmax of a block, compared as an integer, reaches it exactly if the block holds
+// a NaN or an infinity.
+const infBits = 0x7f800000
+
+// minScale is bitsandbytes' clamp(min=1e-38), a subnormal float32.
+const minScale = 0x006ce3ee
+
+// piece is how many elements the generic kernels widen at a time: small enough to stay in the first-level cache, and a
+// divisor or a multiple of every block size.
+const piece = 256
+
+// load widens len(dst) elements of a run dtype.
+func load(e Elem, dst []float32, src []byte) {
+	switch e {
+	case F32:
+		src = src[:4*len(dst)]
+		for i := range dst {
+			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
+		}
+	case BF16:
+		src = src[:2*len(dst)]
+		for i := range dst {
+			dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
+		}
+	case F16:
+		src = src[:2*len(dst)]
+		for i := range dst {
+			dst[i] = f16ToF32(binary.LittleEndian.Uint16(src[2*i:]))
+		}
+	default:
+		panic(fmt.Sprintf("kernel: element encoding %d is no run dtype", e))
+	}
+}
+
+// maxBits returns the largest magnitude of src as float32 bits; infBits or above if src holds a NaN or an infinity.
+// Magnitudes of one encoding order as their integers do, so nothing is widened before the end.
+func maxBits(e Elem, src []byte) uint32 {
+	var m uint32
+	switch e {
+	case F32:
+		for ; len(src) >= 4; src = src[4:] {
+			m = max(m, binary.LittleEndian.Uint32(src)&0x7fffffff)
+		}
+		return m
+	case BF16:
+		for ; len(src) >= 2; src = src[2:] {
+			m = max(m, uint32(binary.LittleEndian.Uint16(src))&0x7fff)
+		}
+		return m << 16
+	case F16:
+		for ; len(src) >= 2; src = src[2:] {
+			m = max(m, uint32(binary.LittleEndian.Uint16(src))&0x7fff)
+		}
+		return math.Float32bits(f16ToF32(uint16(m)))
+	}
+	panic(fmt.Sprintf("kernel: element encoding %d is no run dtype", e))
+}
