@@ -50,6 +50,8 @@ type UnsupportedError struct {
 	File   string // as given to [Open]; empty for [NewReader] and [ParseDType]
 	Tensor string // empty for [ParseDType]
 	DType  string // as spelled in the header
+
+	named bool // Tensor is meaningful even if empty
 }
 
 func (e *UnsupportedError) Error() string {
@@ -59,7 +61,7 @@ func (e *UnsupportedError) Error() string {
 		b.WriteString(": ")
 	}
 	b.WriteString("unsupported safetensors: ")
-	if e.Tensor != "" {
+	if e.named || e.Tensor != "" {
 		fmt.Fprintf(&b, "tensor %s: ", quote(e.Tensor))
 	}
 	fmt.Fprintf(&b, "unknown dtype %s, known are %s", quote(e.DType), knownDTypes)

@@ -37,14 +37,18 @@ type header struct {
 // for a file that holds dataSize bytes after it.
 func decodeHeader(buf []byte, dataSize int64) (*header, error) {
 	d := &headerDecoder{
-		buf:    buf,
-		dec:    jsontext.NewDecoder(bytes.NewBuffer(buf), jsontext.AllowDuplicateNames(true)),
-		byName: make(map[string]int),
+		buf: buf,
+		dec: jsontext.NewDecoder(bytes.NewBuffer(buf), jsontext.AllowDuplicateNames(true)),
+		// Entries of published models take 90 to 150 bytes.
+		h: &header{byName: make(map[string]*Tensor, len(buf)/128)},
 	}
 	if err := d.header(); err != nil {
 		return nil, err
 	}
-	h := d.finish()
+	h := d.h
+	slices.SortFunc(h.tensors, func(a, b *Tensor) int {
+		return cmp.Or(cmp.Compare(a.off, b.off), cmp.Compare(a.size, b.size), cmp.Compare(a.Name, b.Name))
+	})
 	if err := h.place(int64(lenSize+len(buf)), dataSize); err != nil {
 		return nil, err
 	}
@@ -59,15 +63,22 @@ func decodeHeader(buf []byte, dataSize int64) (*header, error) {
 // here, not by jsontext, because the map of names is needed anyway and the
 // error can then name the tensor.
 type headerDecoder struct {
-	buf      []byte
-	dec      *jsontext.Decoder
-	scratch  []byte
-	metadata map[string]string
-	entries  []Tensor
-	shapes   []int64 // of all tensors, in the order of entries
-	byName   map[string]int
-	tensor   *Tensor // being decoded
+	buf     []byte
+	dec     *jsontext.Decoder
+	h       *header
+	tensor  *Tensor // being decoded, for errors
+	scratch []byte  // of str
+
+	// Room for tensors and shapes is taken in blocks, as the header yields them:
+	// nothing is allocated that its bytes do not stand for.
+	tensors []Tensor
+	shapes  []int64
 }
+
+const (
+	tensorBlock = 1024
+	shapeBlock  = 4096
+)
 
 func (d *headerDecoder) header() error {
 	if i := invalidUTF8(d.buf); i >= 0 {
@@ -121,14 +132,15 @@ func (d *headerDecoder) decodeMetadata() error {
 	if err := d.open('{', metadataKey); err != nil {
 		return err
 	}
-	d.metadata = make(map[string]string)
+	metadata := make(map[string]string)
+	d.h.metadata = metadata
 	for d.dec.PeekKind() == '"' {
 		b, err := d.str()
 		if err != nil {
 			return err
 		}
 		key := string(b)
-		if _, ok := d.metadata[key]; ok {
+		if _, ok := metadata[key]; ok {
 			return d.errorf("duplicate key %s in %s", quote(key), metadataKey)
 		}
 		if k := d.dec.PeekKind(); k != '"' && k != jsontext.KindInvalid {
@@ -137,7 +149,7 @@ func (d *headerDecoder) decodeMetadata() error {
 		if b, err = d.str(); err != nil {
 			return err
 		}
-		d.metadata[key] = string(b)
+		metadata[key] = string(b)
 	}
 	return d.close()
 }
@@ -151,14 +163,16 @@ const (
 )
 
 func (d *headerDecoder) decodeTensor(name string) error {
-	d.entries = append(d.entries, Tensor{Name: name})
-	t := &d.entries[len(d.entries)-1]
+	if len(d.tensors) == cap(d.tensors) {
+		d.tensors = make([]Tensor, 0, min(2*cap(d.tensors)+8, tensorBlock))
+	}
+	d.tensors = append(d.tensors, Tensor{Name: name})
+	t := &d.tensors[len(d.tensors)-1]
 	d.tensor = t
-	defer func() { d.tensor = nil }()
-	if _, ok := d.byName[name]; ok {
+	d.h.tensors = append(d.h.tensors, t)
+	if d.h.byName[name] = t; len(d.h.byName) < len(d.h.tensors) {
 		return d.errorf("duplicate name")
 	}
-	d.byName[name] = len(d.entries) - 1
 
 	if err := d.open('{', "entry"); err != nil {
 		return err
@@ -208,6 +222,7 @@ func (d *headerDecoder) decodeTensor(name string) error {
 		}
 		return d.errorf("missing key %q", missing)
 	}
+	d.tensor = nil
 	return nil
 }
 
@@ -221,7 +236,7 @@ func (d *headerDecoder) decodeDType(t *Tensor) error {
 	}
 	dt, ok := dtypeByName[string(b)]
 	if !ok {
-		return &UnsupportedError{Tensor: t.Name, DType: string(b)}
+		return &UnsupportedError{Tensor: t.Name, named: true, DType: string(b)}
 	}
 	t.DType = dt
 	return nil
@@ -231,7 +246,10 @@ func (d *headerDecoder) decodeShape(t *Tensor) error {
 	if err := d.open('[', "shape"); err != nil {
 		return err
 	}
-	rank := 0
+	if cap(d.shapes)-len(d.shapes) < maxRank {
+		d.shapes = make([]int64, 0, min(2*cap(d.shapes)+maxRank, shapeBlock))
+	}
+	begin := len(d.shapes)
 	for {
 		n, ok, err := d.number("shape")
 		if err != nil {
@@ -240,13 +258,12 @@ func (d *headerDecoder) decodeShape(t *Tensor) error {
 		if !ok {
 			break
 		}
-		if rank == maxRank {
+		if len(d.shapes)-begin == maxRank {
 			return d.errorf("shape has more than %d dimensions", maxRank)
 		}
 		d.shapes = append(d.shapes, n)
-		rank++
 	}
-	t.rank = uint8(rank)
+	t.Shape = slices.Clip(d.shapes[begin:])
 	return d.close()
 }
 
@@ -358,34 +375,16 @@ func (d *headerDecoder) syntax(err error) error {
 	if err == nil {
 		return nil
 	}
-	e := &FormatError{Offset: lenSize + d.dec.InputOffset(), Msg: "header is not valid JSON", Err: err}
+	// By text, not wrapped: what the JSON decoder's errors are is not for callers
+	// to see, and its unexpected end is not that of the file.
+	e := &FormatError{Offset: lenSize + d.dec.InputOffset(), Msg: fmt.Sprintf("header is not valid JSON: %v", err)}
 	if se, ok := err.(*jsontext.SyntacticError); ok {
-		e.Offset, e.Err = lenSize+se.ByteOffset, se.Err
+		e.Offset, e.Msg = lenSize+se.ByteOffset, fmt.Sprintf("header is not valid JSON: %v", se.Err)
 	}
 	if d.tensor != nil {
 		e.Tensor, e.named = d.tensor.Name, true
 	}
 	return e
-}
-
-// finish hands out the shapes, sorts by place and indexes by name.
-func (d *headerDecoder) finish() *header {
-	h := &header{
-		metadata: d.metadata,
-		tensors:  make([]*Tensor, len(d.entries)),
-		byName:   make(map[string]*Tensor, len(d.entries)),
-	}
-	shapes := slices.Clip(d.shapes)
-	for i := range d.entries {
-		t := &d.entries[i]
-		t.Shape, shapes = shapes[:t.rank:t.rank], shapes[t.rank:]
-		h.tensors[i] = t
-		h.byName[t.Name] = t
-	}
-	slices.SortFunc(h.tensors, func(a, b *Tensor) int {
-		return cmp.Or(cmp.Compare(a.off, b.off), cmp.Compare(a.size, b.size), cmp.Compare(a.Name, b.Name))
-	})
-	return h
 }
 
 // place checks sizes and places against each other and against the dataSize
@@ -401,23 +400,23 @@ func (h *header) place(headerSize, dataSize int64) error {
 			return fail("%v", err)
 		}
 		if size != t.size {
-			return fail("%v of shape %v takes %d bytes, data_offsets [%d %d] give %d", t.DType, t.Shape, size, t.off, t.off+t.size, t.size)
+			return fail("%v of shape %v takes %d bytes, data_offsets [%d %d] give it %d", t.DType, t.Shape, size, t.off, t.off+t.size, t.size)
 		}
 		switch {
 		case t.off < end:
-			return fail("begins at %d, inside tensor %s that ends at %d", t.off, quote(h.tensors[i-1].Name), end)
+			return fail("data_offsets [%d %d]: expected to begin at %d: it overlaps tensor %s", t.off, t.off+t.size, end, quote(h.tensors[i-1].Name))
 		case t.off > end:
-			return fail("begins at %d, expected %d: %d bytes before it belong to no tensor", t.off, end, t.off-end)
+			return fail("data_offsets [%d %d]: expected to begin at %d: the gap belongs to no tensor", t.off, t.off+t.size, end)
 		}
 		end += t.size
 		if end > dataSize {
-			return fail("ends at %d, the file holds %d bytes after its header: truncated by at least %d", end, dataSize, end-dataSize)
+			return fail("it ends at byte %d of the file, which has %d: the file is truncated", headerSize+end, headerSize+dataSize)
 		}
 		t.elems = elems
 		t.off += headerSize
 	}
 	if end < dataSize {
-		return &FormatError{Offset: headerSize + end, Msg: fmt.Sprintf("%d bytes after the last tensor belong to none", dataSize-end)}
+		return &FormatError{Offset: headerSize + end, Msg: fmt.Sprintf("the tensors end at byte %d of the file, which has %d: the rest belongs to no tensor", headerSize+end, headerSize+dataSize)}
 	}
 	return nil
 }
@@ -467,7 +466,7 @@ func (h *header) crossCheck(buf []byte) error {
 	}
 	var m upstream.Metadata
 	if err := m.UnmarshalJSON(buf); err != nil {
-		return &FormatError{Offset: -1, Msg: "a second decoder rejects the header", Err: err}
+		return &FormatError{Offset: -1, Msg: fmt.Sprintf("a second decoder refuses the header: %v", err)}
 	}
 	tensors := m.Tensors()
 	base := int64(lenSize + len(buf))

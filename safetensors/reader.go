@@ -15,7 +15,6 @@ type Tensor struct {
 	DType DType
 	Shape []int64 // row-major; empty for a scalar
 
-	rank  uint8
 	off   int64 // in the file
 	size  int64
 	elems int64
@@ -50,15 +49,17 @@ func (t *Tensor) ReadAt(p []byte, off int64) (int, error) {
 		p, atEnd = p[:t.size-off], true
 	}
 	n, err := readFull(t.r.r, p, t.off+off)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	switch {
+	case err == nil && atEnd:
+		err = io.EOF
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		err = &FormatError{
 			File: t.r.name, Tensor: t.Name, named: true, Offset: t.off + off + int64(n),
 			Msg: fmt.Sprintf("read %d of %d bytes, the file ends early", off+int64(n), t.size),
 			Err: io.ErrUnexpectedEOF,
 		}
-	}
-	if err == nil && atEnd {
-		err = io.EOF
+	case err != nil:
+		err = fmt.Errorf("safetensors: read tensor %s: %w", quote(t.Name), err)
 	}
 	return n, err
 }
@@ -69,11 +70,11 @@ func (t *Tensor) Section() *io.SectionReader { return io.NewSectionReader(t, 0, 
 // Reader gives access to the tensors of a file. It holds the decoded header and
 // no data. All its methods may be called from several goroutines.
 type Reader struct {
-	r      io.ReaderAt
-	name   string // of the file, for errors
-	size   int64  // of length and header
-	digest [sha256.Size]byte
-	h      *header
+	r          io.ReaderAt
+	name       string // of the file, for errors
+	headerSize int64  // with the length before it
+	digest     [sha256.Size]byte
+	h          *header
 }
 
 // NewReader reads and checks the header of a file of the given size. It reads
@@ -102,7 +103,7 @@ func NewReader(r io.ReaderAt, size int64) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	rd := &Reader{r: r, size: lenSize + n, digest: sha256.Sum256(buf), h: h}
+	rd := &Reader{r: r, headerSize: lenSize + n, digest: sha256.Sum256(buf), h: h}
 	for _, t := range h.tensors {
 		t.r = rd
 	}
@@ -167,7 +168,7 @@ func (r *Reader) Metadata() map[string]string { return r.h.metadata }
 
 // HeaderSize returns the number of bytes before the first tensor: the 8 of the
 // length, the JSON and its padding.
-func (r *Reader) HeaderSize() int64 { return r.size }
+func (r *Reader) HeaderSize() int64 { return r.headerSize }
 
 // HeaderDigest returns the SHA-256 of the first HeaderSize bytes. Files with the
 // same digest hold the same tensors at the same places.
@@ -181,6 +182,17 @@ type File struct {
 
 // Open opens the named file and reads its header. Errors name the file.
 func Open(name string) (*File, error) {
+	// Before opening, which would wait for the other end of a named pipe.
+	fi, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if fi.IsDir() {
+		return nil, fmt.Errorf("safetensors: open %s: expected a file, found a directory", name)
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("safetensors: open %s: expected a regular file, found mode %v", name, fi.Mode())
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
@@ -197,9 +209,6 @@ func newFileReader(f *os.File, name string) (*Reader, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, err
-	}
-	if !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("safetensors: open %s: not a regular file: %v", name, fi.Mode().Type())
 	}
 	r, err := NewReader(f, fi.Size())
 	if err != nil {
