@@ -151,7 +151,7 @@ func TestReaderErrors(t *testing.T) {
 		{"no dtype", entry(`{"shape":[],"data_offsets":[4,4]}`), 4, "b\n", `[4,4]}`, `missing key "dtype"`},
 		{"no shape", entry(`{"dtype":"U8","data_offsets":[4,4]}`), 4, "b\n", `[4,4]}`, `missing key "shape"`},
 		{"no data_offsets", entry(`{"dtype":"U8","shape":[]}`), 4, "b\n", `[]}`, `missing key "data_offsets"`},
-		{"dtype", entry(`{"dtype" :8}`), 4, "b\n", `{"dtype"`, `dtype: expected a string, found a number`},
+		{"dtype", entry(`{"dtype" :8}`), 4, "b\n", `\n":{"dtype"`, `dtype: expected a string, found a number`},
 		{"shape", entry(`{"shape" :null}`), 4, "b\n", `{"shape"`, `shape: expected an array, found null`},
 		{"dimension string", entry(`{"shape":["1"]}`), 4, "b\n", `{"shape":[`, `shape: expected an integer, found a string`},
 		{"dimension nested", entry(`{"shape":[` + strings.Repeat("[", 200) + strings.Repeat("]", 200) + `]}`), 4, "b\n", `{"shape":[`,
