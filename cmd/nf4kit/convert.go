@@ -1,0 +1,410 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/quality"
+	"github.com/nf4kit/nf4kit/nf4"
+)
+
+// ConvertOptions are the flags of convert.
+type ConvertOptions struct {
+	Src, Dst string
+
+	Type         string
+	BlockSize    int
+	DoubleQuant  bool
+	DType        string
+	ComputeDType string
+	QuantStorage string
+	Skip, Only   []string
+	Rules        []string
+	Recipe       string
+	Targets      []string
+	Towers       string
+	MaxShardSize string
+	Jobs         int
+	MaxMemory    string
+	Reports      []string
+	NoError      bool
+	DryRun       bool
+	Force        bool
+}
+
+func newConvertCommand(g *globals) *cobra.Command {
+	var o ConvertOptions
+	cmd := &cobra.Command{
+		Use:   "convert SRC DST",
+		Short: "Quantize a checkpoint to NF4 (or FP4) in a new directory",
+		Long: `convert reads SRC, a Hugging Face model directory, one .safetensors file or a hub
+cache snapshot, and writes DST, a directory that transformers, PEFT and vLLM load
+as it is. It quantizes exactly the modules that BitsAndBytesConfig would, keeps the
+rest in 16 bits, copies tokenizer and other side files, and reports the
+reconstruction error of the bytes written beside that of the other 4-bit type at
+the same block size and double quantization.
+
+DST appears when it is complete, and not before. The bytes written do not depend
+on --jobs or --max-memory.
+
+A recipe (--recipe) is a YAML file whose keys are flags of this command:
+
+    type: nf4
+    block-size: 64
+    skip: ['layers\.0\.']
+    rule:
+      - 'down_proj=block=32'
+      - 'lm_head=keep'
+
+The command line wins over the environment, and the environment over the recipe.`,
+		Example: `  nf4kit convert Llama-3.2-1B Llama-3.2-1B-nf4
+  nf4kit convert Llama-3.2-1B out --double-quant=false --report errors.json
+  nf4kit convert model.safetensors out --only 'proj'
+  nf4kit convert Llama-3.2-1B out --rule 'down_proj=block=32' --dry-run -v`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Src, o.Dst = args[0], args[1]
+			if o.Recipe != "" {
+				if err := applyRecipe(cmd.LocalFlags(), o.Recipe); err != nil {
+					return err
+				}
+			}
+			return runConvert(cmd.Context(), g, o)
+		},
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+func (o *ConvertOptions) addFlags(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&o.Type, "type", "nf4", "4-bit type: nf4 or fp4")
+	fs.IntVar(&o.BlockSize, "block-size", nf4.DefaultBlockSize, "weights that share a scale: 32, 64, 128, ... 4096")
+	fs.BoolVar(&o.DoubleQuant, "double-quant", true, "store the scales in 8 bits, as QLoRA does")
+	fs.StringVar(&o.DType, "dtype", "auto", "dtype of what stays unquantized: auto (as config.json says), bfloat16 or float16")
+	fs.StringVar(&o.ComputeDType, "compute-dtype", "auto", "bnb_4bit_compute_dtype: auto (as --dtype), bfloat16, float16 or float32")
+	fs.StringVar(&o.QuantStorage, "quant-storage", "uint8", "dtype that the packed codes are labelled with: uint8; bfloat16, float16 or float32 for FSDP-QLoRA")
+	fs.StringArrayVar(&o.Skip, "skip", nil, "leave tensors whose name matches `REGEX` in 16 bits (repeatable)")
+	fs.StringArrayVar(&o.Only, "only", nil, "quantize only tensors whose name matches `REGEX` (repeatable)")
+	fs.StringArrayVar(&o.Rules, "rule", nil, "`REGEX=SPEC`: keep, or a list such as nf4,block=32,nodq; the first that matches decides (repeatable)")
+	fs.StringVar(&o.Recipe, "recipe", "", "read flags from a YAML `FILE`")
+	fs.StringArrayVar(&o.Targets, "target", nil, "loader to write for: transformers5 or transformers4; default both (repeatable)")
+	fs.StringVar(&o.Towers, "towers", "keep", "vision and audio towers: keep, or quantize as transformers would")
+	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file")
+	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor")
+	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "memory for tensors in flight")
+	fs.StringArrayVar(&o.Reports, "report", nil, "write every tensor's error figures to `FILE`.json or .csv (repeatable)")
+	fs.BoolVar(&o.NoError, "no-error", false, "skip the error figures")
+	fs.BoolVar(&o.DryRun, "dry-run", false, "print the plan and stop")
+	fs.BoolVar(&o.Force, "force", false, "replace DST, once the new one is complete")
+	enum(cmd, "type", "nf4", "fp4")
+	enum(cmd, "dtype", "auto", "bfloat16", "float16")
+	enum(cmd, "compute-dtype", "auto", "bfloat16", "float16", "float32")
+	enum(cmd, "quant-storage", "uint8", "bfloat16", "float16", "float32")
+	enum(cmd, "target", "transformers5", "transformers4")
+	enum(cmd, "towers", "keep", "quantize")
+}
+
+// enum completes a flag with its values.
+func enum(cmd *cobra.Command, flag string, values ...string) {
+	err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	if err != nil {
+		panic("nf4kit: internal error: " + err.Error())
+	}
+}
+
+// plan turns the flags into options.
+func (o *ConvertOptions) plan() (convert.Options, error) {
+	var opt convert.Options
+	var err error
+	if opt.Spec.Type, err = nf4.ParseType(o.Type); err != nil {
+		return opt, usagef("--type: %w", err)
+	}
+	if o.BlockSize == 0 {
+		return opt, usagef("--block-size 0: want a power of two from 32 to 4096")
+	}
+	opt.Spec.BlockSize = o.BlockSize
+	opt.Spec.NoDoubleQuant = !o.DoubleQuant
+	opt.DType, opt.ComputeDType, opt.Storage = o.DType, o.ComputeDType, o.QuantStorage
+	if opt.Skip, err = compile("skip", o.Skip); err != nil {
+		return opt, err
+	}
+	if opt.Only, err = compile("only", o.Only); err != nil {
+		return opt, err
+	}
+	for _, s := range o.Rules {
+		r, err := convert.ParseRule(s)
+		if err != nil {
+			return opt, usagef("--rule: %w", err)
+		}
+		opt.Rules = append(opt.Rules, r)
+	}
+	for _, t := range o.Targets {
+		switch t {
+		case "transformers5":
+			opt.Targets |= arch.Transformers5
+		case "transformers4":
+			opt.Targets |= arch.Transformers4
+		default:
+			return opt, usagef("--target %q: want transformers5 or transformers4", t)
+		}
+	}
+	switch o.Towers {
+	case "keep":
+	case "quantize":
+		opt.Towers = true
+	default:
+		return opt, usagef("--towers %q: want keep or quantize", o.Towers)
+	}
+	if opt.MaxShardSize, err = parseSize("max-shard-size", o.MaxShardSize); err != nil {
+		return opt, err
+	}
+	if opt.MaxShardSize == 0 {
+		return opt, usagef("--max-shard-size 0: want a positive size")
+	}
+	if err := opt.Validate(); err != nil {
+		return opt, &usageError{err}
+	}
+	return opt, nil
+}
+
+func (o *ConvertOptions) execution() (convert.Execution, error) {
+	if o.Jobs < 0 {
+		return convert.Execution{}, usagef("--jobs %d: want 0 or more", o.Jobs)
+	}
+	mem, err := parseSize("max-memory", o.MaxMemory)
+	if err != nil {
+		return convert.Execution{}, err
+	}
+	if mem == 0 {
+		return convert.Execution{}, usagef("--max-memory 0: want a positive size")
+	}
+	x := convert.Execution{Jobs: o.Jobs, MaxMemory: mem, NoError: o.NoError}
+	if err := x.Validate(); err != nil {
+		return x, &usageError{err}
+	}
+	return x, nil
+}
+
+func compile(flag string, patterns []string) ([]*regexp.Regexp, error) {
+	var out []*regexp.Regexp
+	for _, p := range patterns {
+		re, err := regexp.Compile(p)
+		if err != nil {
+			return nil, usagef("--%s %q: %w", flag, p, err)
+		}
+		out = append(out, re)
+	}
+	return out, nil
+}
+
+// checkReports refuses, before any work, a report that could not be written.
+func (o *ConvertOptions) checkReports() error {
+	for _, r := range o.Reports {
+		switch strings.ToLower(filepath.Ext(r)) {
+		case ".json", ".csv":
+		default:
+			return usagef("--report %s: want a name that ends in .json or .csv", r)
+		}
+		if o.NoError {
+			return usagef("--report %s: there is nothing to report with --no-error", r)
+		}
+		if fi, err := os.Stat(filepath.Dir(r)); err != nil || !fi.IsDir() {
+			return usagef("--report %s: %s is not a directory", r, filepath.Dir(r))
+		}
+	}
+	return nil
+}
+
+// runConvert is the command without cobra.
+func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
+	opt, err := o.plan()
+	if err != nil {
+		return err
+	}
+	x, err := o.execution()
+	if err != nil {
+		return err
+	}
+	if err := o.checkReports(); err != nil {
+		return err
+	}
+	start := time.Now()
+	src, err := checkpoint.Open(o.Src)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	for _, w := range src.Warnings {
+		warnf(g.Stderr, "%s", w)
+	}
+	p, err := convert.NewPlan(src, opt)
+	if err != nil {
+		return optionMistake(err)
+	}
+	for _, w := range p.Warnings {
+		warnf(g.Stderr, "%s", w)
+	}
+	if !g.Quiet {
+		for _, n := range p.Notices {
+			noticef(g.Stderr, "%s", n)
+		}
+	}
+	if o.DryRun {
+		return printPlan(g, o, p)
+	}
+	results, err := write(ctx, g, p, x, o.Dst, o.Force)
+	if err != nil {
+		return err
+	}
+	s := newSummary(o, p, results, time.Since(start))
+	if err := s.writeReports(o.Reports); err != nil {
+		return err
+	}
+	if g.JSON {
+		return writeJSON(g.Stdout, s.json())
+	}
+	return s.print(g.Stdout, g.Quiet)
+}
+
+// optionMistake makes a plan's objection to the options a usage error.
+func optionMistake(err error) error {
+	var oe *convert.OptionError
+	if errors.As(err, &oe) {
+		return &usageError{oe}
+	}
+	return err
+}
+
+// write executes the plan into a staging directory and commits it.
+func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution, dst string, force bool) (results []convert.Result, err error) {
+	out, err := checkpoint.Create(dst, checkpoint.Options{Force: force, Sources: []string{p.Source.Path, p.Source.Dir}})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, out.Abort())
+		}
+	}()
+	if err := checkpoint.CheckSpace(out.Staging(), p.DiskBytes()); err != nil {
+		return nil, err
+	}
+	bar := newProgress(g.Stderr, "converting", p.Totals.SrcBytes, g.Quiet)
+	x.Progress = bar.advance
+	sink, err := p.OpenSink(out)
+	if err != nil {
+		return nil, err
+	}
+	results, err = p.Execute(ctx, sink, x)
+	bar.finish()
+	if err != nil {
+		return nil, err
+	}
+	if err := sink.Close(); err != nil {
+		return nil, err
+	}
+	for i := range results {
+		if at := results[i].NonFinite; at >= 0 {
+			warnf(g.Stderr, "%s: tensor %q, which is kept, holds a NaN or an infinity at element %d", p.Items[i].File, p.Items[i].Name, at)
+		}
+	}
+	if err := p.WriteSideFiles(ctx, out); err != nil {
+		return nil, err
+	}
+	return results, out.Commit(ctx)
+}
+
+// printPlan is --dry-run.
+func printPlan(g *globals, o ConvertOptions, p *convert.Plan) error {
+	s := newSummary(o, p, nil, 0)
+	if g.JSON {
+		return writeJSON(g.Stdout, s.json())
+	}
+	fmt.Fprintf(g.Stdout, "%s -> %s (dry run: nothing is written)\n\n", o.Src, o.Dst)
+	s.printSizes(g.Stdout)
+	if g.Verbose {
+		t := newTable(g.Stdout)
+		t.AppendHeader(row("tensor", "shape", "from", "to", "why"))
+		for i := range p.Items {
+			it := &p.Items[i]
+			to, why := it.Spec.String(), ""
+			if !it.Quantize {
+				to, why = it.Out.String(), it.Reason
+			}
+			t.AppendRow(row(it.Name, shapeText(it.Shape), it.DType.String(), to, why))
+		}
+		fmt.Fprintln(g.Stdout)
+		t.Render()
+	}
+	for _, sh := range p.Shards {
+		fmt.Fprintf(g.Stdout, "  %s  %s\n", sh.Name, bytesText(sh.Layout.Size()))
+	}
+	return nil
+}
+
+// qualityTensors pairs items with what was measured of them.
+func qualityTensors(p *convert.Plan, results []convert.Result) []quality.Tensor {
+	var out []quality.Tensor
+	for i := range results {
+		it, r := &p.Items[i], &results[i]
+		if !r.Measured {
+			continue
+		}
+		other := it.Spec
+		other.Type = nf4.FP4
+		if it.Spec.Type == nf4.FP4 {
+			other.Type = nf4.NF4
+		}
+		out = append(out, quality.Tensor{Name: it.Name, Kind: it.Kind, Format: it.Spec.String(), Versus: other.String(),
+			ReadTwice: r.ReadTwice, Written: r.Written, Other: r.Other})
+	}
+	return out
+}
+
+func row(cells ...any) []any { return cells }
+
+func shapeText(shape []int64) string {
+	s := make([]string, len(shape))
+	for i, d := range shape {
+		s[i] = fmt.Sprint(d)
+	}
+	return "[" + strings.Join(s, ", ") + "]"
+}
+
+// createFile writes a report through a temporary name, so that a failure
+// leaves no half of it.
+func createFile(name string, fill func(io.Writer) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if err := fill(f); err != nil {
+		return err
+	}
+	if err := f.Chmod(0o666 &^ umask()); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/convert"
+)
+
+// DequantizeOptions are the flags of dequantize.
+type DequantizeOptions struct {
+	Src, Dst     string
+	DType        string
+	MaxShardSize string
+	Jobs         int
+	MaxMemory    string
+	Force        bool
+}
+
+func newDequantizeCommand(g *globals) *cobra.Command {
+	var o DequantizeOptions
+	cmd := &cobra.Command{
+		Use:   "dequantize SRC DST",
+		Short: "Decode a bitsandbytes 4-bit checkpoint to 16 or 32 bits",
+		Long: `dequantize reads SRC, a bitsandbytes NF4 or FP4 checkpoint made by nf4kit or by
+save_pretrained, and writes DST, a directory without quantization_config that loads
+as a plain model. Every decoded value is the one that bitsandbytes computes: the
+code's table entry times the decoded scale in float32, rounded to the dtype.`,
+		Example: `  nf4kit dequantize Llama-3.2-1B-nf4 Llama-3.2-1B-bf16
+  nf4kit dequantize Llama-3.2-1B-nf4 out --dtype float32`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Src, o.Dst = args[0], args[1]
+			return runDequantize(cmd.Context(), g, o)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&o.DType, "dtype", "auto", "dtype of the result: auto (as quant_state says), bfloat16, float16 or float32")
+	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file")
+	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor")
+	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "memory for tensors in flight")
+	fs.BoolVar(&o.Force, "force", false, "replace DST, once the new one is complete")
+	enum(cmd, "dtype", "auto", "bfloat16", "float16", "float32")
+	return cmd
+}
+
+// runDequantize is the command without cobra.
+func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
+	co := ConvertOptions{Jobs: o.Jobs, MaxMemory: o.MaxMemory, NoError: true}
+	x, err := co.execution()
+	if err != nil {
+		return err
+	}
+	size, err := parseSize("max-shard-size", o.MaxShardSize)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	src, err := checkpoint.Open(o.Src)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	for _, w := range src.Warnings {
+		warnf(g.Stderr, "%s", w)
+	}
+	p, err := convert.NewDequantizePlan(src, convert.DequantizeOptions{DType: o.DType, MaxShardSize: size})
+	if err != nil {
+		return optionMistake(err)
+	}
+	if _, err := write(ctx, g, p, x, o.Dst, o.Force); err != nil {
+		return err
+	}
+	t := p.Totals
+	if g.JSON {
+		return writeJSON(g.Stdout, map[string]any{
+			"schema": "nf4kit.dequantize/1", "source": o.Src, "destination": o.Dst, "dtype": strings.ToLower(p.RunDType.String()),
+			"parameters": t.Params, "dequantized_parameters": t.QuantParams, "dequantized_tensors": t.QuantCount,
+			"kept_tensors": t.KeptCount, "source_bytes": t.SrcBytes, "output_bytes": t.OutBytes,
+			"seconds": time.Since(start).Seconds(),
+		})
+	}
+	fmt.Fprintf(g.Stdout, "%s -> %s in %s\n\n  %s parameters, %s of them decoded from %d tensors to %s; %d tensors kept\n  %s, was %s\n",
+		o.Src, o.Dst, durationText(time.Since(start)), countText(t.Params), countText(t.QuantParams), t.QuantCount,
+		strings.ToLower(p.RunDType.String()), t.KeptCount, bytesText(t.OutBytes), bytesText(t.SrcBytes))
+	return nil
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+const envPrefix = "NF4KIT_"
+
+// Variables that are not flags.
+var otherEnv = map[string]bool{
+	"NF4KIT_KERNEL":          true, // forces a kernel implementation, see internal/kernel
+	"NF4KIT_REQUIRE_KERNELS": true, // tests: fail if a kernel of this CPU was not run
+	"NF4KIT_INTEROP_HOME":    true, // tests: where the Python environments live
+}
+
+func envName(flag string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// applyEnv sets the flags of cmd that the command line left alone from the
+// environment. Repeatable flags take one value a line. A name that is no flag
+// of any command is a warning, since it is most likely a typing mistake.
+func applyEnv(cmd *cobra.Command, environ []string, stderr io.Writer) error {
+	env := map[string]string{}
+	for _, kv := range environ {
+		if k, v, ok := strings.Cut(kv, "="); ok && strings.HasPrefix(k, envPrefix) {
+			env[k] = v
+		}
+	}
+	if len(env) == 0 {
+		return nil
+	}
+	known := map[string]bool{}
+	var visit func(c *cobra.Command)
+	visit = func(c *cobra.Command) {
+		note := func(f *pflag.Flag) { known[envName(f.Name)] = true }
+		c.Flags().VisitAll(note)
+		c.PersistentFlags().VisitAll(note)
+		for _, s := range c.Commands() {
+			visit(s)
+		}
+	}
+	visit(cmd.Root())
+	var unknown []string
+	for k := range env {
+		if !known[k] && !otherEnv[k] {
+			unknown = append(unknown, k)
+		}
+	}
+	sort.Strings(unknown)
+	for _, k := range unknown {
+		warnf(stderr, "%s is set but no flag has that name", k)
+	}
+	var err error
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		v, ok := env[envName(f.Name)]
+		if !ok || f.Changed || err != nil || f.Name == "help" {
+			return
+		}
+		err = setFlag(cmd.Flags(), f, strings.Split(v, "\n"))
+		if err != nil {
+			err = usagef("environment variable %s=%q: %w", envName(f.Name), v, err)
+		}
+	})
+	return err
+}
+
+// setFlag gives values to a flag that the command line did not set.
+func setFlag(fs *pflag.FlagSet, f *pflag.Flag, values []string) error {
+	if _, many := f.Value.(pflag.SliceValue); !many && len(values) > 1 {
+		return fmt.Errorf("flag --%s takes one value", f.Name)
+	}
+	for _, v := range values {
+		if v == "" && len(values) > 1 {
+			continue
+		}
+		if err := fs.Set(f.Name, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}

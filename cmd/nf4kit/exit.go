@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nf4kit/nf4kit/internal/bnb"
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// A usageError is a mistake in flags or arguments.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// A checkError reports a check or threshold that was not met.
+type checkError struct{ msg string }
+
+func (e *checkError) Error() string { return e.msg }
+
+func as[T error](err error) bool {
+	var t T
+	return errors.As(err, &t)
+}
+
+// exits maps errors to exit codes; the first row that matches decides. The help
+// text's list of exit codes is made from it.
+var exits = []struct {
+	code    int
+	meaning string
+	match   func(error) bool
+}{
+	{0, "done", func(err error) bool { return err == nil }},
+	{130, "interrupted", func(err error) bool { return errors.Is(err, context.Canceled) }},
+	{2, "wrong flags or arguments", as[*usageError]},
+	{3, "something in SRC is wrong or not supported", func(err error) bool {
+		return as[*checkpoint.InputError](err) || as[*safetensors.FormatError](err) || as[*safetensors.UnsupportedError](err) ||
+			as[*bnb.Problem](err) || as[*bnb.StateError](err) || as[*convert.ValueError](err) || as[*convert.SourceError](err)
+	}},
+	{4, "a check or threshold was not met", as[*checkError]},
+	{5, "not enough disk or memory", as[*checkpoint.SpaceError]},
+	{1, "failed: DST exists, a file cannot be read or written, ...", func(err error) bool { return true }},
+}
+
+func exitCode(err error) int {
+	for _, e := range exits {
+		if e.match(err) {
+			return e.code
+		}
+	}
+	return 1
+}
+
+// exitHelp is the section on exit codes of the root command's help.
+func exitHelp() string {
+	var b strings.Builder
+	b.WriteString("Exit codes:\n")
+	for _, code := range []int{0, 1, 2, 3, 4, 5, 130} {
+		for _, e := range exits {
+			if e.code == code {
+				fmt.Fprintf(&b, "  %-4d %s\n", code, e.meaning)
+			}
+		}
+	}
+	return b.String()
+}
+
+// hint is what the user can do about err, where that is known.
+func hint(err error) string {
+	var in *checkpoint.InputError
+	var out *checkpoint.OutputError
+	var src *convert.SourceError
+	switch {
+	case errors.As(err, &in):
+		return in.Hint
+	case errors.As(err, &out):
+		return out.Hint
+	case errors.As(err, &src):
+		return src.Hint
+	}
+	return ""
+}

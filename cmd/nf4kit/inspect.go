@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/footprint"
+)
+
+func newInspectCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "inspect SRC",
+		Short: "Show the tensors of a checkpoint, what is quantized and bits per parameter",
+		Long: `inspect reads the headers of SRC, a model directory, a .safetensors file or a hub
+cache snapshot, quantized or not, and shows its tensors by dtype and format, the
+measured bits per parameter and the saving against 16 bits. -v lists every tensor.`,
+		Example: `  nf4kit inspect Llama-3.2-1B-nf4
+  nf4kit inspect model.safetensors -v
+  nf4kit inspect Llama-3.2-1B-nf4 --json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runInspect(cmd.Context(), g, args[0])
+		},
+	}
+}
+
+// runInspect is the command without cobra.
+func runInspect(_ context.Context, g *globals, path string) error {
+	src, err := checkpoint.Open(path)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	for _, w := range src.Warnings {
+		warnf(g.Stderr, "%s", w)
+	}
+	f, err := footprint.Of(src)
+	if err != nil {
+		return err
+	}
+	if g.JSON {
+		return writeJSON(g.Stdout, inspectJSON(src, f))
+	}
+	w := g.Stdout
+	fmt.Fprintf(w, "%s: %d tensors in %d files, %s parameters, %s\n", path, len(f.Tensors), len(src.Shards),
+		countText(f.Params), bytesText(f.Bytes))
+	if f.Method != "" {
+		fmt.Fprintf(w, "quantized by %s\n", f.Method)
+	}
+	fmt.Fprintln(w)
+	t := newTable(w)
+	t.AppendHeader(row("format", "tensors", "parameters", "bytes", "bits/param"))
+	for _, c := range f.Classes {
+		t.AppendRow(row(c.DType, c.Tensors, countText(c.Params), countText(c.Bytes), bitsText(c.Bytes, c.Params)))
+	}
+	t.AppendSeparator()
+	t.AppendRow(row("total", len(f.Tensors), countText(f.Params), countText(f.Bytes), bitsText(f.Bytes, f.Params)))
+	alignRight(t, 2, 5)
+	t.Render()
+	if f.QuantParams > 0 {
+		fmt.Fprintf(w, "\nquantized part: %.3f bits/param (%.3f codes and constants, the rest tables); %.1f %% saved against 16 bits\n",
+			f.QuantBits(), f.CodeBits(), 100-percent(f.Bytes, f.Plain16()))
+	}
+	for _, p := range f.Problems {
+		warnf(g.Stderr, "%s", p)
+	}
+	if g.Verbose {
+		fmt.Fprintln(w)
+		t := newTable(w)
+		t.AppendHeader(row("tensor", "shape", "format", "bytes", "file"))
+		for i := range f.Tensors {
+			x := &f.Tensors[i]
+			t.AppendRow(row(x.Name, shapeText(x.Shape), x.DType, countText(x.Bytes), x.File))
+		}
+		alignRight(t, 4, 4)
+		t.Render()
+	}
+	return nil
+}
+
+func bitsText(bytes, params int64) string {
+	if params == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.3f", 8*float64(bytes)/float64(params))
+}
+
+// inspection is the schema of inspect --json.
+type inspection struct {
+	Schema      string             `json:"schema"`
+	Path        string             `json:"path"`
+	Method      string             `json:"quantized_by,omitempty"`
+	Files       []fileJSON         `json:"files"`
+	Parameters  int64              `json:"parameters"`
+	Bytes       int64              `json:"bytes"`
+	Bits        float64            `json:"bits_per_parameter"`
+	QuantParams int64              `json:"quantized_parameters"`
+	QuantBits   float64            `json:"bits_per_parameter_quantized"`
+	CodeBits    float64            `json:"bits_per_parameter_codes_and_constants"`
+	Plain16     int64              `json:"bytes_in_16_bits"`
+	Formats     []formatJSON       `json:"formats"`
+	Tensors     []inspectionTensor `json:"tensors"`
+	Problems    []string           `json:"problems"`
+}
+
+type formatJSON struct {
+	Format     string `json:"format"`
+	Tensors    int    `json:"tensors"`
+	Parameters int64  `json:"parameters"`
+	Bytes      int64  `json:"bytes"`
+}
+
+type inspectionTensor struct {
+	Name   string  `json:"name"`
+	Shape  []int64 `json:"shape"`
+	Format string  `json:"format"`
+	Bytes  int64   `json:"bytes"`
+	File   string  `json:"file"`
+}
+
+func inspectJSON(src *checkpoint.Source, f *footprint.Footprint) inspection {
+	out := inspection{Schema: "nf4kit.inspect/1", Path: src.Path, Method: f.Method, Parameters: f.Params, Bytes: f.Bytes,
+		Bits: f.Bits(), QuantParams: f.QuantParams, QuantBits: f.QuantBits(), CodeBits: f.CodeBits(), Plain16: f.Plain16()}
+	for _, sh := range src.Shards {
+		size := sh.HeaderSize()
+		for _, t := range sh.Tensors() {
+			size += t.Size()
+		}
+		out.Files = append(out.Files, fileJSON{sh.Name, size})
+	}
+	for _, c := range f.Classes {
+		out.Formats = append(out.Formats, formatJSON{c.DType, c.Tensors, c.Params, c.Bytes})
+	}
+	for i := range f.Tensors {
+		t := &f.Tensors[i]
+		out.Tensors = append(out.Tensors, inspectionTensor{t.Name, t.Shape, t.DType, t.Bytes, t.File})
+	}
+	for _, p := range f.Problems {
+		out.Problems = append(out.Problems, p.String())
+	}
+	return out
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// globals are what every command shares.
+type globals struct {
+	JSON    bool
+	Quiet   bool
+	Verbose bool
+
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+// run is the program: it returns the exit code and is the only place that
+// prints errors.
+func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	g := &globals{Stdin: stdin, Stdout: stdout, Stderr: stderr}
+	root := newRootCommand(g, environ)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = fmt.Errorf("interrupted; nothing was written: %w", context.Canceled)
+	}
+	code := exitCode(err)
+	if err != nil {
+		msg := err.Error()
+		errorf(stderr, "%s", msg)
+		if h := hint(err); h != "" {
+			noticef(stderr, "hint: %s", h)
+		}
+		if code == 2 {
+			fmt.Fprintln(stderr, "Run 'nf4kit help' or 'nf4kit COMMAND --help' for usage.")
+		}
+		if g.JSON {
+			_ = json.NewEncoder(stdout).Encode(map[string]any{"schema": "nf4kit.error/1", "error": msg, "exit_code": code})
+		}
+	}
+	return code
+}
+
+func newRootCommand(g *globals, environ []string) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "nf4kit",
+		Short: "Convert checkpoints to NF4 and measure what it cost",
+		Long: strings.TrimSpace(`
+nf4kit turns a full-precision safetensors checkpoint into the 4-bit NormalFloat
+(NF4) checkpoint that QLoRA trains on: codes, double-quantized constants and
+quant_state as bitsandbytes writes them, loaded by transformers, PEFT and vLLM
+as they are. It needs no Python, no GPU and no memory for the whole model.
+
+Every flag can also be given as an environment variable NF4KIT_<FLAG>, such as
+NF4KIT_BLOCK_SIZE=64; repeatable flags take one value a line. The command line
+wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
+		Example: `  nf4kit convert Llama-3.2-1B Llama-3.2-1B-nf4
+  nf4kit convert Llama-3.2-1B out --dry-run
+  nf4kit inspect Llama-3.2-1B-nf4
+  nf4kit verify Llama-3.2-1B-nf4
+  nf4kit dequantize Llama-3.2-1B-nf4 Llama-3.2-1B-bf16`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			return applyEnv(cmd, environ, g.Stderr)
+		},
+	}
+	fs := root.PersistentFlags()
+	fs.BoolVar(&g.JSON, "json", false, "print the result as JSON (versioned, additive) on stdout")
+	fs.BoolVarP(&g.Quiet, "quiet", "q", false, "no progress and no notices")
+	fs.BoolVarP(&g.Verbose, "verbose", "v", false, "say more: every tensor and why it is kept")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.AddCommand(
+		newConvertCommand(g),
+		newDequantizeCommand(g),
+		newInspectCommand(g),
+		newVerifyCommand(g),
+		newVersionCommand(g),
+		newManCommand(g),
+	)
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.InitDefaultCompletionCmd()
+	misuse(root)
+	return root
+}
+
+// misuse makes the argument errors of cobra usage errors.
+func misuse(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return &usageError{fmt.Errorf("%s: %w", cmd.CommandPath(), err)}
+			}
+			return nil
+		}
+	}
+	for _, s := range c.Commands() {
+		misuse(s)
+	}
+}
+
+// writeJSON prints v as indented JSON.
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/quality"
+)
+
+// A summary is what convert prints at its end.
+type summary struct {
+	o       ConvertOptions
+	p       *convert.Plan
+	tensors []quality.Tensor // nil without error figures
+	took    time.Duration
+}
+
+func newSummary(o ConvertOptions, p *convert.Plan, results []convert.Result, took time.Duration) *summary {
+	return &summary{o, p, qualityTensors(p, results), took}
+}
+
+func (s *summary) print(w io.Writer, brief bool) error {
+	fmt.Fprintf(w, "%s -> %s in %s (%s/s)\n\n", s.o.Src, s.o.Dst, durationText(s.took),
+		bytesText(int64(float64(s.p.Totals.SrcBytes)/max(s.took.Seconds(), 1e-9))))
+	s.printSizes(w)
+	if s.tensors != nil {
+		fmt.Fprintln(w)
+		s.printErrors(w)
+	}
+	if !brief {
+		fmt.Fprintln(w)
+		s.printUse(w)
+	}
+	return nil
+}
+
+func (s *summary) printSizes(w io.Writer) {
+	t := s.p.Totals
+	line := func(label, format string, args ...any) {
+		fmt.Fprintf(w, "  %-12s %s\n", label, fmt.Sprintf(format, args...))
+	}
+	model := "a bare file: names decide what is quantized"
+	if m := s.p.Model; m != nil {
+		model = m.Type
+		if m.Class != "" {
+			model += " (" + m.Class + ")"
+		}
+	}
+	line("model", "%s", model)
+	line("format", "%s; the rest in %s", s.o.formatText(), strings.ToLower(s.p.RunDType.String()))
+	line("parameters", "%s, of them %s (%.1f %%) quantized in %d tensors; %d tensors kept",
+		countText(t.Params), countText(t.QuantParams), percent(t.QuantParams, t.Params), t.QuantCount, t.KeptCount)
+	line("bits/param", "%.3f in the quantized part (%.3f codes and constants, the rest tables), %.3f in all",
+		t.QuantBitsPerParam(), t.CodeBitsPerParam(), t.BitsPerParam())
+	line("size", "%s, was %s: %.1f %% saved", bytesText(t.OutBytes), bytesText(t.SrcBytes), 100-percent(t.OutBytes, t.SrcBytes))
+}
+
+// formatText says what the flags ask for; rules may differ by tensor.
+func (o *ConvertOptions) formatText() string {
+	text := fmt.Sprintf("%s, block size %d, ", strings.ToUpper(o.Type), o.BlockSize)
+	if o.DoubleQuant {
+		text += "double quantization"
+	} else {
+		text += "no double quantization"
+	}
+	if len(o.Rules) > 0 {
+		text += " (rules may change it by tensor)"
+	}
+	return text
+}
+
+func (s *summary) printErrors(w io.Writer) {
+	sum := quality.Summarize(s.tensors)
+	name := func(format, fallback string) string {
+		if format == "" {
+			return fallback
+		}
+		return strings.ToUpper(format[:3])
+	}
+	a, b := name(sum.Format, "written"), name(sum.Versus, "other type")
+	fmt.Fprintf(w, "Reconstruction error of what was written, and of %s with the same blocks and scales:\n\n", b)
+	t := newTable(w)
+	t.AppendHeader(row("", "", "", a, "", "", "", "", b, "", "", "", ""))
+	t.AppendHeader(row("kind", "tensors", "weights", "rel RMSE", "SQNR dB", "mean |e|", "max |e|", "cosine",
+		"rel RMSE", "SQNR dB", "mean |e|", "max |e|", "cosine"))
+	line := func(r quality.Row) []any {
+		cells := row(r.Name, r.Tensors, countText(r.Written.Elements))
+		for _, f := range []quality.Figures{r.Written, r.Other} {
+			cells = append(cells, figureCells(f)...)
+		}
+		return cells
+	}
+	for _, k := range sum.Kinds {
+		t.AppendRow(line(k))
+	}
+	t.AppendSeparator()
+	t.AppendRow(line(sum.Total))
+	alignRight(t, 2, 13)
+	t.Render()
+	twice := 0
+	for i := range s.tensors {
+		if s.tensors[i].ReadTwice {
+			twice++
+		}
+	}
+	if twice > 0 {
+		fmt.Fprintf(w, "%d tensors did not fit --max-memory and were read a second time for these figures.\n", twice)
+	}
+}
+
+func figureCells(f quality.Figures) []any {
+	if f.ZeroNorm {
+		return row("-", "-", sci(f.MeanAbs), sci(f.MaxAbs), "-")
+	}
+	sqnr := "exact"
+	if !math.IsInf(f.SQNR, 0) {
+		sqnr = fmt.Sprintf("%.2f", f.SQNR)
+	}
+	return row(fmt.Sprintf("%.4f", f.RelRMSE), sqnr, sci(f.MeanAbs), sci(f.MaxAbs), fmt.Sprintf("%.5f", f.Cosine))
+}
+
+func sci(v float64) string { return fmt.Sprintf("%.2e", v) }
+
+// printUse tells how to load the result.
+func (s *summary) printUse(w io.Writer) {
+	if s.p.Config == nil {
+		fmt.Fprintf(w, "Written without config.json, since the source has none: put %s beside the model's own\nfiles and add the quantization_config of bitsandbytes to its config.json to load it.\n",
+			filepath.Join(s.o.Dst, s.p.Shards[0].Name))
+		return
+	}
+	auto, fromTask := s.p.AutoClass()
+	fmt.Fprintf(w, `Load it (transformers >= 4.56, bitsandbytes >= 0.46.1):
+
+    from transformers import %[1]s
+    model = %[1]s.from_pretrained(%[2]q, device_map="auto")
+`, auto, s.o.Dst)
+	if fromTask {
+		fmt.Fprint(w, `
+and for QLoRA:
+
+    from peft import prepare_model_for_kbit_training
+    model = prepare_model_for_kbit_training(model)
+`)
+	}
+}
+
+// writeReports writes the files of --report.
+func (s *summary) writeReports(names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	r := quality.NewReport("nf4kit "+versionText(), s.o.Src, strings.ToLower(s.p.RunDType.String()), s.tensors)
+	for _, name := range names {
+		fill := r.WriteJSON
+		if strings.EqualFold(filepath.Ext(name), ".csv") {
+			fill = r.WriteCSV
+		}
+		if err := createFile(name, fill); err != nil {
+			return fmt.Errorf("write report %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// summaryJSON is the schema of convert --json.
+type summaryJSON struct {
+	Schema      string            `json:"schema"`
+	Source      string            `json:"source"`
+	Destination string            `json:"destination"`
+	DryRun      bool              `json:"dry_run"`
+	ModelType   string            `json:"model_type,omitempty"`
+	RunDType    string            `json:"run_dtype"`
+	Parameters  int64             `json:"parameters"`
+	Quantized   int64             `json:"quantized_parameters"`
+	QuantCount  int               `json:"quantized_tensors"`
+	KeptCount   int               `json:"kept_tensors"`
+	SourceBytes int64             `json:"source_bytes"`
+	OutputBytes int64             `json:"output_bytes"`
+	BitsQuant   float64           `json:"bits_per_parameter_quantized"`
+	BitsCodes   float64           `json:"bits_per_parameter_codes_and_constants"`
+	BitsAll     float64           `json:"bits_per_parameter"`
+	Seconds     float64           `json:"seconds,omitempty"`
+	SkipModules []string          `json:"llm_int8_skip_modules"`
+	Files       []fileJSON        `json:"files"`
+	Tensors     []planTensorJSON  `json:"tensors"`
+	Error       *quality.RowJSON  `json:"error,omitempty"`
+	ErrorKinds  []quality.RowJSON `json:"error_by_kind,omitempty"`
+	Warnings    []string          `json:"warnings"`
+	Notices     []string          `json:"notices"`
+}
+
+type fileJSON struct {
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes"`
+}
+
+type planTensorJSON struct {
+	Name     string  `json:"name"`
+	Shape    []int64 `json:"shape"`
+	From     string  `json:"from"`
+	To       string  `json:"to"`
+	File     string  `json:"file"`
+	Bytes    int64   `json:"bytes"`
+	KeptWhy  string  `json:"kept_because,omitempty"`
+	Quantize bool    `json:"quantized"`
+}
+
+func (s *summary) json() summaryJSON {
+	t := s.p.Totals
+	out := summaryJSON{
+		Schema: "nf4kit.convert/1", Source: s.o.Src, Destination: s.o.Dst, DryRun: s.o.DryRun,
+		RunDType: strings.ToLower(s.p.RunDType.String()), Parameters: t.Params, Quantized: t.QuantParams,
+		QuantCount: t.QuantCount, KeptCount: t.KeptCount, SourceBytes: t.SrcBytes, OutputBytes: t.OutBytes,
+		BitsQuant: t.QuantBitsPerParam(), BitsCodes: t.CodeBitsPerParam(), BitsAll: t.BitsPerParam(),
+		Seconds: s.took.Seconds(), SkipModules: s.p.SkipList, Warnings: s.p.Warnings, Notices: s.p.Notices,
+	}
+	if s.p.Model != nil {
+		out.ModelType = s.p.Model.Type
+	}
+	for _, sh := range s.p.Shards {
+		out.Files = append(out.Files, fileJSON{sh.Name, sh.Layout.Size()})
+	}
+	for i := range s.p.Items {
+		it := &s.p.Items[i]
+		to := it.Spec.String()
+		if !it.Quantize {
+			to = it.Out.String()
+		}
+		out.Tensors = append(out.Tensors, planTensorJSON{Name: it.Name, Shape: it.Shape, From: it.DType.String(), To: to,
+			File: s.p.Shards[it.Shard].Name, Bytes: it.OutBytes, KeptWhy: it.Reason, Quantize: it.Quantize})
+	}
+	if s.tensors != nil {
+		sum := quality.Summarize(s.tensors)
+		total := sum.Total.JSON()
+		out.Error = &total
+		for _, k := range sum.Kinds {
+			out.ErrorKinds = append(out.ErrorKinds, k.JSON())
+		}
+	}
+	return out
+}
+
+func percent(a, b int64) float64 {
+	if b == 0 {
+		return 0
+	}
+	return 100 * float64(a) / float64(b)
+}
+
+func durationText(d time.Duration) string {
+	if d < time.Minute {
+		return fmt.Sprintf("%.2f s", d.Seconds())
+	}
+	return d.Round(time.Second).String()
+}

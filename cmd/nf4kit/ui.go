@@ -1,0 +1,161 @@
+package main
+
+// Printing rules: data goes to stdout, everything else to stderr. An error is
+// one line "nf4kit: error: ...", printed in one place (run); warnings and notices
+// are lines too. Colour only on a terminal without NO_COLOR. -q drops notices and
+// progress, never warnings or errors.
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+)
+
+func errorf(w io.Writer, format string, args ...any) {
+	fmt.Fprintf(w, "nf4kit: error: "+format+"\n", args...)
+}
+
+func warnf(w io.Writer, format string, args ...any) {
+	fmt.Fprintf(w, "nf4kit: warning: "+format+"\n", args...)
+}
+
+func noticef(w io.Writer, format string, args ...any) {
+	fmt.Fprintf(w, "nf4kit: "+format+"\n", args...)
+}
+
+// isTerminal reports whether w is a terminal that understands control codes.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
+}
+
+func useColor(w io.Writer) bool { return isTerminal(w) && os.Getenv("NO_COLOR") == "" }
+
+// bytesText writes a size in SI units, e.g. "1.1 GB".
+func bytesText(n int64) string {
+	if n < 0 {
+		return "-" + bytesText(-n)
+	}
+	return humanize.Bytes(uint64(n))
+}
+
+func countText(n int64) string { return humanize.Comma(n) }
+
+// parseSize reads 5GB, 512MiB or a plain number of bytes.
+func parseSize(flag, s string) (int64, error) {
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n > 1<<62 {
+		return 0, usagef("--%s %q: want a size such as 512MiB or 5GB", flag, s)
+	}
+	return int64(n), nil
+}
+
+// newTable is a table in the one style of every report.
+func newTable(w io.Writer) table.Writer {
+	t := table.NewWriter()
+	t.SetOutputMirror(w)
+	style := table.StyleLight
+	style.Options.DrawBorder = false
+	style.Options.SeparateColumns = false
+	style.Format.Header = text.FormatDefault
+	style.Format.Footer = text.FormatDefault
+	t.SetStyle(style)
+	t.SuppressTrailingSpaces()
+	return t
+}
+
+// progress shows bytes, rate, time left and the current tensor: a bar on a
+// terminal, a line now and then elsewhere.
+type progress struct {
+	bar   *progressbar.ProgressBar
+	w     io.Writer
+	verb  string
+	total int64
+	done  int64
+	start time.Time
+	last  time.Time
+}
+
+const (
+	barInterval  = 100 * time.Millisecond
+	lineInterval = 5 * time.Second
+)
+
+// newProgress returns nil, on which every method does nothing, when quiet.
+func newProgress(w io.Writer, verb string, total int64, quiet bool) *progress {
+	if quiet {
+		return nil
+	}
+	p := &progress{w: w, verb: verb, total: total, start: time.Now()}
+	p.last = p.start
+	if isTerminal(w) {
+		p.bar = progressbar.NewOptions64(total,
+			progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(true), progressbar.OptionSetWidth(24),
+			progressbar.OptionThrottle(barInterval), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth(),
+			progressbar.OptionEnableColorCodes(useColor(w)), progressbar.OptionSetDescription(verb))
+	}
+	return p
+}
+
+// advance is not safe for concurrent use.
+func (p *progress) advance(tensor string, n int64) {
+	if p == nil {
+		return
+	}
+	p.done += n
+	now := time.Now()
+	if p.bar != nil {
+		if now.Sub(p.last) >= barInterval {
+			p.last = now
+			p.bar.Describe(p.verb + " " + shorten(tensor, 40))
+		}
+		p.bar.Add64(n)
+		return
+	}
+	if now.Sub(p.last) >= lineInterval {
+		p.last = now
+		rate := float64(p.done) / now.Sub(p.start).Seconds()
+		left := time.Duration(float64(p.total-p.done) / rate * float64(time.Second)).Round(time.Second)
+		noticef(p.w, "%s %s of %s (%d %%), %s/s, %s left, at %s", p.verb, bytesText(p.done), bytesText(p.total),
+			100*p.done/max(p.total, 1), bytesText(int64(rate)), left, tensor)
+	}
+}
+
+func (p *progress) finish() {
+	if p != nil && p.bar != nil {
+		p.bar.Finish()
+	}
+}
+
+// shorten keeps the end of a tensor's name, which is what tells it apart.
+func shorten(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return "..." + s[len(s)-n+3:]
+}
+
+// wrapNames lists names on lines of limited width, the rest counted.
+func wrapNames(names []string, most int) string {
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}
+
+// alignRight aligns columns from to to, counted from 1, to the right.
+func alignRight(t table.Writer, from, to int) {
+	var cols []table.ColumnConfig
+	for i := from; i <= to; i++ {
+		cols = append(cols, table.ColumnConfig{Number: i, Align: text.AlignRight, AlignHeader: text.AlignRight})
+	}
+	t.SetColumnConfigs(cols)
+}

@@ -1,0 +1,150 @@
+package convert
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
+
+	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// A ValueError reports a weight that cannot be quantized or written: a NaN or
+// an infinity, or a number too large for the run dtype.
+type ValueError struct {
+	File, Tensor string
+	Index        int64 // in row-major order
+	Shape        []int64
+	Value        float64
+	DType        safetensors.DType // what it was to be rounded to
+}
+
+func (e *ValueError) Error() string {
+	at := fmt.Sprintf("%s: tensor %q: element %d (%s)", e.File, e.Tensor, e.Index, subscript(e.Index, e.Shape))
+	if math.IsNaN(e.Value) || math.IsInf(e.Value, 0) {
+		return fmt.Sprintf("%s is %v; want finite weights", at, e.Value)
+	}
+	return fmt.Sprintf("%s is %g, which overflows %s; want a run dtype that holds it", at, e.Value, torchName(e.DType))
+}
+
+// subscript writes a row-major index as "[3, 17]".
+func subscript(i int64, shape []int64) string {
+	s := make([]int64, len(shape))
+	for d := len(shape) - 1; d >= 0; d-- {
+		s[d] = i % max(shape[d], 1)
+		i /= max(shape[d], 1)
+	}
+	out := "["
+	for d, v := range s {
+		if d > 0 {
+			out += ", "
+		}
+		out += fmt.Sprint(v)
+	}
+	return out + "]"
+}
+
+func kernelElem(d safetensors.DType) kernel.Elem {
+	switch d {
+	case safetensors.BF16:
+		return kernel.BF16
+	case safetensors.F16:
+		return kernel.F16
+	}
+	return kernel.F32
+}
+
+func kernelType(t nf4.Type) kernel.Type {
+	if t == nf4.FP4 {
+		return kernel.FP4
+	}
+	return kernel.NF4
+}
+
+func otherType(t kernel.Type) kernel.Type {
+	if t == kernel.NF4 {
+		return kernel.FP4
+	}
+	return kernel.NF4
+}
+
+// narrowed presents a float64 tensor as float32, the way torch converts a
+// double on its way to a 16-bit dtype.
+type narrowed struct{ src io.ReaderAt }
+
+func (r narrowed) ReadAt(p []byte, off int64) (int, error) {
+	if off%4 != 0 || len(p)%4 != 0 {
+		return 0, fmt.Errorf("convert: internal error: unaligned read of %d bytes at %d", len(p), off)
+	}
+	var buf [8192]byte
+	for done := 0; done < len(p); {
+		b := buf[:min(len(buf), 2*(len(p)-done))]
+		if err := readFull(r.src, b, 2*(off+int64(done))); err != nil {
+			return done, err
+		}
+		for i := 0; i < len(b); i += 8 {
+			v := float32(math.Float64frombits(binary.LittleEndian.Uint64(b[i:])))
+			binary.LittleEndian.PutUint32(p[done:], math.Float32bits(v))
+			done += 4
+		}
+	}
+	return len(p), nil
+}
+
+// transposed presents a matrix stored as [rows of src = cols, cols of src =
+// rows] in its transpose, row-major: the [in, out] weight of a Conv1D as the
+// [out, in] weight of a Linear.
+//
+//	src  in  x out          logical  out x in
+//	     a b c d                     a e i
+//	     e f g h       ->            b f j    <- a read of rows 1..2 takes the
+//	     i j k l                     c g k       strip b c, f g, j k
+//	                                 d h l
+type transposed struct {
+	src     io.ReaderAt
+	in, out int64
+	size    int64 // bytes of an element
+}
+
+func (r transposed) ReadAt(p []byte, off int64) (int, error) {
+	if off%r.size != 0 || int64(len(p))%r.size != 0 {
+		return 0, fmt.Errorf("convert: internal error: unaligned read of %d bytes at %d", len(p), off)
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	first := off / r.size
+	end := first + int64(len(p))/r.size
+	row0, row1 := first/r.in, (end-1)/r.in
+	strip := make([]byte, (row1-row0+1)*r.size)
+	for i := range r.in {
+		if err := readFull(r.src, strip, (i*r.out+row0)*r.size); err != nil {
+			return 0, err
+		}
+		for row := row0; row <= row1; row++ {
+			e := row*r.in + i
+			if e < first || e >= end {
+				continue
+			}
+			copy(p[(e-first)*r.size:][:r.size], strip[(row-row0)*r.size:])
+		}
+	}
+	return len(p), nil
+}
+
+// valueAt is element i of src.
+func valueAt(src []byte, e kernel.Elem, i int) float64 {
+	var b [4]byte
+	kernel.Convert(b[:], kernel.F32, src[i*e.Size():][:e.Size()], e, 1)
+	return float64(math.Float32frombits(binary.LittleEndian.Uint32(b[:])))
+}
+
+// firstOf is the smaller of two indices, of which -1 is none.
+func firstOf(a, b int) int {
+	if a < 0 || b >= 0 && b < a {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,211 @@
+package convert
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// Defaults of the options whose zero value stands for them.
+const (
+	DefaultMaxShardSize = 5_000_000_000 // bytes; what the hub recommends and every loader accepts
+	DefaultMaxMemory    = 512 << 20     // bytes
+	minWorkerMemory     = 4 << 20       // bytes of --max-memory that each worker needs
+	baseMemory          = 8 << 20       // bytes of --max-memory kept for plans, headers and the runtime
+)
+
+// A Spec says how one tensor is quantized. The zero value is NF4 in blocks of
+// 64 with double quantization, the format of QLoRA (arXiv 2305.14314).
+type Spec struct {
+	Type          nf4.Type
+	BlockSize     int // 0 means 64
+	NoDoubleQuant bool
+}
+
+func (s Spec) blockSize() int {
+	if s.BlockSize == 0 {
+		return 64
+	}
+	return s.BlockSize
+}
+
+// Config is the Spec as package nf4 takes it.
+func (s Spec) Config() nf4.Config { return nf4.Config{Type: s.Type, BlockSize: s.blockSize()} }
+
+// String is the spec in the syntax of --rule, e.g. "nf4,block=64,dq".
+func (s Spec) String() string {
+	dq := "dq"
+	if s.NoDoubleQuant {
+		dq = "nodq"
+	}
+	return fmt.Sprintf("%s,block=%d,%s", s.Type, s.blockSize(), dq)
+}
+
+// A Rule overrides the spec of the tensors whose name matches Pattern. The
+// first rule that matches a tensor decides.
+type Rule struct {
+	Pattern *regexp.Regexp // RE2, unanchored, on tensor names
+	Keep    bool           // leave the tensor in 16 bits
+	Type    *nf4.Type      // nil: as the default spec, likewise below
+	Block   int
+	DQ      *bool
+}
+
+// ParseRule reads REGEX=SPEC, where SPEC is "keep" or a comma-separated list
+// of nf4|fp4, block=N and dq|nodq. The first '=' that is followed by a valid
+// SPEC separates the two, so that a pattern may hold '='.
+func ParseRule(s string) (Rule, error) {
+	var firstErr error
+	for i := 0; i < len(s); i++ {
+		if s[i] != '=' {
+			continue
+		}
+		r, err := parseSpec(s[i+1:])
+		if err != nil {
+			if firstErr == nil {
+				firstErr = err
+			}
+			continue
+		}
+		r.Pattern, err = regexp.Compile(s[:i])
+		if err != nil {
+			return Rule{}, fmt.Errorf("rule %q: %w", s, err)
+		}
+		return r, nil
+	}
+	if firstErr != nil {
+		return Rule{}, fmt.Errorf("rule %q: %w", s, firstErr)
+	}
+	return Rule{}, fmt.Errorf("rule %q: want REGEX=SPEC, such as 'down_proj=nf4,block=32' or 'layers\\.0\\.=keep'", s)
+}
+
+func parseSpec(s string) (Rule, error) {
+	var r Rule
+	if s == "keep" {
+		r.Keep = true
+		return r, nil
+	}
+	for f := range strings.SplitSeq(s, ",") {
+		f = strings.TrimSpace(f)
+		size, isBlock := strings.CutPrefix(f, "block=")
+		switch {
+		case isBlock:
+			n, err := strconv.Atoi(size)
+			if err != nil {
+				return r, fmt.Errorf("block size %q is not a number", size)
+			}
+			if err := (nf4.Config{BlockSize: n}).Validate(); err != nil || n == 0 {
+				return r, fmt.Errorf("block size %d: want a power of two from 32 to 4096", n)
+			}
+			r.Block = n
+		case f == "dq" || f == "nodq":
+			on := f == "dq"
+			r.DQ = &on
+		default:
+			t, err := nf4.ParseType(f)
+			if err != nil {
+				return r, fmt.Errorf("%q is none of keep, nf4, fp4, block=N, dq, nodq", f)
+			}
+			r.Type = &t
+		}
+	}
+	return r, nil
+}
+
+func (r Rule) apply(s Spec) Spec {
+	if r.Type != nil {
+		s.Type = *r.Type
+	}
+	if r.Block != 0 {
+		s.BlockSize = r.Block
+	}
+	if r.DQ != nil {
+		s.NoDoubleQuant = !*r.DQ
+	}
+	return s
+}
+
+// Options say how a checkpoint is converted. The zero value is the default.
+type Options struct {
+	Spec         Spec
+	DType        string // run dtype: "" or "auto", "bfloat16", "float16"
+	ComputeDType string // "" or "auto": the run dtype; "bfloat16", "float16", "float32"
+	Storage      string // quant_storage: "" is uint8; "bfloat16", "float16", "float32"
+	Only, Skip   []*regexp.Regexp
+	Rules        []Rule
+	Targets      arch.Target // 0: transformers 5 and 4
+	Towers       bool        // quantize vision and audio towers too, as transformers would
+
+	MaxShardSize int64 // bytes of tensor data a file; 0: DefaultMaxShardSize
+}
+
+func (o *Options) dtypes() (run safetensors.DType, auto bool, err error) {
+	switch o.DType {
+	case "", "auto":
+		return 0, true, nil
+	}
+	run, err = runDType(o.DType)
+	return run, false, err
+}
+
+// runDType maps the torch spelling of a 16-bit dtype to the one of safetensors.
+func runDType(name string) (safetensors.DType, error) {
+	switch name {
+	case "bfloat16":
+		return safetensors.BF16, nil
+	case "float16":
+		return safetensors.F16, nil
+	}
+	return 0, fmt.Errorf("dtype %q: want auto, bfloat16 or float16", name)
+}
+
+// torchName is the name that torch gives a float dtype.
+func torchName(d safetensors.DType) string {
+	switch d {
+	case safetensors.BF16:
+		return "bfloat16"
+	case safetensors.F16:
+		return "float16"
+	case safetensors.F32:
+		return "float32"
+	case safetensors.F64:
+		return "float64"
+	}
+	return strings.ToLower(d.String())
+}
+
+// Validate reports options that contradict each other or are out of range.
+func (o *Options) Validate() error {
+	if err := o.Spec.Config().Validate(); err != nil {
+		return err
+	}
+	if _, _, err := o.dtypes(); err != nil {
+		return err
+	}
+	switch o.ComputeDType {
+	case "", "auto", "bfloat16", "float16", "float32":
+	default:
+		return fmt.Errorf("compute dtype %q: want auto, bfloat16, float16 or float32", o.ComputeDType)
+	}
+	switch o.Storage {
+	case "", "uint8", "bfloat16", "float16", "float32":
+	default:
+		return fmt.Errorf("quant storage %q: want uint8, bfloat16, float16 or float32", o.Storage)
+	}
+	if o.MaxShardSize < 0 {
+		return fmt.Errorf("max shard size %d: want a positive size", o.MaxShardSize)
+	}
+	return nil
+}
+
+func (o *Options) targets() arch.Target {
+	if o.Targets == 0 {
+		return arch.Transformers5 | arch.Transformers4
+	}
+	return o.Targets
+}

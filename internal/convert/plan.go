@@ -1,0 +1,488 @@
+package convert
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/internal/bnb"
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// A SourceError reports a checkpoint that is sound but cannot be converted as
+// asked: already quantized, nothing to quantize, a layout not supported.
+type SourceError struct {
+	Path, Tensor string
+	Msg          string
+	Hint         string // what to do next; not part of Error's text
+}
+
+func (e *SourceError) Error() string {
+	s := e.Path + ": "
+	if e.Tensor != "" {
+		s += fmt.Sprintf("tensor %q: ", e.Tensor)
+	}
+	return s + e.Msg
+}
+
+// An OptionError reports options that do not fit the checkpoint.
+type OptionError struct{ Msg string }
+
+func (e *OptionError) Error() string { return e.Msg }
+
+// An Item is one tensor of the source and what becomes of it.
+type Item struct {
+	Name   string
+	File   string // of the source, for errors
+	Kind   string // what kind of module it is: q_proj, attention.output.dense, ...
+	DType  safetensors.DType
+	Shape  []int64     // of the logical weight; [out, in] for a quantized one
+	Source io.ReaderAt // its elements, row-major in Shape, in the encoding elem
+
+	SrcBytes int64 // bytes in the source
+	OutBytes int64 // bytes in the output, sidecars included
+
+	Quantize bool
+	Spec     Spec
+	Out      safetensors.DType // dtype of a kept tensor in the output
+	Reason   string            // why it is kept
+	Class    arch.Class
+	Shard    int
+
+	elem   kernel.Elem
+	packed *packed
+	index  int
+}
+
+// Elems is the number of elements of the logical weight.
+func (it *Item) Elems() int64 {
+	n := int64(1)
+	for _, d := range it.Shape {
+		n *= d
+	}
+	return n
+}
+
+// State is the quant_state record of a quantized item, without the offset.
+func (it *Item) State(run safetensors.DType) *bnb.State {
+	return &bnb.State{
+		QuantType: it.Spec.Type.String(), BlockSize: it.Spec.blockSize(), DType: torchName(run), Shape: it.Shape,
+		DoubleQuant: !it.Spec.NoDoubleQuant,
+	}
+}
+
+// A Shard is one weights file of the output.
+type Shard struct {
+	Name   string
+	Layout *safetensors.Layout
+}
+
+// A Plan is everything about a conversion that is known before a weight is
+// read. It decides every byte's place.
+type Plan struct {
+	Source   *checkpoint.Source
+	Model    *arch.Model // nil for a bare file
+	RunDType safetensors.DType
+	Items    []Item // in the order of the source's files, then of offsets
+	Shards   []Shard
+	Config   []byte // config.json of the output; nil if the source has none
+	Index    []byte // model.safetensors.index.json; nil for a single file
+	SkipList []string
+	Sides    []checkpoint.SideFile // to copy
+	Skipped  []checkpoint.Skipped  // not copied, and why
+	Notices  []string              // what a user should know
+	Warnings []string              // what may not work
+
+	Totals Totals
+
+	shardOf   map[string]int
+	indexName string
+	config    *checkpoint.Config // of the source; nil if it has none
+}
+
+// Totals are sums over the items.
+type Totals struct {
+	Params      int64 // logical weights of all tensors
+	QuantParams int64 // those that are quantized
+	QuantCount  int   // quantized tensors
+	KeptCount   int
+	SrcBytes    int64 // tensor bytes of the source
+	OutBytes    int64 // tensor bytes of the output
+	QuantBytes  int64 // output bytes of the quantized tensors, tables and records included
+	CodeBytes   int64 // of them, codes and constants alone (no tables, no quant_state)
+	FileBytes   int64 // weights files of the output, headers included
+}
+
+// BitsPerParam is the measure of the whole output: all tensor bytes.
+func (t Totals) BitsPerParam() float64 { return ratio(8*float64(t.OutBytes), t.Params) }
+
+// QuantBitsPerParam is that of the quantized part, tables and records included.
+func (t Totals) QuantBitsPerParam() float64 { return ratio(8*float64(t.QuantBytes), t.QuantParams) }
+
+// CodeBitsPerParam counts codes and constants alone: 4.127 for NF4 in blocks
+// of 64 with double quantization, 4.5 without (QLoRA, arXiv 2305.14314, section 3).
+func (t Totals) CodeBitsPerParam() float64 { return ratio(8*float64(t.CodeBytes), t.QuantParams) }
+
+func ratio(a float64, n int64) float64 {
+	if n == 0 {
+		return 0
+	}
+	return a / float64(n)
+}
+
+// NewPlan decides how src is converted. It reads no weights. Errors are
+// [*checkpoint.InputError] or [*SourceError] for the source, [*OptionError] for the options.
+func NewPlan(src *checkpoint.Source, opt Options) (*Plan, error) {
+	if err := opt.Validate(); err != nil {
+		return nil, &OptionError{err.Error()}
+	}
+	if err := refuseQuantized(src); err != nil {
+		return nil, err
+	}
+	p := &Plan{Source: src}
+	if err := p.resolve(src); err != nil {
+		return nil, err
+	}
+	pol := newPolicy(&opt, p.Model)
+	if err := p.decide(src, pol); err != nil {
+		return nil, err
+	}
+	if err := p.checkPatterns(pol); err != nil {
+		return nil, err
+	}
+	if err := p.chooseDType(src, &opt); err != nil {
+		return nil, err
+	}
+	if p.Totals.QuantCount == 0 {
+		return nil, p.nothing(&opt)
+	}
+	if err := p.checkTargets(&opt); err != nil {
+		return nil, err
+	}
+	if err := p.layOut(&opt); err != nil {
+		return nil, err
+	}
+	if p.config == nil {
+		return p, nil
+	}
+	object, err := p.quantizationConfig(&opt)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.directory(torchName(p.RunDType), object)
+}
+
+// resolve finds the family of a model directory.
+func (p *Plan) resolve(src *checkpoint.Source) error {
+	if src.Config == nil {
+		return nil
+	}
+	cfg, err := checkpoint.ParseConfig(src.Config)
+	if err != nil {
+		return err
+	}
+	q, err := arch.ParseConfig(cfg.Strict())
+	if err != nil {
+		return &SourceError{Path: src.Path, Msg: err.Error()}
+	}
+	p.config = cfg
+	names := make([]string, len(src.Tensors))
+	for i, t := range src.Tensors {
+		names[i] = t.Name
+	}
+	p.Model, err = arch.Resolve(q, names)
+	if err != nil {
+		p.Model = arch.Unknown(q.ModelType)
+		p.Notices = append(p.Notices, fmt.Sprintf(
+			"%v: only tensors whose names mark them as projections of the text layers are quantized", err))
+	}
+	p.Notices = append(p.Notices, p.Model.Notes...)
+	return nil
+}
+
+// decide fills the items.
+func (p *Plan) decide(src *checkpoint.Source, pol *policy) error {
+	for _, t := range inFileOrder(src) {
+		if !supported(t.DType) {
+			return &SourceError{Path: src.Path, Tensor: t.Name,
+				Msg: fmt.Sprintf("dtype %s is not supported as a source yet; want F64, F32, F16 or BF16 weights", t.DType)}
+		}
+		d := pol.decide(t.Name, t.DType, t.Shape)
+		it := Item{
+			Name: t.Name, File: t.Shard.Name, DType: t.DType, Shape: t.Shape, Source: t, SrcBytes: t.Size(),
+			Quantize: d.quantize, Spec: d.spec, Reason: d.reason, Class: d.class, elem: kernelElem(t.DType),
+			index: len(p.Items),
+		}
+		if d.quantize && d.class.Conv1D {
+			it.Source = transposed{src: t, in: t.Shape[0], out: t.Shape[1], size: int64(t.DType.Bits() / 8)}
+			it.Shape = []int64{t.Shape[1], t.Shape[0]}
+		}
+		p.Items = append(p.Items, it)
+		p.Totals.Params += it.Elems()
+		p.Totals.SrcBytes += it.SrcBytes
+		if d.quantize {
+			p.Totals.QuantCount++
+			p.Totals.QuantParams += it.Elems()
+		} else {
+			p.Totals.KeptCount++
+		}
+	}
+	kinds(p.Items)
+	return nil
+}
+
+// supported reports whether a tensor of this dtype can be written: floats are
+// rounded to the run dtype, integers and booleans copied.
+func supported(d safetensors.DType) bool {
+	switch d {
+	case safetensors.F8_E4M3, safetensors.F8_E5M2, safetensors.F8_E8M0, safetensors.F4, safetensors.F6_E2M3, safetensors.F6_E3M2:
+		return false
+	}
+	return true
+}
+
+// chooseDType settles the run dtype: --dtype, else config.json's, else that of
+// most quantizable bytes, else bfloat16.
+func (p *Plan) chooseDType(src *checkpoint.Source, opt *Options) error {
+	run, auto, _ := opt.dtypes()
+	if auto {
+		var err error
+		if run, err = p.configDType(); err != nil {
+			run = safetensors.BF16
+			bytes := map[safetensors.DType]int64{}
+			var most int64
+			for i := range p.Items {
+				if it := &p.Items[i]; it.Quantize {
+					bytes[it.DType] += it.SrcBytes
+					most = max(most, bytes[it.DType])
+				}
+			}
+			if most > 0 && bytes[safetensors.F16] == most && bytes[safetensors.BF16] != most {
+				run = safetensors.F16
+			}
+		}
+	}
+	p.RunDType = run
+	for i := range p.Items {
+		it := &p.Items[i]
+		if !it.Quantize {
+			p.keep(it)
+		} else if it.DType == safetensors.F64 {
+			it.Source, it.elem = narrowed{it.Source}, kernel.F32
+		}
+	}
+	return nil
+}
+
+// keep settles the dtype in which an unquantized tensor is written: floats in
+// the run dtype, but for the parameters that transformers keeps in float32.
+// A ".weight" is never one of those: from 5.21 on they stay in the dtype of the
+// file and a module of another dtype than its input fails in forward.
+func (p *Plan) keep(it *Item) {
+	it.Out = it.DType
+	if !isFloat(it.DType) || it.Class.KeepFP32 && !strings.HasSuffix(it.Name, ".weight") {
+		return
+	}
+	it.Out = p.RunDType
+	if it.DType == safetensors.F64 {
+		it.Source, it.elem = narrowed{it.Source}, kernel.F32
+	}
+}
+
+func (p *Plan) configDType() (safetensors.DType, error) {
+	if p.config == nil {
+		return 0, errors.New("no config.json")
+	}
+	return runDType(p.config.DType())
+}
+
+// inFileOrder lists the tensors by file and then by place, so that the source
+// is read from its beginning to its end.
+func inFileOrder(src *checkpoint.Source) []checkpoint.Tensor {
+	out := make([]checkpoint.Tensor, 0, len(src.Tensors))
+	for _, sh := range src.Shards {
+		for _, t := range sh.Tensors() {
+			out = append(out, checkpoint.Tensor{Tensor: t, Shard: sh})
+		}
+	}
+	return out
+}
+
+// layOut gives every output tensor its shard and place.
+func (p *Plan) layOut(opt *Options) error {
+	storage, err := storageDType(opt.Storage)
+	if err != nil {
+		return &OptionError{err.Error()}
+	}
+	groups := make([]checkpoint.Group, len(p.Items))
+	for i := range p.Items {
+		it := &p.Items[i]
+		g := &groups[i]
+		g.Name = it.Name
+		if it.Quantize {
+			g.Entries, err = bnb.Entries(it.Name, [2]int64(it.Shape), bnb.Config{
+				Type: it.Spec.Type.String(), BlockSize: it.Spec.blockSize(), DoubleQuant: !it.Spec.NoDoubleQuant,
+				DType: torchName(p.RunDType), Storage: storage,
+			})
+			if err != nil {
+				return &SourceError{Path: p.Source.Path, Tensor: it.Name, Msg: err.Error(),
+					Hint: "keep it with --skip or use --quant-storage uint8"}
+			}
+		} else {
+			g.Entries = []safetensors.Entry{{Name: it.Name, DType: it.Out, Shape: it.Shape}}
+		}
+		it.OutBytes = groupSize(g.Entries)
+		p.Totals.OutBytes += it.OutBytes
+		if it.Quantize {
+			p.Totals.QuantBytes += it.OutBytes
+			n := it.Elems()
+			bs := int64(it.Spec.blockSize())
+			p.Totals.CodeBytes += (n+1)/2 + scaleBytes((n+bs-1)/bs, !it.Spec.NoDoubleQuant)
+		}
+	}
+	return p.shards(groups, opt.MaxShardSize)
+}
+
+// shards splits groups over files and fixes the layout of each.
+func (p *Plan) shards(groups []checkpoint.Group, maxSize int64) error {
+	if maxSize == 0 {
+		maxSize = DefaultMaxShardSize
+	}
+	base := p.Source.Base
+	if base == "" {
+		base = "model"
+	}
+	files, err := checkpoint.SplitShards(groups, maxSize, base)
+	if err != nil {
+		return err
+	}
+	p.shardOf = map[string]int{}
+	weights := map[string]string{}
+	for s, f := range files {
+		for _, e := range f.Entries {
+			if _, ok := p.shardOf[e.Name]; ok {
+				return &SourceError{Path: p.Source.Path, Tensor: e.Name,
+					Msg: "two tensors of the output would have this name"}
+			}
+			p.shardOf[e.Name] = s
+			weights[e.Name] = f.Name
+		}
+		l, err := safetensors.NewLayout(f.Entries, map[string]string{"format": "pt"})
+		if err != nil {
+			return fmt.Errorf("lay out %s: %w", f.Name, err)
+		}
+		p.Shards = append(p.Shards, Shard{f.Name, l})
+		p.Totals.FileBytes += l.Size()
+	}
+	for i := range p.Items {
+		p.Items[i].Shard = p.shardOf[p.Items[i].Name]
+	}
+	if len(files) > 1 {
+		ix := checkpoint.Index{TotalParameters: p.Totals.Params, TotalSize: p.Totals.OutBytes, WeightMap: weights}
+		p.Index, p.indexName = ix.Encode(), checkpoint.IndexName(base)
+	}
+	return nil
+}
+
+func groupSize(entries []safetensors.Entry) int64 {
+	var sum int64
+	for _, e := range entries {
+		n := int64(e.DType.Bits())
+		for _, d := range e.Shape {
+			n *= d
+		}
+		sum += n / 8
+	}
+	return sum
+}
+
+func scaleBytes(blocks int64, dq bool) int64 {
+	if !dq {
+		return 4 * blocks
+	}
+	return blocks + 4*((blocks+bnb.NestedBlockSize-1)/bnb.NestedBlockSize)
+}
+
+func storageDType(name string) (safetensors.DType, error) {
+	switch name {
+	case "", "uint8":
+		return safetensors.U8, nil
+	case "bfloat16":
+		return safetensors.BF16, nil
+	case "float16":
+		return safetensors.F16, nil
+	case "float32":
+		return safetensors.F32, nil
+	}
+	return 0, fmt.Errorf("quant storage %q: want uint8, bfloat16, float16 or float32", name)
+}
+
+// kinds names the kind of every item: the last component of the module where
+// that is unmistakable in this model, else its path below the layer number.
+func kinds(items []Item) {
+	paths := make([]string, len(items))
+	byLeaf := map[string]map[string]bool{}
+	for i := range items {
+		if !items[i].Quantize && items[i].packed == nil {
+			continue
+		}
+		paths[i] = kindPath(items[i].Name)
+		leaf := paths[i][strings.LastIndexByte(paths[i], '.')+1:]
+		if byLeaf[leaf] == nil {
+			byLeaf[leaf] = map[string]bool{}
+		}
+		byLeaf[leaf][paths[i]] = true
+	}
+	for i := range items {
+		if paths[i] == "" {
+			continue
+		}
+		leaf := paths[i][strings.LastIndexByte(paths[i], '.')+1:]
+		items[i].Kind = leaf
+		if len(byLeaf[leaf]) > 1 || leaf == "#" {
+			items[i].Kind = paths[i]
+		}
+	}
+}
+
+// kindPath is a module's path below the first number in it, other numbers as '#'.
+func kindPath(name string) string {
+	parts := strings.Split(strings.TrimSuffix(name, ".weight"), ".")
+	from := 0
+	for i, c := range parts {
+		if isNumber(c) {
+			if from == 0 {
+				from = i + 1
+			}
+			parts[i] = "#"
+		}
+	}
+	if from == 0 || from == len(parts) {
+		return strings.Join(parts, ".")
+	}
+	return strings.Join(parts[from:], ".")
+}
+
+func isNumber(s string) bool {
+	for _, c := range s {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// sortedKeys returns the keys of m in order.
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}

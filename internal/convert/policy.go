@@ -1,0 +1,194 @@
+package convert
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// A decision is what the policy says about one tensor. It is a function of
+// the tensor's name, shape and dtype, the model's family and the options.
+type decision struct {
+	quantize bool
+	spec     Spec
+	class    arch.Class
+	reason   string // why the tensor is kept
+	fixed    bool   // no option can have it quantized
+	rule     int    // index of the rule that matched, or -1
+}
+
+// policy decides for one checkpoint. model is nil for a bare file: then names
+// alone decide.
+type policy struct {
+	opt   *Options
+	model *arch.Model
+	t     arch.Target
+
+	// How many tensors each pattern matched, and how many of them it had any
+	// effect on; a pattern without effect is reported.
+	only, skip, rules []usage
+}
+
+type usage struct{ matched, used int }
+
+func newPolicy(opt *Options, model *arch.Model) *policy {
+	p := &policy{opt: opt, model: model, t: opt.targets()}
+	p.only = make([]usage, len(opt.Only))
+	p.skip = make([]usage, len(opt.Skip))
+	p.rules = make([]usage, len(opt.Rules))
+	return p
+}
+
+func isFloat(d safetensors.DType) bool {
+	switch d {
+	case safetensors.F16, safetensors.BF16, safetensors.F32, safetensors.F64:
+		return true
+	}
+	return false
+}
+
+// decide is called once for each tensor of the source.
+func (p *policy) decide(name string, d safetensors.DType, shape []int64) decision {
+	dec := decision{spec: p.opt.Spec, rule: -1}
+	if p.model != nil {
+		dec.class = p.model.Classify(name)
+	}
+	dec.reason, dec.fixed = p.defaultReason(name, d, shape, dec.class)
+	only := p.match(p.opt.Only, p.only, name)
+	if p.model == nil && only && isFloat(d) && len(shape) == 2 && shape[0] > 0 && shape[1] > 0 {
+		dec.reason, dec.fixed = "", false // on a bare file, --only overrides every default exclusion
+	}
+	quantizable := dec.reason == ""
+	if only && quantizable {
+		p.use(p.opt.Only, p.only, name)
+	}
+	if len(p.opt.Only) > 0 && !only && quantizable {
+		dec.reason = "not matched by --only"
+	}
+	if p.match(p.opt.Skip, p.skip, name) && quantizable {
+		dec.reason = "matched by --skip"
+		p.use(p.opt.Skip, p.skip, name)
+	}
+	for i, r := range p.opt.Rules {
+		if !r.Pattern.MatchString(name) {
+			continue
+		}
+		p.rules[i].matched++
+		dec.rule = i
+		if quantizable {
+			p.rules[i].used++
+		}
+		if r.Keep {
+			if dec.reason == "" {
+				dec.reason = "kept by --rule " + r.Pattern.String()
+			}
+		} else {
+			dec.spec = r.apply(dec.spec)
+		}
+		break
+	}
+	dec.quantize = dec.reason == ""
+	return dec
+}
+
+func (p *policy) match(list []*regexp.Regexp, n []usage, name string) bool {
+	hit := false
+	for i, re := range list {
+		if re.MatchString(name) {
+			n[i].matched++
+			hit = true
+		}
+	}
+	return hit
+}
+
+func (p *policy) use(list []*regexp.Regexp, n []usage, name string) {
+	for i, re := range list {
+		if re.MatchString(name) {
+			n[i].used++
+		}
+	}
+}
+
+// defaultReason says why a tensor is kept whatever the options, or "".
+func (p *policy) defaultReason(name string, d safetensors.DType, shape []int64, c arch.Class) (reason string, fixed bool) {
+	if len(shape) != 2 || !strings.HasSuffix(name, ".weight") && p.model != nil {
+		return "not a matrix of weights", true
+	}
+	if !isFloat(d) {
+		return fmt.Sprintf("its dtype is %s", d), true
+	}
+	if shape[0] == 0 || shape[1] == 0 {
+		return "it has no elements", true
+	}
+	if p.model == nil {
+		return bareReason(name), true
+	}
+	if c.Quantize(p.t) {
+		if (c.Tower || c.Projector) && !p.opt.Towers {
+			return "vision and audio towers and projectors stay in 16 bits (--towers quantize changes that)", false
+		}
+		return "", false
+	}
+	if c.Reason != "" {
+		return c.Reason, true
+	}
+	switch {
+	case !c.Module:
+		return "not a Linear", true
+	case c.Quant5:
+		return "transformers 4.57 does not quantize it", true
+	case c.Quant4:
+		return "transformers 5 does not quantize it", true
+	}
+	return "transformers does not quantize it", true
+}
+
+// bareKeep holds the words that, in a component of a tensor's name, mark what
+// a checkpoint without config.json keeps by default: embeddings, output heads,
+// norms, routers.
+var bareKeep = []struct {
+	word, reason string
+}{
+	{"embed", "an embedding"}, {"wte", "an embedding"}, {"wpe", "an embedding"}, {"tok_embeddings", "an embedding"},
+	{"shared", "an embedding"},
+	{"lm_head", "an output head"}, {"embed_out", "an output head"}, {"output", "an output head"}, {"head", "an output head"},
+	{"score", "an output head"}, {"classifier", "an output head"}, {"qa_outputs", "an output head"},
+	{"norm", "a norm"}, {"layernorm", "a norm"}, {"ln_f", "a norm"},
+	{"router", "a router"}, {"gate", "a router"},
+}
+
+// bareReason is the policy for a file without config.json. Words that contain
+// others, such as gate_proj, are compared as whole components except where
+// the part alone is unmistakable.
+func bareReason(name string) string {
+	module, ok := strings.CutSuffix(name, ".weight")
+	if !ok {
+		return "not a .weight (--only overrides)"
+	}
+	parts := strings.Split(module, ".")
+	for i, c := range parts {
+		for _, k := range bareKeep {
+			leaf := i == len(parts)-1
+			switch k.word {
+			case "embed", "norm":
+				if !strings.Contains(c, k.word) {
+					continue
+				}
+			case "output", "head", "shared":
+				if c != k.word || len(parts) > 2 || !leaf {
+					continue
+				}
+			default:
+				if c != k.word {
+					continue
+				}
+			}
+			return k.reason + " by its name (--only overrides)"
+		}
+	}
+	return ""
+}

@@ -1,0 +1,223 @@
+package convert
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/internal/bnb"
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/nf4"
+)
+
+// refuseQuantized stops at a source that some method has quantized already.
+func refuseQuantized(src *checkpoint.Source) error {
+	q, err := Quantized(src)
+	if err != nil || q == nil {
+		return err
+	}
+	e := &SourceError{Path: src.Path, Msg: q.Error(), Hint: "start from the 16-bit release of the model"}
+	if q.FourBit {
+		e.Hint = "nf4kit inspect says what is in it, nf4kit dequantize gives back 16-bit weights"
+	}
+	return e
+}
+
+// checkPatterns refuses patterns that could only work by quantizing what must
+// not be, and notes those without effect.
+func (p *Plan) checkPatterns(pol *policy) error {
+	check := func(flag, pattern string, u usage, forces bool) error {
+		switch {
+		case u.matched == 0:
+			p.Warnings = append(p.Warnings, fmt.Sprintf("%s %s matches no tensor", flag, pattern))
+		case u.used == 0 && forces:
+			name, reason := p.firstMatch(pol, pattern)
+			return &OptionError{fmt.Sprintf("%s %s matches only tensors that are never quantized here: %s is kept, since it is %s",
+				flag, pattern, name, reason)}
+		}
+		return nil
+	}
+	for i, re := range pol.opt.Only {
+		if err := check("--only", re.String(), pol.only[i], true); err != nil {
+			return err
+		}
+	}
+	for i, re := range pol.opt.Skip {
+		if err := check("--skip", re.String(), pol.skip[i], false); err != nil {
+			return err
+		}
+	}
+	for i, r := range pol.opt.Rules {
+		if err := check("--rule", r.Pattern.String(), pol.rules[i], !r.Keep); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Plan) firstMatch(pol *policy, pattern string) (name, reason string) {
+	for i := range p.Items {
+		it := &p.Items[i]
+		for _, re := range pol.opt.Only {
+			if re.String() == pattern && re.MatchString(it.Name) {
+				return it.Name, it.Reason
+			}
+		}
+		for _, r := range pol.opt.Rules {
+			if r.Pattern.String() == pattern && r.Pattern.MatchString(it.Name) {
+				return it.Name, it.Reason
+			}
+		}
+	}
+	return "", ""
+}
+
+// nothing is the error for a plan that quantizes nothing.
+func (p *Plan) nothing(opt *Options) error {
+	reasons := map[string]int{}
+	for i := range p.Items {
+		reasons[p.Items[i].Reason]++
+	}
+	var most []string
+	for _, r := range sortedKeys(reasons) {
+		most = append(most, fmt.Sprintf("%d %s", reasons[r], r))
+	}
+	e := &SourceError{Path: p.Source.Path, Msg: "nothing to quantize: " + strings.Join(most, "; ")}
+	if p.Model != nil {
+		e.Msg = fmt.Sprintf("nothing to quantize in a %s for %s: %s", p.Model.Type, opt.targets(), strings.Join(most, "; "))
+		for _, t := range []arch.Target{arch.Transformers5, arch.Transformers4} {
+			for i := range p.Items {
+				if p.Items[i].Class.Quantize(t) && len(p.Items[i].Shape) == 2 {
+					e.Hint = fmt.Sprintf("--target %s would quantize %s and others", t, p.Items[i].Name)
+					return e
+				}
+			}
+		}
+	}
+	return e
+}
+
+// checkTargets runs the plan against what is known to break in the loaders it
+// is meant for.
+func (p *Plan) checkTargets(opt *Options) error {
+	t := opt.targets()
+	types := map[nf4.Type]string{}
+	dq := map[bool]string{}
+	small := ""
+	for i := range p.Items {
+		it := &p.Items[i]
+		if !it.Quantize {
+			continue
+		}
+		types[it.Spec.Type] = it.Name
+		dq[!it.Spec.NoDoubleQuant] = it.Name
+		if it.Spec.blockSize() == 32 {
+			small = it.Name
+		}
+	}
+	if t&arch.Transformers4 != 0 && p.Source.Config != nil {
+		if len(types) > 1 {
+			return &OptionError{fmt.Sprintf("transformers 4.57 cannot load NF4 (%s) and FP4 (%s) in one checkpoint; --target transformers5 allows it",
+				types[nf4.NF4], types[nf4.FP4])}
+		}
+		if len(dq) > 1 {
+			return &OptionError{fmt.Sprintf("transformers 4.57 cannot load weights with (%s) and without (%s) double quantization in one checkpoint; --target transformers5 allows it",
+				dq[true], dq[false])}
+		}
+	}
+	if small != "" {
+		p.Notices = append(p.Notices, fmt.Sprintf("block size 32 (%s) needs bitsandbytes 0.50 or newer to load", small))
+	}
+	switch opt.Storage {
+	case "", "uint8":
+	default:
+		w := fmt.Sprintf("quant storage %s: vLLM, SGLang and diffusers refuse it; transformers 4 reads garbage unless the model is loaded with dtype %s", opt.Storage, opt.Storage)
+		if opt.Storage == "float32" {
+			w = "quant storage float32: vLLM, SGLang and diffusers refuse it; transformers 4 crashes on it"
+		}
+		p.Warnings = append(p.Warnings, w)
+	}
+	return nil
+}
+
+// quantizationConfig composes the object of that name, with the skip list
+// proved against every loader.
+func (p *Plan) quantizationConfig(opt *Options) ([]byte, error) {
+	var kept, quantized []arch.Tensor
+	qc := bnb.QuantizationConfig{ComputeDType: opt.ComputeDType, Storage: opt.Storage}
+	for i := range p.Items {
+		it := &p.Items[i]
+		switch {
+		case it.Quantize:
+			quantized = append(quantized, arch.Tensor{Name: it.Name, Class: it.Class})
+			// The same for every weight, where transformers 4 has to load it.
+			qc.QuantType, qc.DoubleQuant = it.Spec.Type.String(), !it.Spec.NoDoubleQuant
+		case it.Class.Module:
+			kept = append(kept, arch.Tensor{Name: it.Name, Class: it.Class})
+		}
+	}
+	var bad []arch.Violation
+	p.SkipList, bad = p.Model.SkipList(opt.targets(), kept, quantized)
+	if len(bad) > 0 {
+		v := bad[0]
+		what := fmt.Sprintf("%s would be taken for quantized, and is kept", v.Path)
+		if v.Over {
+			what = fmt.Sprintf("entry %q would skip %s, which is quantized", v.Entry, v.Path)
+		}
+		return nil, &SourceError{Path: p.Source.Path, Msg: fmt.Sprintf(
+			"no llm_int8_skip_modules list serves every loader: in %s, %s (%d such modules)", v.Loader, what, len(bad)),
+			Hint: "narrow --target, or keep or quantize whole groups of modules"}
+	}
+	qc.SkipModules = p.SkipList
+	if qc.ComputeDType == "" || qc.ComputeDType == "auto" {
+		qc.ComputeDType = torchName(p.RunDType)
+	}
+	return qc.Encode()
+}
+
+// directory composes what stands beside the weights: config.json, of which
+// only dtype and quantization are changed, and the files to copy.
+func (p *Plan) directory(dtype string, quantization []byte) error {
+	if p.config == nil {
+		return nil
+	}
+	edits := append(p.config.RemoveQuantization(), p.config.SetDType(dtype)...)
+	if quantization != nil {
+		edits = append(edits, checkpoint.Set("quantization_config", quantization))
+	}
+	var err error
+	if p.Config, err = checkpoint.EditConfig(p.Source.Config, edits...); err != nil {
+		return err
+	}
+	p.Sides, p.Skipped, err = p.Source.SideFiles()
+	return err
+}
+
+// AutoClass names the class of transformers that loads the output, and says
+// whether it is a model to train with a task.
+func (p *Plan) AutoClass() (class string, task bool) {
+	if p.config == nil {
+		return "", false
+	}
+	archs := p.config.Architectures()
+	if len(archs) == 0 {
+		return "AutoModel", false
+	}
+	for _, c := range []struct{ suffix, auto string }{
+		{"ForCausalLM", "AutoModelForCausalLM"},
+		{"LMHeadModel", "AutoModelForCausalLM"},
+		{"ForMaskedLM", "AutoModelForMaskedLM"},
+		{"ForSequenceClassification", "AutoModelForSequenceClassification"},
+		{"ForTokenClassification", "AutoModelForTokenClassification"},
+		{"ForQuestionAnswering", "AutoModelForQuestionAnswering"},
+		{"ForSpeechSeq2Seq", "AutoModelForSpeechSeq2Seq"},
+	} {
+		if strings.HasSuffix(archs[0], c.suffix) {
+			return c.auto, true
+		}
+	}
+	if strings.HasSuffix(archs[0], "Model") {
+		return "AutoModel", false
+	}
+	return archs[0], true
+}

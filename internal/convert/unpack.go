@@ -1,0 +1,207 @@
+package convert
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/nf4kit/nf4kit/doublequant"
+	"github.com/nf4kit/nf4kit/internal/bnb"
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// DequantizeOptions say how a 4-bit checkpoint is decoded. The zero value is
+// the default.
+type DequantizeOptions struct {
+	DType        string // "" or "auto": what quant_state says; "bfloat16", "float16", "float32"
+	MaxShardSize int64  // bytes of tensor data a file; 0: DefaultMaxShardSize
+}
+
+// NewDequantizePlan decides how the 4-bit checkpoint src becomes a plain one.
+// It reads quant_state records and second-level scales, no codes. The
+// checkpoint may be anyone's; problems that keep a weight from being decoded
+// are returned as a *bnb.Problem.
+func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, error) {
+	if opt.MaxShardSize < 0 {
+		return nil, &OptionError{fmt.Sprintf("max shard size %d: want a positive size", opt.MaxShardSize)}
+	}
+	groups, err := bnb.Group(BnbTensors(src))
+	if err != nil {
+		return nil, err
+	}
+	if bad := groups.Errors(); len(bad) > 0 {
+		return nil, bad[0]
+	}
+	if len(groups.Weights) == 0 {
+		e := &SourceError{Path: src.Path, Msg: "nothing to dequantize: no tensor has a bitsandbytes 4-bit quant_state"}
+		q, err := Quantized(src)
+		if err != nil {
+			return nil, err
+		}
+		if q != nil {
+			e.Msg += "; the checkpoint is quantized by " + q.Label
+		}
+		return nil, e
+	}
+	p := &Plan{Source: src}
+	if err := p.resolve(src); err != nil {
+		return nil, err
+	}
+	p.Notices = nil // about quantizing
+	if p.RunDType, err = dequantizedDType(opt.DType, groups); err != nil {
+		return nil, err
+	}
+	weights := map[string]*bnb.Weight{}
+	sidecars := map[string]bool{}
+	for _, w := range groups.Weights {
+		weights[w.Name] = w
+		for _, t := range []bnb.Tensor{w.Absmax, w.QuantMap, w.NestedAbsmax, w.NestedQuantMap, w.QuantState} {
+			if t.Tensor != nil {
+				sidecars[t.Name] = true
+			}
+		}
+	}
+	for _, t := range inFileOrder(src) {
+		if sidecars[t.Name] {
+			p.Totals.SrcBytes += t.Size()
+			continue
+		}
+		it := Item{Name: t.Name, File: t.Shard.Name, DType: t.DType, Shape: t.Shape, Source: t, SrcBytes: t.Size(),
+			Out: t.DType, elem: kernelElem(t.DType), index: len(p.Items)}
+		if p.Model != nil {
+			it.Class = p.Model.Classify(t.Name)
+		}
+		if w := weights[t.Name]; w != nil {
+			if err := it.unpack(w); err != nil {
+				return nil, err
+			}
+			it.Out = p.RunDType
+			p.Totals.QuantCount++
+			p.Totals.QuantParams += it.Elems()
+		} else {
+			p.keep(&it)
+			p.Totals.KeptCount++
+		}
+		p.Totals.Params += it.Elems()
+		p.Totals.SrcBytes += it.SrcBytes
+		p.Items = append(p.Items, it)
+	}
+	kinds(p.Items)
+	entries := make([]checkpoint.Group, len(p.Items))
+	for i := range p.Items {
+		it := &p.Items[i]
+		entries[i] = checkpoint.Group{Name: it.Name, Entries: []safetensors.Entry{{Name: it.Name, DType: it.Out, Shape: it.Shape}}}
+		it.OutBytes = groupSize(entries[i].Entries)
+		p.Totals.OutBytes += it.OutBytes
+	}
+	if err := p.shards(entries, opt.MaxShardSize); err != nil {
+		return nil, err
+	}
+	if src.Config == nil {
+		return p, nil
+	}
+	return p, p.directory(torchName(p.RunDType), nil)
+}
+
+// unpack sets the item up to be decoded from w.
+func (it *Item) unpack(w *bnb.Weight) error {
+	t, err := nf4.ParseType(w.State.QuantType)
+	if err != nil {
+		return fmt.Errorf("%s: %w", w.Name, err)
+	}
+	k := &packed{codes: w.Packed, absmax: w.Absmax, typ: t, blockSize: w.State.BlockSize}
+	it.packed = k
+	it.Shape = w.State.Shape
+	it.Spec = Spec{Type: t, BlockSize: w.State.BlockSize, NoDoubleQuant: !w.State.DoubleQuant}
+	if it.Class.Conv1D {
+		k.transposed = true
+		it.Shape = []int64{it.Shape[1], it.Shape[0]}
+	}
+	if !w.State.DoubleQuant {
+		return nil
+	}
+	if k.nested, err = readFloats(w.NestedAbsmax); err != nil {
+		return err
+	}
+	table, err := readFloats(w.NestedQuantMap)
+	if err != nil {
+		return err
+	}
+	if len(table) != len(k.nestedMap) {
+		return fmt.Errorf("%s: %d entries; want %d", w.NestedQuantMap.Name, len(table), len(k.nestedMap))
+	}
+	copy(k.nestedMap[:], table)
+	k.nestedBlock = int64(w.State.NestedBlockSize)
+	if k.nestedBlock == 0 {
+		k.nestedBlock = doublequant.BlockSize
+	}
+	k.offset = w.State.NestedOffset
+	return nil
+}
+
+func readFloats(t bnb.Tensor) ([]float32, error) {
+	b := make([]byte, t.Size())
+	if err := readFull(t, b, 0); err != nil {
+		return nil, fmt.Errorf("read %s: %w", t.Name, err)
+	}
+	v := make([]float32, len(b)/4)
+	for i := range v {
+		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
+	}
+	return v, nil
+}
+
+// dequantizedDType is the dtype of the plain checkpoint: the one asked for, or
+// the one that most decoded elements had.
+func dequantizedDType(name string, g *bnb.Groups) (safetensors.DType, error) {
+	all := map[string]safetensors.DType{"bfloat16": safetensors.BF16, "float16": safetensors.F16, "float32": safetensors.F32}
+	if name != "" && name != "auto" {
+		d, ok := all[name]
+		if !ok {
+			return 0, &OptionError{fmt.Sprintf("dtype %q: want auto, bfloat16, float16 or float32", name)}
+		}
+		return d, nil
+	}
+	elems := map[string]int64{}
+	best := "bfloat16"
+	for _, w := range g.Weights {
+		d := w.State.DType
+		elems[d] += w.Sizes.Elems
+		if elems[d] > elems[best] {
+			best = d
+		}
+	}
+	return all[best], nil
+}
+
+// BnbTensors lists a source's tensors as package bnb takes them.
+func BnbTensors(src *checkpoint.Source) []bnb.Tensor {
+	out := make([]bnb.Tensor, len(src.Tensors))
+	for i, t := range src.Tensors {
+		out[i] = bnb.Tensor{Tensor: t.Tensor, Shard: t.Shard.Name}
+	}
+	return out
+}
+
+// Quantized says what quantized the source, nil for a plain one.
+func Quantized(src *checkpoint.Source) (*bnb.Quantized, error) {
+	if src.Config != nil {
+		if q := bnb.DetectConfig(src.Config); q != nil {
+			return q, nil
+		}
+	}
+	if !src.IsFile {
+		for _, name := range bnb.SideFiles {
+			raw, err := src.ReadFile(name)
+			if err != nil {
+				return nil, err
+			}
+			if q := bnb.DetectFile(name, raw); raw != nil && q != nil {
+				return q, nil
+			}
+		}
+	}
+	return bnb.DetectTensors(BnbTensors(src)), nil
+}

@@ -1,0 +1,136 @@
+// Package footprint counts what a checkpoint takes: tensors, parameters, bytes
+// and measured bits per parameter, from headers alone.
+package footprint
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/nf4kit/nf4kit/internal/bnb"
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/convert"
+)
+
+// A Tensor is one logical tensor: a plain one, or a quantized weight with its
+// sidecars.
+type Tensor struct {
+	Name   string
+	File   string
+	DType  string  // as stored; of a quantized weight its format, e.g. "nf4,block=64,dq"
+	Shape  []int64 // logical
+	Params int64
+	Bytes  int64 // sidecars included
+	Quant  bool  // bitsandbytes 4-bit
+}
+
+// A Class sums the tensors of one dtype or format.
+type Class struct {
+	DType   string
+	Tensors int
+	Params  int64
+	Bytes   int64
+}
+
+// A Footprint is what a checkpoint takes.
+type Footprint struct {
+	Method      string // what quantized it; "" for a plain checkpoint
+	Tensors     []Tensor
+	Classes     []Class // most bytes first
+	Problems    []*bnb.Problem
+	Params      int64 // logical
+	Bytes       int64
+	QuantParams int64
+	QuantBytes  int64 // tables and records included
+	CodeBytes   int64 // of them codes and constants
+}
+
+// Bits per parameter, measured: 8 x bytes / logical parameters.
+func (f *Footprint) Bits() float64      { return bits(f.Bytes, f.Params) }
+func (f *Footprint) QuantBits() float64 { return bits(f.QuantBytes, f.QuantParams) }
+func (f *Footprint) CodeBits() float64  { return bits(f.CodeBytes, f.QuantParams) }
+
+// Plain16 is what the same parameters take with the quantized ones in 16 bits.
+func (f *Footprint) Plain16() int64 { return f.Bytes - f.QuantBytes + 2*f.QuantParams }
+
+func bits(bytes, n int64) float64 {
+	if n == 0 {
+		return 0
+	}
+	return 8 * float64(bytes) / float64(n)
+}
+
+// Of reads the headers of src and the quant_state records of its 4-bit
+// weights.
+func Of(src *checkpoint.Source) (*Footprint, error) {
+	f := &Footprint{}
+	q, err := convert.Quantized(src)
+	if err != nil {
+		return nil, err
+	}
+	if q != nil {
+		f.Method = q.Label
+	}
+	groups, err := bnb.Group(convert.BnbTensors(src))
+	if err != nil {
+		return nil, err
+	}
+	f.Problems = groups.Problems
+	counted := make(map[string]bool)
+	for _, w := range groups.Weights {
+		t := Tensor{Name: w.Name, File: w.Packed.Shard, DType: format(w.State), Shape: w.State.Shape, Params: w.Sizes.Elems, Quant: true}
+		for _, s := range []bnb.Tensor{w.Packed, w.Absmax, w.QuantMap, w.NestedAbsmax, w.NestedQuantMap, w.QuantState} {
+			if s.Tensor != nil {
+				t.Bytes += s.Size()
+				counted[s.Name] = true
+			}
+		}
+		f.CodeBytes += w.Packed.Size() + w.Absmax.Size()
+		if w.NestedAbsmax.Tensor != nil {
+			f.CodeBytes += w.NestedAbsmax.Size()
+		}
+		f.QuantParams += t.Params
+		f.QuantBytes += t.Bytes
+		f.Tensors = append(f.Tensors, t)
+	}
+	for _, t := range src.Tensors {
+		if !counted[t.Name] {
+			f.Tensors = append(f.Tensors, Tensor{Name: t.Name, File: t.Shard.Name, DType: t.DType.String(), Shape: t.Shape,
+				Params: t.Elems(), Bytes: t.Size()})
+		}
+	}
+	slices.SortFunc(f.Tensors, func(a, b Tensor) int { return cmp.Compare(a.Name, b.Name) })
+	f.classes()
+	return f, nil
+}
+
+func (f *Footprint) classes() {
+	byType := map[string]*Class{}
+	for i := range f.Tensors {
+		t := &f.Tensors[i]
+		c := byType[t.DType]
+		if c == nil {
+			c = &Class{DType: t.DType}
+			byType[t.DType] = c
+		}
+		c.Tensors++
+		c.Params += t.Params
+		c.Bytes += t.Bytes
+		f.Params += t.Params
+		f.Bytes += t.Bytes
+	}
+	for _, c := range byType {
+		f.Classes = append(f.Classes, *c)
+	}
+	slices.SortFunc(f.Classes, func(a, b Class) int {
+		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.DType, b.DType))
+	})
+}
+
+func format(s *bnb.State) string {
+	dq := "nodq"
+	if s.DoubleQuant {
+		dq = "dq"
+	}
+	return fmt.Sprintf("%s,block=%d,%s", s.QuantType, s.BlockSize, dq)
+}
