@@ -72,7 +72,7 @@ func NewLayout(entries []Entry, metadata map[string]string) (*Layout, error) {
 			return nil, fmt.Errorf("safetensors: lay out tensor %s: ends at byte %d, over 2^53", quote(t.Name), end)
 		}
 	}
-	if err := l.encodeHeader(metadata); err != nil {
+	if err := l.encodeHeader(metadata, maxHeaderSize); err != nil {
 		return nil, err
 	}
 	for i := range l.tensors {
@@ -113,8 +113,8 @@ func (e *Entry) check() (int64, error) {
 
 // encodeHeader writes the header as serde_json does for the reference: no
 // spaces, keys dtype, shape, data_offsets, tensors in file order, and only the
-// escapes that JSON demands.
-func (l *Layout) encodeHeader(metadata map[string]string) error {
+// escapes that JSON demands. JSON and padding may have limit bytes.
+func (l *Layout) encodeHeader(metadata map[string]string, limit int) error {
 	b := make([]byte, lenSize, lenSize+128*len(l.tensors)+2)
 	b = append(b, '{')
 	if metadata != nil {
@@ -152,7 +152,7 @@ func (l *Layout) encodeHeader(metadata map[string]string) error {
 		b = append(b, ',')
 		b = strconv.AppendInt(b, t.Offset+t.Size, 10)
 		b = append(b, "]}"...)
-		if len(b) > lenSize+maxHeaderSize {
+		if len(b)-lenSize > limit {
 			break
 		}
 	}
@@ -160,7 +160,7 @@ func (l *Layout) encodeHeader(metadata map[string]string) error {
 	for len(b)%headerAlign != 0 {
 		b = append(b, ' ')
 	}
-	if len(b)-lenSize > maxHeaderSize {
+	if len(b)-lenSize > limit {
 		return fmt.Errorf("safetensors: lay out %d tensors: %w", len(l.tensors), ErrHeaderTooLarge)
 	}
 	binary.LittleEndian.PutUint64(b, uint64(len(b)-lenSize))

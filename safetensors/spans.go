@@ -92,6 +92,7 @@ func (s *spanSet) insert(b int, n span) {
 	s.insertAt(b, len(s.blocks[b]), n)
 }
 
+// insertAt puts n before position b, i and halves the block if it is full.
 func (s *spanSet) insertAt(b, i int, n span) {
 	blk := slices.Insert(s.blocks[b], i, n)
 	s.blocks[b] = blk
@@ -113,21 +114,17 @@ func (s *spanSet) remove(b, i int) {
 // firstGap returns the first span of [lo, hi) that is not in the set, or an
 // empty span if all is.
 func (s *spanSet) firstGap(lo, hi int64) span {
-	for _, blk := range s.blocks {
-		for _, sp := range blk {
-			if sp.hi <= lo {
-				continue
-			}
-			if sp.lo > lo {
-				return span{lo, min(sp.lo, hi)}
-			}
-			if lo = sp.hi; lo >= hi {
-				return span{}
-			}
-		}
+	// Spans do not touch, so the one that holds lo ends where a gap begins.
+	b, i := s.find(lo + 1)
+	if b < len(s.blocks) && s.blocks[b][i].lo <= lo {
+		lo = s.blocks[b][i].hi
+		b, i = s.next(b, i)
 	}
 	if lo >= hi {
 		return span{}
+	}
+	if b < len(s.blocks) {
+		hi = min(hi, s.blocks[b][i].lo)
 	}
 	return span{lo, hi}
 }
