@@ -1,0 +1,343 @@
+package bnb
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// MaxStateSize bounds the record DecodeState accepts; bitsandbytes' own are about 200 bytes.
+const MaxStateSize = 64 << 10
+
+// State is the quant_state record: what bitsandbytes needs besides the tensors to decode a weight.
+type State struct {
+	QuantType string  // NF4 or FP4
+	BlockSize int     // elements per scale
+	DType     string  // dtype the weight decodes to, without "torch."
+	Shape     []int64 // logical [out, in]
+
+	DoubleQuant     bool    // the three fields below are stored
+	NestedBlockSize int     // scales per second-level scale; 0 is written as 256
+	NestedOffset    float32 // what bitsandbytes subtracts from the scales before the second level
+}
+
+// StateError is a quant_state record that bitsandbytes would reject or misread.
+type StateError struct {
+	Field    string // JSON field, "" for the record as a whole
+	Expected string
+	Found    string
+	Effect   string // what bitsandbytes does with such a record
+}
+
+func (e *StateError) Error() string {
+	var b strings.Builder
+	b.WriteString("quant_state")
+	if e.Field != "" {
+		b.WriteString(" field " + e.Field)
+	}
+	fmt.Fprintf(&b, ": expected %s, found %s", e.Expected, e.Found)
+	if e.Effect != "" {
+		b.WriteString(" (" + e.Effect + ")")
+	}
+	return b.String()
+}
+
+// Encode returns the record as exactly StateSize bytes: bitsandbytes' fields in its order and spelling, then
+// spaces, which json.loads ignores (NUL bytes it does not). The offset is the float32 widened to float64 in
+// Python's repr form, so the text before the padding is byte for byte what bitsandbytes writes.
+func (s *State) Encode() ([]byte, error) {
+	if err := s.validate(); err != nil {
+		return nil, err
+	}
+	b := make([]byte, 0, StateSize)
+	b = fmt.Appendf(b, `{"quant_type": "%s", "blocksize": %d, "dtype": "%s", "shape": [%d, %d]`,
+		s.QuantType, s.BlockSize, s.DType, s.Shape[0], s.Shape[1])
+	if s.DoubleQuant {
+		offset := float64(s.NestedOffset)
+		if math.IsNaN(offset) || math.IsInf(offset, 0) {
+			return nil, fmt.Errorf("bnb: nested offset: expected a finite number, found %v", offset)
+		}
+		nested := s.NestedBlockSize
+		if nested == 0 {
+			nested = NestedBlockSize
+		}
+		b = fmt.Appendf(b, `, "nested_blocksize": %d, "nested_dtype": "float32", "nested_offset": %s`,
+			nested, pythonFloat(offset))
+	}
+	b = append(b, '}')
+	if len(b) > StateSize {
+		return nil, fmt.Errorf("bnb: quant_state of shape %v takes %d bytes, the record holds %d", s.Shape, len(b), StateSize)
+	}
+	return append(b, bytes.Repeat([]byte{' '}, StateSize-len(b))...), nil
+}
+
+func (s *State) validate() error {
+	switch {
+	case !validType(s.QuantType):
+		return &StateError{Field: "quant_type", Expected: `"nf4" or "fp4"`, Found: strconv.Quote(s.QuantType),
+			Effect: "bitsandbytes raises ValueError when it decodes"}
+	case !validBlockSize(int64(s.BlockSize)):
+		return &StateError{Field: "blocksize", Expected: "a power of two from 32 to 4096", Found: strconv.Itoa(s.BlockSize),
+			Effect: "bitsandbytes raises ValueError when it decodes"}
+	case !validDType(s.DType):
+		return dtypeError("dtype", s.DType)
+	case len(s.Shape) != 2:
+		return &StateError{Field: "shape", Expected: "two dimensions", Found: fmt.Sprint(s.Shape),
+			Effect: "bitsandbytes loads it and raises ValueError in matmul_4bit"}
+	}
+	if n, err := product(s.Shape); err != nil || n == 0 {
+		return &StateError{Field: "shape", Expected: "two positive sizes with a product below 2^63", Found: fmt.Sprint(s.Shape)}
+	}
+	if s.DoubleQuant && s.NestedBlockSize != 0 && !validNestedBlockSize(s.NestedBlockSize) {
+		return &StateError{Field: "nested_blocksize", Expected: "a power of two from 32 to 4096",
+			Found: strconv.Itoa(s.NestedBlockSize), Effect: "bitsandbytes raises ValueError when it decodes"}
+	}
+	return nil
+}
+
+// validNestedBlockSize: bitsandbytes/functional.py, dequantize_blockwise.
+func validNestedBlockSize(b int) bool { return validBlockSize(int64(b)) }
+
+func dtypeError(field, found string) *StateError {
+	e := &StateError{Field: field, Expected: `"bfloat16", "float16" or "float32"`, Found: strconv.Quote(found),
+		Effect: "bitsandbytes raises AttributeError on getattr(torch, dtype), or ValueError when it decodes"}
+	if strings.HasPrefix(found, "torch.") {
+		e.Effect = "bitsandbytes raises AttributeError: the name is looked up in torch without the prefix"
+	}
+	return e
+}
+
+// pythonFloat is Python's repr of a finite float: the shortest digits that read back, an exponent below 1e-4 and
+// from 1e16 up, and always a point or an exponent (CPython Python/pystrtod.c, format_float_short with 'r').
+func pythonFloat(f float64) string {
+	sci := strconv.FormatFloat(f, 'e', -1, 64)
+	exp, err := strconv.Atoi(sci[strings.IndexByte(sci, 'e')+1:])
+	if err != nil {
+		panic("bnb: internal error: exponent of " + sci)
+	}
+	if f != 0 && (exp < -4 || exp >= 16) {
+		return sci
+	}
+	plain := strconv.FormatFloat(f, 'f', -1, 64)
+	if !strings.Contains(plain, ".") {
+		plain += ".0"
+	}
+	return plain
+}
+
+// DecodeState parses a quant_state record of any length up to MaxStateSize, padded with JSON white space or not.
+// It is as strict as QuantState.from_dict: a field it does not know, a missing one or NUL padding is a *StateError
+// that says what bitsandbytes would do. Beyond that it refuses what bitsandbytes loads and cannot use: a shape that
+// is not two-dimensional, dtypes it does not decode to.
+func DecodeState(blob []byte) (*State, error) {
+	if len(blob) > MaxStateSize {
+		return nil, &StateError{Expected: fmt.Sprintf("at most %d bytes", MaxStateSize), Found: fmt.Sprintf("%d bytes", len(blob))}
+	}
+	if i := bytes.IndexByte(blob, 0); i >= 0 {
+		return nil, &StateError{Expected: "JSON padded with spaces", Found: fmt.Sprintf("a NUL byte at offset %d", i),
+			Effect: "bitsandbytes raises JSONDecodeError"}
+	}
+	fields, err := stateFields(blob)
+	if err != nil {
+		return nil, err
+	}
+	return stateFromFields(fields)
+}
+
+// stateFields splits the record into its members and requires that nothing follows the object.
+func stateFields(blob []byte) (map[string]jsontext.Value, error) {
+	dec := jsontext.NewDecoder(bytes.NewReader(blob))
+	malformed := func(err error) error {
+		found := "malformed text"
+		var syn *jsontext.SyntacticError
+		switch {
+		case errors.Is(err, jsontext.ErrDuplicateName):
+			return &StateError{Expected: "each field once", Found: "a field given twice", Effect: "bitsandbytes takes the last"}
+		case errors.As(err, &syn):
+			found = fmt.Sprintf("malformed text at byte %d", syn.ByteOffset)
+		}
+		return &StateError{Expected: "a JSON object", Found: found, Effect: "bitsandbytes raises JSONDecodeError"}
+	}
+	open, err := dec.ReadToken()
+	if err != nil {
+		return nil, malformed(err)
+	}
+	if open.Kind() != '{' {
+		return nil, &StateError{Expected: "a JSON object", Found: kindName(open.Kind()), Effect: "bitsandbytes raises an exception"}
+	}
+	fields := make(map[string]jsontext.Value)
+	for dec.PeekKind() != '}' {
+		name, err := dec.ReadToken()
+		if err != nil {
+			return nil, malformed(err)
+		}
+		key := name.String() // before ReadValue reuses the token's buffer
+		value, err := dec.ReadValue()
+		if err != nil {
+			return nil, malformed(err)
+		}
+		fields[key] = value.Clone()
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, malformed(err)
+	}
+	if rest := bytes.Trim(blob[dec.InputOffset():], " \t\r\n"); len(rest) > 0 {
+		return nil, &StateError{Expected: "nothing but spaces after the object", Found: strconv.Quote(string(rest[:min(len(rest), 16)])),
+			Effect: "bitsandbytes raises JSONDecodeError"}
+	}
+	return fields, nil
+}
+
+func stateFromFields(fields map[string]jsontext.Value) (*State, error) {
+	known := map[string]bool{"quant_type": true, "blocksize": true, "dtype": true, "shape": true,
+		"nested_blocksize": false, "nested_dtype": false, "nested_offset": false}
+	nested := 0
+	for name := range fields {
+		required, ok := known[name]
+		if !ok {
+			return nil, &StateError{Field: strconv.Quote(name), Expected: "only bitsandbytes' own fields", Found: "an unknown one",
+				Effect: "bitsandbytes raises a bare AssertionError"}
+		}
+		if !required {
+			nested++
+		}
+	}
+	for _, name := range []string{"quant_type", "blocksize", "dtype", "shape", "nested_blocksize", "nested_dtype", "nested_offset"} {
+		if _, ok := fields[name]; !ok && (known[name] || nested > 0) {
+			return nil, &StateError{Field: name, Expected: "a value", Found: "nothing", Effect: "bitsandbytes raises KeyError"}
+		}
+	}
+	var s State
+	var err error
+	if s.QuantType, err = stringField(fields, "quant_type"); err != nil {
+		return nil, err
+	}
+	if s.BlockSize, err = intField(fields, "blocksize"); err != nil {
+		return nil, err
+	}
+	if s.DType, err = stringField(fields, "dtype"); err != nil {
+		return nil, err
+	}
+	if s.Shape, err = shapeField(fields["shape"]); err != nil {
+		return nil, err
+	}
+	if nested > 0 {
+		s.DoubleQuant = true
+		if s.NestedBlockSize, err = intField(fields, "nested_blocksize"); err != nil {
+			return nil, err
+		}
+		dtype, err := stringField(fields, "nested_dtype")
+		if err != nil {
+			return nil, err
+		}
+		if dtype != "float32" {
+			return nil, &StateError{Field: "nested_dtype", Expected: `"float32"`, Found: strconv.Quote(dtype),
+				Effect: "bitsandbytes rounds the scales to that dtype, or raises AttributeError"}
+		}
+		if s.NestedOffset, err = offsetField(fields["nested_offset"]); err != nil {
+			return nil, err
+		}
+		if s.NestedBlockSize == 0 {
+			return nil, &StateError{Field: "nested_blocksize", Expected: "a power of two from 32 to 4096", Found: "0"}
+		}
+	}
+	if err := s.validate(); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
+func stringField(fields map[string]jsontext.Value, name string) (string, error) {
+	v := fields[name]
+	if v.Kind() != '"' {
+		return "", &StateError{Field: name, Expected: "a string", Found: kindName(v.Kind())}
+	}
+	text, err := jsontext.AppendUnquote(nil, v)
+	if err != nil {
+		return "", &StateError{Field: name, Expected: "a string", Found: "malformed text"}
+	}
+	return string(text), nil
+}
+
+// intField takes digits only: bitsandbytes hands the value to kernels that want an int, so 64.0 fails there.
+func intField(fields map[string]jsontext.Value, name string) (int, error) {
+	v := string(fields[name])
+	n, err := strconv.ParseInt(v, 10, 32)
+	if err != nil {
+		return 0, &StateError{Field: name, Expected: "an integer", Found: clip(v)}
+	}
+	return int(n), nil
+}
+
+func shapeField(v jsontext.Value) ([]int64, error) {
+	malformed := &StateError{Field: "shape", Expected: "two integers", Found: clip(string(v)),
+		Effect: "bitsandbytes raises TypeError, or ValueError in matmul_4bit"}
+	if v.Kind() != '[' {
+		return nil, malformed
+	}
+	dec := jsontext.NewDecoder(bytes.NewReader(v))
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, malformed
+	}
+	var shape []int64
+	for dec.PeekKind() != ']' {
+		d, err := dec.ReadValue()
+		if err != nil {
+			return nil, malformed
+		}
+		n, err := strconv.ParseInt(string(d), 10, 64)
+		if err != nil || len(shape) == 2 {
+			return nil, malformed
+		}
+		shape = append(shape, n)
+	}
+	return shape, nil
+}
+
+// offsetField reads nested_offset as torch.tensor(float(x)) does: a number or a numeric string, rounded to float32.
+func offsetField(v jsontext.Value) (float32, error) {
+	text := string(v)
+	if v.Kind() == '"' {
+		raw, err := jsontext.AppendUnquote(nil, v)
+		if err != nil {
+			return 0, &StateError{Field: "nested_offset", Expected: "a number", Found: clip(text)}
+		}
+		text = strings.TrimSpace(string(raw))
+	}
+	f, err := strconv.ParseFloat(text, 64)
+	if v.Kind() != '0' && v.Kind() != '"' || err != nil || math.IsNaN(f) || math.IsInf(float64(float32(f)), 0) {
+		return 0, &StateError{Field: "nested_offset", Expected: "a finite number", Found: clip(string(v))}
+	}
+	return float32(f), nil
+}
+
+func kindName(k jsontext.Kind) string {
+	switch k {
+	case 'n':
+		return "null"
+	case 't', 'f':
+		return "a boolean"
+	case '"':
+		return "a string"
+	case '0':
+		return "a number"
+	case '{':
+		return "an object"
+	case '[':
+		return "an array"
+	}
+	return "nothing"
+}
+
+func clip(s string) string {
+	const limit = 60
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "") + "..."
+	}
+	return s
+}

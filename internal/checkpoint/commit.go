@@ -1,0 +1,147 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Commit gives the directory its name. Every file has been written to the disk by its Close; config.json follows,
+// then every directory, then the rename, then the parent directory. Until the rename nothing of the destination has
+// changed, and a cancelled context stops Commit; from then on it runs to its end. After an error, call Abort.
+func (o *Output) Commit(ctx context.Context) error {
+	if o.done {
+		panic("checkpoint: Commit of an Output that is finished")
+	}
+	if len(o.open) > 0 {
+		names := make([]string, 0, len(o.open))
+		for f := range o.open {
+			names = append(names, f.rel)
+		}
+		slices.Sort(names)
+		return fmt.Errorf("commit %s: not closed: %s", o.dir, strings.Join(names, ", "))
+	}
+	if err := o.root.RemoveAll(spillDir); err != nil {
+		return fmt.Errorf("commit %s: %w", o.dir, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if o.config != nil {
+		if err := o.writeFile(configName, o.config); err != nil {
+			return err
+		}
+	}
+	for _, dir := range slices.Sorted(maps.Keys(o.dirs)) {
+		if err := syncDir(filepath.Join(o.staging, filepath.FromSlash(dir))); err != nil {
+			return fmt.Errorf("commit %s: %w", o.dir, err)
+		}
+	}
+	if err := syncDir(o.staging); err != nil {
+		return fmt.Errorf("commit %s: %w", o.dir, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := o.publish(); err != nil {
+		return fmt.Errorf("commit %s: %w", o.dir, err)
+	}
+	return nil
+}
+
+// publish puts the staging directory in the destination's place.
+func (o *Output) publish() error {
+	if err := o.root.Close(); err != nil { // Windows does not rename a directory that is open
+		return err
+	}
+	old, err := o.rename()
+	if err != nil {
+		return err
+	}
+	o.done = true
+	errs := []error{syncDir(filepath.Dir(o.dir))}
+	if old != "" {
+		errs = append(errs, os.RemoveAll(old))
+	}
+	return errors.Join(append(errs, o.lock.release())...)
+}
+
+// rename moves staging to the destination and returns the path of what was there and has to be removed, "" if nothing.
+func (o *Output) rename() (old string, err error) {
+	info, err := os.Lstat(o.dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", os.Rename(o.staging, o.dir)
+	case err != nil:
+		return "", err
+	}
+	// An empty directory goes by Remove, which refuses one that has been filled meanwhile.
+	if empty, err := isEmpty(o.dir); err == nil && empty {
+		if err := os.Remove(o.dir); err != nil {
+			return "", err
+		}
+		if err := os.Rename(o.staging, o.dir); err != nil {
+			return "", errors.Join(err, os.Mkdir(o.dir, info.Mode().Perm()))
+		}
+		return "", nil
+	}
+	if !o.force {
+		return "", &OutputError{Path: o.dir, Reason: "exists and is not empty", Err: fs.ErrExist}
+	}
+	if err := exchange(o.staging, o.dir); err == nil {
+		return o.staging, nil
+	}
+	aside := o.dir + oldSuffix
+	if err := os.Rename(o.dir, aside); err != nil {
+		return "", err
+	}
+	if err := os.Rename(o.staging, o.dir); err != nil {
+		return "", errors.Join(err, os.Rename(aside, o.dir))
+	}
+	return aside, nil
+}
+
+// recoverOld finishes what a run began that died between its two renames: if the new directory has not come, the old
+// one returns to its place; if it has, the old one goes.
+func recoverOld(dir string) error {
+	aside := dir + oldSuffix
+	if _, err := os.Lstat(aside); err != nil {
+		return nil //nolint:nilerr // nothing to recover
+	}
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		if err := os.Rename(aside, dir); err != nil {
+			return fmt.Errorf("restore what an interrupted run moved aside: %w", err)
+		}
+		return nil
+	}
+	if err := os.RemoveAll(aside); err != nil {
+		return fmt.Errorf("remove what an interrupted run has replaced: %w", err)
+	}
+	return nil
+}
+
+// Abort removes everything written and leaves the destination as it was. After Commit has succeeded it does nothing,
+// so that it can be deferred.
+func (o *Output) Abort() error {
+	if o.done {
+		return nil
+	}
+	o.done = true
+	var errs []error
+	for f := range o.open {
+		_ = f.File.Close() // its content is about to go
+	}
+	clear(o.open)
+	_ = o.root.Close() // closed already if the rename failed
+	errs = append(errs, os.RemoveAll(o.staging), o.lock.release())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("abort %s: %w", o.dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,244 @@
+package checkpoint
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// MaxIndexSize bounds an index file. The largest known, a mixture of experts with every sidecar listed, is some 40 MB.
+const MaxIndexSize = 256 << 20
+
+// Index is a model.safetensors.index.json: which file holds which tensor.
+type Index struct {
+	TotalParameters int64 // logical parameters, before packing; 0 if not given
+	TotalSize       int64 // bytes of all tensors, sidecars included; 0 if not given
+	HasMetadata     bool  // transformers raises KeyError without the member, though it may be empty
+	WeightMap       map[string]string
+}
+
+// Shards returns the names of the files in ascending order.
+func (ix *Index) Shards() []string {
+	names := make(map[string]bool)
+	for _, shard := range ix.WeightMap {
+		names[shard] = true
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// ParseIndex reads an index. Its errors are *InputError with file as the File. Every shard name is checked to be that
+// of a safetensors file in the same directory.
+func ParseIndex(file string, raw []byte) (*Index, error) {
+	if len(raw) > MaxIndexSize {
+		return nil, &InputError{File: file, Expected: fmt.Sprintf("at most %d bytes", MaxIndexSize), Found: fmt.Sprintf("%d", len(raw))}
+	}
+	p := indexParser{file: file, dec: jsontext.NewDecoder(bytes.NewReader(raw)), ix: &Index{}}
+	if err := p.object("an object", p.top); err != nil {
+		return nil, err
+	}
+	if rest := bytes.Trim(raw[p.dec.InputOffset():], " \t\r\n"); len(rest) > 0 {
+		return nil, &InputError{File: file, Expected: "one JSON object", Found: "more text after it"}
+	}
+	if p.ix.WeightMap == nil {
+		return nil, &InputError{File: file, Expected: "a weight_map object", Found: "none",
+			Hint: "the file is no index of safetensors shards: fetch it again"}
+	}
+	return p.ix, nil
+}
+
+type indexParser struct {
+	file string
+	dec  *jsontext.Decoder
+	ix   *Index
+}
+
+// object reads an object and calls member after each name.
+func (p *indexParser) object(what string, member func(name string) error) error {
+	open, err := p.dec.ReadToken()
+	if err != nil {
+		return p.malformed(err)
+	}
+	if open.Kind() != '{' {
+		return &InputError{File: p.file, Tensor: key(p.dec.StackPointer()), Expected: what, Found: kindName(open.Kind())}
+	}
+	for p.dec.PeekKind() != '}' {
+		name, err := p.dec.ReadToken()
+		if err != nil {
+			return p.malformed(err)
+		}
+		if err := member(name.String()); err != nil {
+			return err
+		}
+	}
+	if _, err := p.dec.ReadToken(); err != nil {
+		return p.malformed(err)
+	}
+	return nil
+}
+
+func (p *indexParser) top(name string) error {
+	switch name {
+	case "metadata":
+		p.ix.HasMetadata = true
+		if p.dec.PeekKind() != '{' {
+			return p.skip()
+		}
+		return p.object("an object", func(name string) error {
+			v, err := p.dec.ReadValue()
+			if err != nil {
+				return p.malformed(err)
+			}
+			// Older writers put floats here; nobody relies on the figures, so what is no integer is let pass.
+			switch n, err := strconv.ParseInt(string(v), 10, 64); {
+			case err != nil:
+			case name == "total_size":
+				p.ix.TotalSize = n
+			case name == "total_parameters":
+				p.ix.TotalParameters = n
+			}
+			return nil
+		})
+	case "weight_map":
+		p.ix.WeightMap = make(map[string]string)
+		return p.object("a weight_map object", func(tensor string) error {
+			v, err := p.dec.ReadToken()
+			if err != nil {
+				return p.malformed(err)
+			}
+			if v.Kind() != '"' {
+				return &InputError{File: p.file, Tensor: clip(tensor), Expected: "the name of a shard", Found: kindName(v.Kind())}
+			}
+			shard := v.String()
+			if reason := unsafeShardName(shard); reason != "" {
+				return &InputError{File: p.file, Tensor: clip(tensor), Expected: "the name of a .safetensors file in the same directory",
+					Found: fmt.Sprintf("%q, %s", clip(shard), reason)}
+			}
+			p.ix.WeightMap[tensor] = shard
+			return nil
+		})
+	}
+	return p.skip()
+}
+
+func (p *indexParser) skip() error {
+	if err := p.dec.SkipValue(); err != nil {
+		return p.malformed(err)
+	}
+	return nil
+}
+
+func (p *indexParser) malformed(err error) error { return malformedJSON(p.file, err) }
+
+// malformedJSON turns jsontext's errors into an *InputError that says where.
+func malformedJSON(file string, err error) *InputError {
+	e := &InputError{File: file, Expected: "valid JSON", Found: "malformed text", Hint: "fetch the file again"}
+	var syn *jsontext.SyntacticError
+	if errors.As(err, &syn) {
+		e.Found = fmt.Sprintf("malformed text at byte %d", syn.ByteOffset)
+		if errors.Is(err, jsontext.ErrDuplicateName) {
+			e.Tensor, e.Expected, e.Found, e.Hint = key(syn.JSONPointer), "each key once", "it twice", ""
+		}
+	}
+	return e
+}
+
+// key spells a JSON pointer as a.b.c.
+func key(p jsontext.Pointer) string {
+	return clip(strings.Join(slices.Collect(p.Tokens()), "."))
+}
+
+// unsafeShardName says why name must not be opened as a file beside the index, "" if it may. The rules are those of
+// every platform at once, for an index comes from anywhere.
+func unsafeShardName(name string) string {
+	switch {
+	case name == "":
+		return "which is empty"
+	case strings.ContainsAny(name, `/\:`):
+		return "which has a separator in it"
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return "which has control characters in it"
+	case len(name) > 255:
+		return "which is too long"
+	case !strings.HasSuffix(name, ".safetensors") || strings.HasPrefix(name, "."):
+		return "which is no .safetensors file"
+	}
+	return ""
+}
+
+// Encode returns the file as transformers' save_pretrained writes it (modeling_utils.py, json.dumps with indent 2 and
+// sort_keys, non-ASCII escaped), with a newline at the end.
+func (ix *Index) Encode() []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "{\n  \"metadata\": {\n    \"total_parameters\": %d,\n    \"total_size\": %d\n  },\n  \"weight_map\": {",
+		ix.TotalParameters, ix.TotalSize)
+	for i, name := range slices.Sorted(maps.Keys(ix.WeightMap)) {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString("\n    ")
+		writePythonString(&b, name)
+		b.WriteString(": ")
+		writePythonString(&b, ix.WeightMap[name])
+	}
+	if len(ix.WeightMap) > 0 {
+		b.WriteString("\n  ")
+	}
+	b.WriteString("}\n}\n")
+	return b.Bytes()
+}
+
+// writePythonString is Python's json.dumps of a str with ensure_ascii (CPython Modules/_json.c).
+func writePythonString(b *bytes.Buffer, s string) {
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r == '\n':
+			b.WriteString(`\n`)
+		case r == '\r':
+			b.WriteString(`\r`)
+		case r == '\t':
+			b.WriteString(`\t`)
+		case r == '\b':
+			b.WriteString(`\b`)
+		case r == '\f':
+			b.WriteString(`\f`)
+		case r < ' ' || r > '~' && r <= 0xffff:
+			fmt.Fprintf(b, `\u%04x`, r)
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			fmt.Fprintf(b, `\u%04x\u%04x`, hi, lo)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+}
+
+func kindName(k jsontext.Kind) string {
+	switch k {
+	case 'n':
+		return "null"
+	case 't', 'f':
+		return "a boolean"
+	case '"':
+		return "a string"
+	case '0':
+		return "a number"
+	case '{':
+		return "an object"
+	case '[':
+		return "an array"
+	}
+	return "nothing"
+}

@@ -1,0 +1,322 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+const (
+	stagingSuffix = ".nf4kit-staging" // the directory that is filled
+	lockSuffix    = ".nf4kit-lock"    // held by the run that fills it
+	oldSuffix     = ".nf4kit-old"     // the destination being replaced, where the system cannot exchange two names
+	spillDir      = ".spill"
+)
+
+// Options of Create. The zero value refuses a destination that holds anything.
+type Options struct {
+	Force   bool     // replace a destination that holds something, once the new one is complete
+	Sources []string // paths that the destination must neither be, nor be inside of, nor contain
+}
+
+// Output is a directory in the making. Everything is written into a staging directory beside the destination, under a
+// lock; Commit gives it its name, Abort removes it. A killed run leaves the staging directory, never a destination; the
+// next Create of the same destination removes it.
+//
+// Its methods may be called from several goroutines, Commit and Abort only after all others have returned.
+type Output struct {
+	dir     string // resolved, absolute
+	staging string
+	force   bool
+	root    *os.Root
+	lock    *dirLock
+
+	mu     sync.Mutex
+	files  map[string]bool // relative names given out
+	dirs   map[string]bool // directories made below staging
+	open   map[*File]bool
+	config []byte // held back until Commit
+	spills int
+	done   bool
+}
+
+// Create prepares to write the directory dst. It fails, having changed nothing, with an *OutputError if dst may not be
+// written: it exists and is not empty (unless Force), is not a directory, is or lies in a source or contains one, is
+// being written by another run, or its parent is missing or not writable.
+func Create(dst string, opt Options) (*Output, error) {
+	dir, err := resolveDestination(dst)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSources(dst, dir, opt.Sources); err != nil {
+		return nil, err
+	}
+	lock, err := acquire(dir + lockSuffix)
+	if err != nil {
+		return nil, lockError(dst, dir, err)
+	}
+	o := &Output{dir: dir, staging: dir + stagingSuffix, force: opt.Force, lock: lock,
+		files: make(map[string]bool), dirs: make(map[string]bool), open: make(map[*File]bool)}
+	if err := o.prepare(dst); err != nil {
+		return nil, errors.Join(err, lock.release())
+	}
+	return o, nil
+}
+
+func lockError(dst, dir string, err error) error {
+	switch {
+	case errors.Is(err, errLocked):
+		return &OutputError{Path: dst, Reason: "another run is writing it", Hint: "wait for it or stop it"}
+	case errors.Is(err, fs.ErrPermission):
+		return &OutputError{Path: dst, Reason: "directory " + filepath.Dir(dir) + " is not writable", Err: err}
+	}
+	return fmt.Errorf("lock %s: %w", dst, err)
+}
+
+func (o *Output) prepare(dst string) error {
+	if err := recoverOld(o.dir); err != nil {
+		return err
+	}
+	if err := checkDestination(dst, o.dir, o.force); err != nil {
+		return err
+	}
+	if o.lock.held() {
+		if err := os.RemoveAll(o.staging); err != nil {
+			return fmt.Errorf("remove the staging directory of an earlier run: %w", err)
+		}
+	}
+	if err := os.Mkdir(o.staging, 0o777); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return &OutputError{Path: dst, Reason: o.staging + " exists and this file system has no locks to tell whose it is",
+				Hint: "remove it if no other run is writing", Err: err}
+		}
+		return fmt.Errorf("create staging directory: %w", err)
+	}
+	root, err := os.OpenRoot(o.staging)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open staging directory: %w", err), os.Remove(o.staging))
+	}
+	o.root = root
+	return nil
+}
+
+// Dir is the absolute path the directory will have.
+func (o *Output) Dir() string { return o.dir }
+
+// Staging is the absolute path the directory has until Commit.
+func (o *Output) Staging() string { return o.staging }
+
+// File is a file of an Output. It is preallocated to its full size and may be written at any offset from several
+// goroutines.
+type File struct {
+	*os.File
+	out *Output
+	rel string
+}
+
+// Close writes the file to the disk, past every cache, and closes it.
+func (f *File) Close() error {
+	f.out.mu.Lock()
+	delete(f.out.open, f)
+	f.out.mu.Unlock()
+	if err := f.File.Sync(); err != nil {
+		return errors.Join(fmt.Errorf("sync %s: %w", f.rel, err), f.File.Close())
+	}
+	if err := f.File.Close(); err != nil {
+		return fmt.Errorf("close %s: %w", f.rel, err)
+	}
+	return nil
+}
+
+// CreateFile makes a new file of the given size, its disk space reserved where the system can. rel uses slashes. Too
+// little space is a *SpaceError.
+func (o *Output) CreateFile(rel string, size int64) (*File, error) {
+	f, err := o.create(rel)
+	if err != nil {
+		return nil, err
+	}
+	if size > 0 {
+		if err := preallocate(f.File, size); err != nil {
+			err = fmt.Errorf("reserve %d bytes for %s: %w", size, rel, err)
+			if IsNoSpace(err) {
+				if space := CheckSpace(o.staging, size); space != nil {
+					err = space
+				}
+			}
+			return nil, errors.Join(err, f.discard())
+		}
+	}
+	return f, nil
+}
+
+// discard closes a file that an error has made worthless.
+func (f *File) discard() error {
+	f.out.mu.Lock()
+	delete(f.out.open, f)
+	f.out.mu.Unlock()
+	return f.File.Close()
+}
+
+// WriteFile writes a small file whole. config.json is written last of all, by Commit: loaders start from it.
+func (o *Output) WriteFile(rel string, data []byte) error {
+	if rel == configName {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.config != nil {
+			return fmt.Errorf("create %s: given twice", rel)
+		}
+		o.config = append([]byte{}, data...)
+		return nil
+	}
+	return o.writeFile(rel, data)
+}
+
+func (o *Output) writeFile(rel string, data []byte) error {
+	f, err := o.create(rel)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", rel, err), f.discard())
+	}
+	return f.Close()
+}
+
+// CopyFile copies the regular file src, symbolic links followed, and returns the number of bytes.
+func (o *Output) CopyFile(rel, src string) (int64, error) {
+	if rel == configName {
+		raw, err := readSmall(src, MaxConfigSize)
+		if err != nil {
+			return 0, fmt.Errorf("copy %s: %w", rel, err)
+		}
+		return int64(len(raw)), o.WriteFile(rel, raw)
+	}
+	in, err := openRegular(src)
+	if err != nil {
+		return 0, fmt.Errorf("copy %s: %w", rel, err)
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("copy %s: %w", rel, err)
+	}
+	f, err := o.create(rel)
+	if err != nil {
+		return 0, err
+	}
+	n, err := io.Copy(f.File, in) // the *os.File lets the kernel copy, or share blocks
+	if err == nil && n != info.Size() {
+		err = fmt.Errorf("expected %d bytes, found %d: the file has changed", info.Size(), n)
+	}
+	if err != nil {
+		return n, errors.Join(fmt.Errorf("copy %s: %w", rel, err), f.discard())
+	}
+	return n, f.Close()
+}
+
+// Temp makes a file for data that does not outlive the run. It has no name where the system allows that, so that even
+// a killed run leaves nothing of it. The caller closes it.
+func (o *Output) Temp() (*os.File, error) {
+	o.mu.Lock()
+	o.spills++
+	name := path.Join(spillDir, fmt.Sprint(o.spills))
+	o.mu.Unlock()
+	if err := o.root.MkdirAll(spillDir, 0o777); err != nil {
+		return nil, fmt.Errorf("create spill file: %w", err)
+	}
+	f, err := o.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("create spill file: %w", err)
+	}
+	_ = o.root.Remove(name) // refused on Windows while the file is open; Commit removes the directory
+	return f, nil
+}
+
+func (o *Output) create(rel string) (*File, error) {
+	if reason := unsafeOutputName(rel); reason != "" {
+		return nil, fmt.Errorf("create %q: %s", clip(rel), reason)
+	}
+	o.mu.Lock()
+	if o.files[rel] {
+		o.mu.Unlock()
+		return nil, fmt.Errorf("create %s: given twice", rel)
+	}
+	o.files[rel] = true
+	for dir := path.Dir(rel); dir != "."; dir = path.Dir(dir) {
+		o.dirs[dir] = true
+	}
+	o.mu.Unlock()
+	if dir := path.Dir(rel); dir != "." {
+		if err := o.root.MkdirAll(dir, 0o777); err != nil {
+			return nil, fmt.Errorf("create %s: %w", rel, err)
+		}
+	}
+	f, err := o.root.OpenFile(filepath.FromSlash(rel), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return nil, fmt.Errorf("create %s: %w", rel, err)
+	}
+	file := &File{File: f, out: o, rel: rel}
+	o.mu.Lock()
+	o.open[file] = true
+	o.mu.Unlock()
+	return file, nil
+}
+
+// unsafeOutputName says why rel may not be created, "" if it may: it must be a plain slash-separated path below the
+// directory on every platform.
+func unsafeOutputName(rel string) string {
+	switch {
+	case rel == "" || rel == ".":
+		return "empty name"
+	case path.IsAbs(rel) || !filepath.IsLocal(filepath.FromSlash(rel)) || path.Clean(rel) != rel:
+		return "not a path below the directory"
+	case strings.ContainsAny(rel, "\\:\x00"):
+		return "a character that not every system allows"
+	case rel == spillDir || strings.HasPrefix(rel, spillDir+"/"):
+		return "a reserved name"
+	}
+	return ""
+}
+
+// ShardWriter writes one safetensors file of an Output.
+type ShardWriter struct {
+	f *File
+	w *safetensors.Writer
+}
+
+// CreateShard makes the file name with the size and header of l.
+func (o *Output) CreateShard(name string, l *safetensors.Layout) (*ShardWriter, error) {
+	f, err := o.CreateFile(name, l.Size())
+	if err != nil {
+		return nil, err
+	}
+	w, err := safetensors.NewWriter(f, l)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("write %s: %w", name, err), f.discard())
+	}
+	return &ShardWriter{f: f, w: w}, nil
+}
+
+// WriteAt writes p into the tensor, off bytes from its first. It may be called from several goroutines.
+func (s *ShardWriter) WriteAt(tensor string, p []byte, off int64) error {
+	if err := s.w.WriteAt(tensor, p, off); err != nil {
+		return fmt.Errorf("write %s: %w", s.f.rel, err)
+	}
+	return nil
+}
+
+// Close checks that every byte of every tensor was written once and puts the file on the disk.
+func (s *ShardWriter) Close() error {
+	if err := s.w.Close(); err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", s.f.rel, err), s.f.discard())
+	}
+	return s.f.Close()
+}
