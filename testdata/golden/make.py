@@ -251,7 +251,9 @@ decoding()
 conversions()
 
 raw = os.path.join(HERE, "bitsandbytes.safetensors")
-safetensors.torch.save_file(out, raw, metadata={"bitsandbytes": bitsandbytes.__version__, "torch": torch.__version__, "seed": str(SEED)})
+# One entry: the order of several is the serializer's hash order, which changes from run to run.
+made_with = f"bitsandbytes {bitsandbytes.__version__}, torch {torch.__version__}, seed {SEED}"
+safetensors.torch.save_file(out, raw, metadata={"made_with": made_with})
 subprocess.run(["zstd", "-q", "-f", "--ultra", "-22", "--long=27", "--no-progress", "--rm", raw, "-o", raw + ".zst"], check=True)
 print(len(out), "tensors,", os.path.getsize(raw + ".zst"), "bytes; bitsandbytes", bitsandbytes.__version__, "torch", torch.__version__,
       "numpy", np.__version__, "safetensors", safetensors.__version__)
