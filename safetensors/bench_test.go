@@ -73,3 +73,54 @@ func BenchmarkNewLayout(b *testing.B) {
 		})
 	}
 }
+
+// discard is a destination that costs nothing.
+type discard struct{}
+
+func (discard) WriteAt(p []byte, off int64) (int, error) { return len(p), nil }
+
+// BenchmarkWriter writes a million pieces into 100,000 tensors. Ascending is
+// how files are written; striped, every second piece first, makes the most spans.
+func BenchmarkWriter(b *testing.B) {
+	const tensors, pieces, pieceSize = 100_000, 1_000_000, 16
+	entries := manyEntries(tensors)
+	for i := range entries {
+		entries[i].Shape = []int64{pieces / tensors * pieceSize / 2}
+	}
+	l, err := NewLayout(entries, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	places := l.Tensors()
+	orders := []struct {
+		name string
+		at   func(i int) int
+	}{
+		{"ascending", func(i int) int { return i }},
+		{"striped", func(i int) int { return i*2%pieces + i*2/pieces }},
+		{"scattered", func(i int) int { return i * 611953 % pieces }},
+	}
+	for _, order := range orders {
+		b.Run("order="+order.name, func(b *testing.B) {
+			b.SetBytes(pieces * pieceSize)
+			b.ReportAllocs()
+			p := make([]byte, pieceSize)
+			for b.Loop() {
+				w, err := NewWriter(discard{}, l)
+				if err != nil {
+					b.Fatal(err)
+				}
+				for i := range pieces {
+					at := order.at(i)
+					name := places[at/(pieces/tensors)].Name
+					if err := w.WriteAt(name, p, int64(at%(pieces/tensors))*pieceSize); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if err := w.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

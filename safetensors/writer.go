@@ -97,7 +97,7 @@ func (w *Writer) Close() error {
 	}
 	w.closed = true
 	if w.active > 0 {
-		w.err = fmt.Errorf("safetensors: close: %d writes are under way", w.active)
+		w.err = fmt.Errorf("safetensors: close: %d calls of WriteAt have not returned", w.active)
 		return w.err
 	}
 	gap := w.written.firstGap(int64(len(w.l.header)), w.l.size)

@@ -262,7 +262,7 @@ func TestWriterCloseEarly(t *testing.T) {
 	go func() { done <- w.WriteAt("a", make([]byte, 4), 0) }()
 	<-g.enter
 	err = w.Close()
-	if err == nil || !strings.Contains(err.Error(), "1 writes are under way") {
+	if err == nil || !strings.Contains(err.Error(), "1 calls of WriteAt have not returned") {
 		t.Errorf("got error %v", err)
 	}
 	close(g.leave)
