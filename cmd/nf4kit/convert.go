@@ -290,7 +290,11 @@ func optionMistake(err error) error {
 
 // write executes the plan into a staging directory and commits it.
 func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution, dst string, force bool) (results []convert.Result, err error) {
-	out, err := checkpoint.Create(dst, checkpoint.Options{Force: force, Sources: []string{p.Source.Path, p.Source.Dir}})
+	sources := []string{p.Source.Path}
+	if !p.Source.IsFile {
+		sources = append(sources, p.Source.Dir)
+	}
+	out, err := checkpoint.Create(dst, checkpoint.Options{Force: force, Sources: sources})
 	if err != nil {
 		return nil, err
 	}

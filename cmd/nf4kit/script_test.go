@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"nf4kit": func() {
+			os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
+		},
+	})
+}
+
+func TestScripts(t *testing.T) {
+	llama, err := filepath.Abs("../../testdata/llama")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("LLAMA", llama)
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits":  wantExit,
+			"mkst":   mkst,
+			"truncf": truncf,
+		},
+	})
+}
+
+// wantExit is "exits CODE COMMAND...": it runs nf4kit and checks its exit code.
+func wantExit(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND ...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec("nf4kit", args[1:]...)
+	got := 0
+	if err != nil {
+		if _, e := fmt.Sscanf(err.Error(), "exit status %d", &got); e != nil {
+			ts.Fatalf("nf4kit %s: %v", strings.Join(args[1:], " "), err)
+		}
+	}
+	if got != want {
+		ts.Fatalf("nf4kit %s: exit code %d; want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+// mkst FILE HEADER [N [VALUE]] writes a safetensors file: the header as it is
+// given, its length before it, and N bytes of data. VALUE is a bfloat16 written
+// over and over, by default 0.5; "len=L" in place of N only sets the length field.
+func mkst(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: mkst FILE HEADER [N [VALUE]]")
+	}
+	header := args[1]
+	if strings.HasPrefix(header, "@") {
+		header = ts.ReadFile(header[1:])
+	}
+	length := uint64(len(header))
+	n := 0
+	if len(args) > 2 {
+		if l, ok := strings.CutPrefix(args[2], "len="); ok {
+			v, err := strconv.ParseUint(l, 10, 64)
+			ts.Check(err)
+			length = v
+		} else {
+			v, err := strconv.Atoi(args[2])
+			ts.Check(err)
+			n = v
+		}
+	}
+	value := 0.5
+	if len(args) > 3 {
+		v, err := strconv.ParseFloat(args[3], 32)
+		ts.Check(err)
+		value = v
+	}
+	out := binary.LittleEndian.AppendUint64(nil, length)
+	out = append(out, header...)
+	for i := range n {
+		b := uint16(math.Float32bits(float32(value)) >> 16)
+		out = append(out, byte(b>>(8*(i%2))))
+	}
+	ts.Check(os.MkdirAll(filepath.Dir(ts.MkAbs(args[0])), 0o777))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), out, 0o666))
+}
+
+// truncf FILE N cuts a file to its first N bytes, or by N bytes if N is negative.
+func truncf(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: truncf FILE N")
+	}
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	name := ts.MkAbs(args[0])
+	if n < 0 {
+		fi, err := os.Stat(name)
+		ts.Check(err)
+		n += fi.Size()
+	}
+	ts.Check(os.Truncate(name, n))
+}
