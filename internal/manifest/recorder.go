@@ -1,0 +1,91 @@
+package manifest
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/zeebo/blake3"
+)
+
+// A Recorder computes the digests of tensors while they are written, in any order of ranges, from several goroutines.
+//
+// BLAKE3 takes its input from first to last, so a range that comes before its turn is copied and waits. A writer whose
+// workers take ranges in order keeps no more of them waiting than it has workers.
+type Recorder struct {
+	mu      sync.Mutex
+	tensors map[string]*tensorHash
+}
+
+type tensorHash struct {
+	mu      sync.Mutex
+	h       *blake3.Hasher
+	size    int64
+	next    int64 // bytes hashed
+	waiting map[int64][]byte
+}
+
+// NewRecorder returns an empty Recorder.
+func NewRecorder() *Recorder { return &Recorder{tensors: make(map[string]*tensorHash)} }
+
+// Add announces a tensor of that many bytes. Every tensor must be announced before its first byte is written.
+func (r *Recorder) Add(tensor string, size int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tensors[tensor] = &tensorHash{size: size}
+}
+
+// WriteAt takes bytes of a tensor. Ranges must not overlap and p is not kept.
+func (r *Recorder) WriteAt(tensor string, p []byte, off int64) error {
+	r.mu.Lock()
+	t := r.tensors[tensor]
+	r.mu.Unlock()
+	if t == nil || off < 0 || off > t.size-int64(len(p)) {
+		return fmt.Errorf("manifest: internal error: %d bytes at %d lie outside %s", len(p), off, tensor)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.h == nil {
+		t.h = blake3.New()
+		t.waiting = make(map[int64][]byte)
+	}
+	if off != t.next {
+		t.waiting[off] = slices.Clone(p)
+		return nil
+	}
+	t.write(p)
+	for {
+		q, ok := t.waiting[t.next]
+		if !ok {
+			return nil
+		}
+		delete(t.waiting, t.next)
+		t.write(q)
+		if len(q) == 0 {
+			return nil
+		}
+	}
+}
+
+func (t *tensorHash) write(p []byte) {
+	_, _ = t.h.Write(p) // a hash never fails
+	t.next += int64(len(p))
+}
+
+// Digests returns the digest of every tensor announced. It fails if some byte was not written.
+func (r *Recorder) Digests() (map[string]Digest, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make(map[string]Digest, len(r.tensors))
+	for name, t := range r.tensors {
+		if t.next != t.size {
+			return nil, fmt.Errorf("manifest: internal error: %d of %d bytes of %s were hashed", t.next, t.size, name)
+		}
+		if t.h == nil {
+			out[name] = Sum(nil)
+			continue
+		}
+		out[name] = Digest(t.h.Sum(nil))
+	}
+	return out, nil
+}

@@ -1,0 +1,89 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+)
+
+func noCost(int) int64 { return 0 }
+
+func TestRunEveryTask(t *testing.T) {
+	for _, jobs := range []int{0, 1, 3} {
+		done := make([][]int32, 20)
+		for i := range done {
+			done[i] = make([]int32, i*3)
+		}
+		err := Run(t.Context(), Options{Jobs: jobs}, func() int { return 0 }, len(done), noCost, func(i int, each Each[int]) error {
+			for range 2 {
+				if err := each(len(done[i]), func(_ int, k int) error { atomic.AddInt32(&done[i][k], 1); return nil }); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, row := range done {
+			for k, n := range row {
+				if n != 2 {
+					t.Errorf("jobs %d: tensor %d task %d ran %d times, want 2", jobs, i, k, n)
+				}
+			}
+		}
+	}
+}
+
+func TestRunFirstError(t *testing.T) {
+	for range 50 {
+		err := Run(t.Context(), Options{Jobs: 4}, func() int { return 0 }, 40, noCost, func(i int, each Each[int]) error {
+			return each(30, func(_ int, k int) error {
+				if i >= 7 && k >= 5 {
+					return fmt.Errorf("tensor %d task %d", i, k)
+				}
+				return nil
+			})
+		})
+		if err == nil || err.Error() != "tensor 7 task 5" {
+			t.Fatalf("error %v, want that of tensor 7 task 5", err)
+		}
+	}
+}
+
+func TestRunMemory(t *testing.T) {
+	var used, most atomic.Int64
+	err := Run(t.Context(), Options{Jobs: 4, Memory: 100}, func() int { return 0 }, 50, func(i int) int64 { return int64(10 + i*7) },
+		func(i int, each Each[int]) error {
+			c := min(int64(10+i*7), 100)
+			if n := used.Add(c); n > most.Load() {
+				most.Store(n)
+			}
+			defer used.Add(-c)
+			return each(3, func(int, int) error { return nil })
+		})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if most.Load() > 100 {
+		t.Errorf("%d bytes in flight, want at most 100", most.Load())
+	}
+}
+
+func TestRunCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	err := Run(ctx, Options{Jobs: 2}, func() int { return 0 }, 1000, noCost, func(i int, each Each[int]) error {
+		if i == 3 {
+			cancel()
+		}
+		return each(10, func(int, int) error { return nil })
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want context.Canceled", err)
+	}
+	if err := Run(t.Context(), Options{Jobs: -1}, func() int { return 0 }, 1, noCost, nil); err == nil {
+		t.Error("negative jobs: no error")
+	}
+}
