@@ -7,14 +7,14 @@
 package verify
 
 import (
-	"encoding/binary"
 	"fmt"
-	"math"
 
+	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -81,34 +81,17 @@ func Structure(src *checkpoint.Source, targets arch.Target) (*Report, error) {
 }
 
 func (r *Report) tables(w *bnb.Weight) error {
-	codes, err := floats(w.QuantMap)
-	if err != nil {
-		return err
+	codes := nf4.Codebook(nf4.NF4)
+	if w.State.QuantType == bnb.FP4 {
+		codes = nf4.Codebook(nf4.FP4)
 	}
-	var nested []float32
-	if w.State.DoubleQuant {
-		if nested, err = floats(w.NestedQuantMap); err != nil {
-			return err
-		}
-	}
-	problems, err := w.CheckTables(codes, nested)
+	nested := doublequant.Map()
+	problems, err := w.CheckTables(&codes, &nested)
 	if err != nil {
 		return err
 	}
 	r.add(problems)
 	return nil
-}
-
-func floats(t bnb.Tensor) ([]float32, error) {
-	b := make([]byte, t.Size())
-	if n, err := t.ReadAt(b, 0); n < len(b) {
-		return nil, fmt.Errorf("read %s: %w", t.Name, err)
-	}
-	v := make([]float32, len(b)/4)
-	for i := range v {
-		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
-	}
-	return v, nil
 }
 
 // config checks that config.json says what the tensors are.
