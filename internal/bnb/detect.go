@@ -39,9 +39,10 @@ var configKeys = []string{"quantization_config", "compression_config", "quantiza
 const maxConfigDepth = 4
 
 // DetectConfig looks for a quantization method in config.json: at the top, and in nested configs such as text_config.
-// It returns nil if there is none. The text must be JSON; an invalid one has no method.
+// It returns nil if there is none. Python's NaN and Infinity are let pass; of malformed text what precedes the fault
+// is read.
 func DetectConfig(config []byte) *Quantized {
-	return detectConfig(config, "", 0)
+	return detectConfig(strictJSON(config), "", 0)
 }
 
 func detectConfig(config []byte, prefix string, depth int) *Quantized {
@@ -209,7 +210,7 @@ func detectTensor(t Tensor, names map[string]safetensors.DType) *Quantized {
 		return &Quantized{Method: "awq", Label: "AWQ or GPTQ"}
 	case leaf == "weight_packed" && (has(module+"weight_scale") || has(module+"weight_shape")):
 		return &Quantized{Method: "compressed-tensors", Label: "compressed-tensors"}
-	case leaf == "W_q" && has(module+"meta"), strings.HasSuffix(t.Name, ".weight.W_q"):
+	case leaf == "W_q" && (has(module+"meta") || has(module+"scale")):
 		return &Quantized{Method: "hqq", Label: "HQQ"}
 	case leaf == "codebooks" && has(module+"codes"):
 		return &Quantized{Method: "aqlm", Label: "AQLM"}
@@ -219,6 +220,10 @@ func detectTensor(t Tensor, names map[string]safetensors.DType) *Quantized {
 		return &Quantized{Method: "mxfp4", Label: "MXFP4"}
 	case leaf == "weight" && t.DType == safetensors.U32 && has(module+"scales"):
 		return &Quantized{Method: "mlx", Label: "MLX"}
+	case leaf == "weight" && t.DType == safetensors.U8 && has(module+"weight_scale_2"):
+		return &Quantized{Method: "nvfp4", Label: "NVFP4"}
+	case leaf == "weight" && t.DType == safetensors.U8 && has(module+"weight_scale"):
+		return &Quantized{Method: "packed", Label: "a method that packs weights into bytes"}
 	case leaf == "weight" && t.DType == safetensors.I8 && (has(module+"weight_scale") || has(module+"weight_scales")):
 		return &Quantized{Method: "int8", Label: "an 8-bit integer method"}
 	case isF8(t.DType) && (has(t.Name+"_scale_inv") || has(t.Name+"_scale") || leaf == "weight"):

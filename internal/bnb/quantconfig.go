@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -76,7 +78,7 @@ func ParseQuantizationConfig(raw []byte) (*QuantizationConfig, []*Problem, error
 		SkipModules  []string        `json:"llm_int8_skip_modules"`
 		Threshold    json.RawMessage `json:"llm_int8_threshold"`
 	}
-	if err := json.Unmarshal(raw, &in); err != nil {
+	if err := json.Unmarshal(strictJSON(raw), &in); err != nil {
 		return nil, nil, fmt.Errorf("parse quantization_config: %w", err)
 	}
 	isSet := func(b *bool) bool { return b != nil && *b }
@@ -101,11 +103,14 @@ func ParseQuantizationConfig(raw []byte) (*QuantizationConfig, []*Problem, error
 		if v == nil {
 			return fallback
 		}
-		if bare, ok := strings.CutPrefix(*v, "torch."); ok {
-			warn(key, bare, *v, "raises AttributeError")
-			return bare
+		bare := strings.TrimPrefix(*v, "torch.")
+		if bare == "" {
+			bare = fallback
 		}
-		return *v
+		if bare != *v {
+			warn(key, bare, strconv.Quote(*v), "raises AttributeError")
+		}
+		return bare
 	}
 	c := &QuantizationConfig{
 		QuantType:    FP4,
@@ -151,7 +156,29 @@ func (g *Groups) CheckConfig(c *QuantizationConfig) []*Problem {
 	return problems
 }
 
-// ordered members of a JSON object; nil if raw is none.
+// pythonTokens matches strings, to pass over them, and what Python's json writes that JSON lacks.
+var pythonTokens = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|NaN|-?Infinity`)
+
+// strictJSON replaces NaN and Infinity, which occur in published configs (time_step_limit of Mamba-2), by null.
+func strictJSON(raw []byte) []byte {
+	if !bytes.Contains(raw, []byte("NaN")) && !bytes.Contains(raw, []byte("Infinity")) {
+		return raw
+	}
+	return pythonTokens.ReplaceAllFunc(raw, func(token []byte) []byte {
+		if token[0] == '"' {
+			return token
+		}
+		return []byte("null")
+	})
+}
+
+type member struct {
+	name  string
+	value jsontext.Value
+}
+
+// members are those of a JSON object in their order, duplicates included; nil if raw is none, and those before the
+// fault if it is malformed.
 func members(raw []byte) []member {
 	dec := jsontext.NewDecoder(bytes.NewReader(raw), jsontext.AllowDuplicateNames(true))
 	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '{' {
@@ -163,7 +190,7 @@ func members(raw []byte) []member {
 		if err != nil {
 			return out
 		}
-		key := name.String()
+		key := name.String() // before ReadValue reuses the token's buffer
 		value, err := dec.ReadValue()
 		if err != nil {
 			return out
@@ -171,9 +198,4 @@ func members(raw []byte) []member {
 		out = append(out, member{key, value.Clone()})
 	}
 	return out
-}
-
-type member struct {
-	name  string
-	value jsontext.Value
 }

@@ -309,8 +309,10 @@ func offsetField(v jsontext.Value) (float32, error) {
 		}
 		text = strings.TrimSpace(string(raw))
 	}
+	// Go reads hexadecimal floats, Python's float does not.
+	hex := strings.ContainsAny(text, "xXpP")
 	f, err := strconv.ParseFloat(text, 64)
-	if v.Kind() != '0' && v.Kind() != '"' || err != nil || math.IsNaN(f) || math.IsInf(float64(float32(f)), 0) {
+	if v.Kind() != '0' && v.Kind() != '"' || hex || err != nil || math.IsNaN(f) || math.IsInf(float64(float32(f)), 0) {
 		return 0, &StateError{Field: "nested_offset", Expected: "a finite number", Found: clip(string(v))}
 	}
 	return float32(f), nil
