@@ -139,7 +139,7 @@ func TestReaderErrors(t *testing.T) {
 		{"JSON cut", at, 4, "b\n", at, `header is not valid JSON: unexpected EOF`},
 		{"JSON syntax", `{"a" 1}`, 0, "a", `{"a" `, `header is not valid JSON: invalid character '1' after object name (expecting ':')`},
 		{"UTF-8", "{\"a\xc3\":1}", 0, "", `{"a`, `header is not UTF-8: found byte 0xc3`},
-		{"text after", `{} {}`, 0, "", `{} {`, `expected only spaces after the header's closing '}'`},
+		{"text after", `{} {}`, 0, "", `{} {`, `expected only white space after the header's closing '}'`},
 		{"metadata twice", `{"__metadata__":{},"__metadata__":{}}`, 0, "", `},"__metadata__"`, `duplicate __metadata__`},
 		{"metadata array", `{"__metadata__":["format"]}`, 0, "", `{"__metadata__"`, `__metadata__: expected an object, found an array`},
 		{"metadata number", `{"__metadata__":{"k\n":7}}`, 0, "", `"k\n"`, `__metadata__: value of key "k\n": expected a string, found a number`},

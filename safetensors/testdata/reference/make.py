@@ -163,6 +163,17 @@ def cases():
     yield "comment", "{/**/}", b""
     yield "single quotes", "{'a':%s}" % ok, zero4
     yield "bare name", "{a:%s}" % ok, zero4
+    for v in ("1", "null", "[]", "{}", "true"):
+        yield f"name {v}", "{%s:%s}" % (v, ok), zero4
+        yield f"name {v}, second", '{"a":%s,%s:1}' % (ok, v), zero4
+        yield f"key {v} in entry", '{"a":{%s:1,%s}' % (v, ok[1:] + "}"), zero4
+        yield f"key {v} in metadata", '{"__metadata__":{%s:"x"}}' % v, b""
+    yield "comma first", '{,"a":%s}' % ok, zero4
+    yield "two commas", '{"a":%s,,"b":1}' % ok, zero4
+    yield "colon missing", '{"a" %s}' % ok, zero4
+    yield "shape closed by brace", '{"a":{"dtype":"F32","shape":[1},"data_offsets":[0,4]}', zero4
+    yield "shape without comma", obj(("a", entry(shape="[1 1]"))), zero4
+    yield "shape, trailing comma", obj(("a", entry(shape="[1,]"))), zero4
     yield "raw newline in name", '{"a\n":%s}' % ok, zero4
     yield "bad escape", '{"\\x61":%s}' % ok, zero4
     yield "lone surrogate in name", '{"\\ud800":%s}' % ok, zero4
