@@ -32,7 +32,8 @@
 // [Open] or [NewReader] reads the header, checks all of it against the size of
 // the file and gives a [Reader]. A tensor's bytes are then read with
 // [Tensor.ReadAt] or [Tensor.Section]; nothing is cached. What a header says is
-// compared with the file's real size before memory is taken on its word.
+// compared with the file's real size before memory is taken on its word; what the
+// reader keeps is a small multiple of the header's bytes, and none of the data.
 //
 // A file that is wrong gives a [*FormatError], a dtype that this package does
 // not know an [*UnsupportedError]. What the reference implementation (0.8.0)

@@ -115,7 +115,7 @@ func (s *spanSet) remove(b, i int) {
 // empty span if all is.
 func (s *spanSet) firstGap(lo, hi int64) span {
 	// Spans do not touch, so the one that holds lo ends where a gap begins.
-	b, i := s.find(lo + 1)
+	b, i := s.find(lo)
 	if b < len(s.blocks) && s.blocks[b][i].lo <= lo {
 		lo = s.blocks[b][i].hi
 		b, i = s.next(b, i)
