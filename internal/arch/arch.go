@@ -91,28 +91,47 @@ type Class struct {
 	Module bool // the weight of an nn.Linear or Conv1D in at least one version
 	Conv1D bool // stored [in, out]; must be transposed before it is quantized
 
-	Linear5, Linear4 bool     // that version would convert the module unless its skip list says otherwise
-	Quant5, Quant4   bool     // BitsAndBytesConfig(load_in_4bit=True) quantizes it there, with a null skip list
-	Path5, Path4     string   // module path in that version, without ".weight"; "" if it has no such module
-	Paths            []string // checkpoint path, Path4, Path5 and the paths of the bare base model; distinct
+	In5, In4         bool // the version has the model's class at all
+	Linear5, Linear4 bool // the version would convert the module (or the modules it is split into) unless its skip list names it
+	Quant5, Quant4   bool // BitsAndBytesConfig(load_in_4bit=True) quantizes it there, with a null skip list
 
-	Head      bool // output embedding or a task head
+	// Module paths, without ".weight". Paths5 and Paths4 are those under which
+	// the version looks for the module: in the class of the checkpoint first,
+	// then in the bare base model (AutoModel). Paths has all of them and the
+	// checkpoint's own.
+	Paths, Paths5, Paths4 []string
+
+	Head      bool // output embedding or the last module of a task head
 	Embedding bool // nn.Embedding
-	Router    bool // picks experts
+	Router    bool // picks experts, or weighs the shared one
 	Expert    bool // belongs to one routed expert, or to all of them (3-D)
 	Tower     bool // vision or audio encoder of a generative model
 	Projector bool // between a tower and the text model
-	KeepFP32  bool // _keep_in_fp32_modules_strict: keep the source dtype
+	KeepFP32  bool // _keep_in_fp32_modules_strict: the loaders hold it in float32 whatever the dtype of the model
 	FusedBy5  bool // consumed by a WeightConverter of 5.x, so it cannot be loaded packed there
+	Split     bool // fused experts that a quantized checkpoint must hold one by one, transposed (Llama-4)
 
-	Reason string // why a module is not quantized by both versions, in words; "" if it is
+	Reason string // why it is not quantized by both versions, in words; "" if it is
 }
 
 // Quantize reports whether the tensor belongs to the default set for the
 // targets: what 5.x quantizes, what 4.57 quantizes, or, for both, what both
-// do. Targets other than these two do not choose.
+// do. A version that does not have the class has no say. Targets other than
+// these two do not choose.
 func (c Class) Quantize(t Target) bool {
-	switch t & (Transformers5 | Transformers4) {
+	t &= Transformers5 | Transformers4
+	if t == 0 {
+		t = Transformers5 | Transformers4
+	}
+	if t == Transformers5|Transformers4 {
+		switch {
+		case !c.In4:
+			t = Transformers5
+		case !c.In5:
+			t = Transformers4
+		}
+	}
+	switch t {
 	case Transformers5:
 		return c.Quant5
 	case Transformers4:
@@ -127,14 +146,21 @@ type Model struct {
 	Type   string   // model_type
 	Class  string   // the transformers class whose naming the checkpoint has
 	Custom bool     // no entry: classified by the rules for unknown architectures
+	In5    bool     // transformers 5.x has the class
+	In4    bool     // transformers 4.57 has the class
 	Notes  []string // what a user should be told about this model type
 
-	classify func(name string) Class
+	entry *entry // nil if Custom
 }
 
 // Classify says what the tensor is. name is a tensor name of the checkpoint,
 // as "model.layers.0.self_attn.q_proj.weight"; any string is allowed.
-func (m *Model) Classify(name string) Class { return m.classify(name) }
+func (m *Model) Classify(name string) Class {
+	if m.entry == nil {
+		return classifyUnknown(name)
+	}
+	return m.entry.classify(name)
+}
 
 // UnknownError reports a model_type the table does not have.
 type UnknownError struct {

@@ -1,23 +1,364 @@
 package arch
 
-// Resolve picks the table entry for a config and the checkpoint's tensor
-// names. The error is an [*UnknownError] for a model type the table does not
-// have; for that, and for custom code, [Unknown] is the fallback.
-func Resolve(q Query, names []string) (*Model, error) {
-	return nil, &UnknownError{ModelType: q.ModelType}
+import (
+	_ "embed"
+	"fmt"
+	"strings"
+	"sync"
+)
+
+// The table is text, one block a model type:
+//
+//	type NAME FLAGS [tied=FLAGS]      FLAGS: the versions that have the type, of "5" and "4";
+//	                                  tied: those in which tie_word_embeddings is true by default
+//	strict NAME...                    _keep_in_fp32_modules_strict
+//	class NAME [base] [causal] [in=FLAGS] [prefix=P] [rows=TYPE/CLASS] [no=PATH,...] [keep5=PATH,...] [keep4=...]
+//	 KK[ROLES] PARENT [P5 P4]: LEAF...
+//	 KK[ROLES] PATH [P5 P4]
+//	 @[ROLES] PATH [P5 P4]: KEY TYPE CLASS
+//
+// base and causal mark the type's base model and its ForCausalLM class.
+// prefix=P says that the class holds the base model's rows under P ("." for
+// none), besides its own, but for those in no=. rows= shares the rows of another class.
+// keep5 and keep4 list the module paths, in that version, that a null skip
+// list keeps; with t or u appended (keep4t) only if embeddings are tied or
+// untied. A "$" in them is the last layer's index.
+//
+// In a row, KK is a letter for 5.x and one for 4.57: L nn.Linear, S a subclass
+// of it (converted by 4.57 only), C Conv1D, K a Linear in
+// _keep_in_fp32_modules, F consumed by a WeightConverter or otherwise not
+// loadable packed, X fused experts that must be split, E embedding, P another
+// parameter, - absent. ROLES: r router, x expert, v tower, j projector. A path
+// is a tensor name without ".weight", or with "!" at the end a whole tensor
+// name; "#" stands for any number. P5 and P4 are the module paths in the two
+// versions where they differ from the name ("=" if not; "." is the root); a
+// name split into several modules lists the last components with commas.
+//
+// An "@" line places the rows of another type's class under a path: the model
+// type in the config's KEY, TYPE if that is not given; CLASS is "base" or
+// "causal" for the type's base model or ForCausalLM class, or a class name.
+//
+//go:embed data/table.txt
+var tableText string
+
+// blocks maps each model type to its block of tableText.
+var blocks = sync.OnceValue(func() map[string]string {
+	m := map[string]string{}
+	rest := tableText[strings.Index(tableText, "\ntype ")+1:]
+	for rest != "" {
+		end := strings.Index(rest, "\ntype ") + 1
+		if end == 0 {
+			end = len(rest)
+		}
+		block := rest[:end]
+		rest = rest[end:]
+		name, _, _ := strings.Cut(strings.TrimPrefix(block, "type "), " ")
+		m[name] = block
+	}
+	return m
+})
+
+// parsed caches the types that were asked for.
+var parsed = struct {
+	sync.Mutex
+	types map[string]*modelType
+}{types: map[string]*modelType{}}
+
+type modelType struct {
+	name         string
+	in5, in4     bool
+	tied5, tied4 bool
+	strict       []string
+	classes      []*class
+	base, causal *class
 }
 
-// Types lists the table's model types, sorted.
-func Types() []TypeInfo { return nil }
-
-// SkipList returns the llm_int8_skip_modules list that keeps exactly the kept
-// modules in 16 bits in every loader of the targets, or nil if none is needed
-// (null keeps the same set). Violations name what no list of ours can satisfy.
-func (m *Model) SkipList(t Target, kept, quantized []Tensor) (list []string, bad []Violation) {
-	return nil, nil
+type class struct {
+	typ      *modelType
+	name     string
+	in5, in4 bool
+	prefix   string // of the base model's rows, with the dot
+	onBase   bool   // the base model's rows belong to the class
+	no       map[string]bool
+	root     *node
+	keep5    keeps
+	keep4    keeps
 }
 
-// CheckSkip runs the match rules of the targets' loaders over all modules and
-// returns every kept module that the list misses and every quantized module
-// that it hits, at most 100.
-func CheckSkip(list []string, t Target, kept, quantized []Tensor) []Violation { return nil }
+// keeps are module paths by the state of tie_word_embeddings.
+type keeps struct{ both, tied, untied map[string]bool }
+
+func (k keeps) has(path string, tied bool) bool {
+	if k.both[path] {
+		return true
+	}
+	if tied {
+		return k.tied[path]
+	}
+	return k.untied[path]
+}
+
+// A node is a position in the tree of name components.
+type node struct {
+	kids   map[string]*node
+	number *node // "#"
+	weight *row  // of PATH.weight
+	param  *row  // of PATH itself
+	models []*include
+}
+
+type row struct {
+	k5, k4 byte
+	roles  string
+	name   string // pattern
+	p5, p4 string // patterns; "" if the version has no such module
+}
+
+type include struct {
+	roles      string
+	name       string
+	p5, p4     string
+	key        string
+	typ, class string
+}
+
+func (n *node) at(path string) *node {
+	if path == "" {
+		return n
+	}
+	for part := range strings.SplitSeq(path, ".") {
+		if part == "#" {
+			if n.number == nil {
+				n.number = &node{}
+			}
+			n = n.number
+			continue
+		}
+		next := n.kids[part]
+		if next == nil {
+			next = &node{}
+			if n.kids == nil {
+				n.kids = map[string]*node{}
+			}
+			n.kids[part] = next
+		}
+		n = next
+	}
+	return n
+}
+
+// lookupType returns the parsed block of a model type, or nil.
+func lookupType(name string) *modelType {
+	parsed.Lock()
+	defer parsed.Unlock()
+	return loadType(name)
+}
+
+func loadType(name string) *modelType {
+	if t, ok := parsed.types[name]; ok {
+		return t
+	}
+	block, ok := blocks()[name]
+	if !ok {
+		return nil
+	}
+	t, err := parseBlock(block)
+	if err != nil {
+		// The table is part of the program; a test parses all of it.
+		panic("arch: internal error: table: " + err.Error())
+	}
+	parsed.types[name] = t
+	return t
+}
+
+func parseBlock(block string) (*modelType, error) {
+	t := &modelType{}
+	var c *class
+	for line := range strings.Lines(block) {
+		line = strings.TrimSuffix(line, "\n")
+		var err error
+		switch {
+		case line == "":
+		case line[0] == ' ':
+			if c == nil {
+				return nil, fmt.Errorf("row outside a class: %q", line)
+			}
+			err = c.parseRow(line[1:])
+		default:
+			word, rest, _ := strings.Cut(line, " ")
+			switch word {
+			case "type":
+				t.parseHead(rest)
+			case "strict":
+				t.strict = strings.Fields(rest)
+			case "class":
+				c, err = t.parseClass(rest)
+			default:
+				err = fmt.Errorf("unknown line %q", line)
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("type %s: %w", t.name, err)
+		}
+	}
+	return t, nil
+}
+
+func (t *modelType) parseHead(rest string) {
+	for i, f := range strings.Fields(rest) {
+		flags, tied := strings.CutPrefix(f, "tied=")
+		five, four := strings.Contains(flags, "5"), strings.Contains(flags, "4")
+		switch {
+		case i == 0:
+			t.name = f
+		case tied:
+			t.tied5, t.tied4 = five, four
+		default:
+			t.in5, t.in4 = five, four
+		}
+	}
+}
+
+func (t *modelType) parseClass(rest string) (*class, error) {
+	fields := strings.Fields(rest)
+	if len(fields) == 0 {
+		return nil, fmt.Errorf("class without a name")
+	}
+	c := &class{typ: t, name: fields[0], in5: t.in5, in4: t.in4, root: &node{}}
+	for _, f := range fields[1:] {
+		key, value, ok := strings.Cut(f, "=")
+		if !ok && f == "base" {
+			t.base = c
+			continue
+		}
+		if !ok && f == "causal" {
+			t.causal = c
+			continue
+		}
+		switch key {
+		case "in":
+			c.in5, c.in4 = strings.Contains(value, "5"), strings.Contains(value, "4")
+		case "prefix":
+			c.onBase = true
+			if value != "." {
+				c.prefix = value + "."
+			}
+		case "no":
+			c.no = pathSet(value)
+		case "rows":
+			typ, name, _ := strings.Cut(value, "/")
+			other := t
+			if typ != t.name {
+				other = loadType(typ)
+			}
+			from := other.class(name)
+			if from == nil {
+				return nil, fmt.Errorf("class %s: no rows %q", c.name, value)
+			}
+			c.root = from.root
+		case "keep5":
+			c.keep5.both = pathSet(value)
+		case "keep5t":
+			c.keep5.tied = pathSet(value)
+		case "keep5u":
+			c.keep5.untied = pathSet(value)
+		case "keep4":
+			c.keep4.both = pathSet(value)
+		case "keep4t":
+			c.keep4.tied = pathSet(value)
+		case "keep4u":
+			c.keep4.untied = pathSet(value)
+		default:
+			return nil, fmt.Errorf("class %s: unknown field %q", c.name, f)
+		}
+	}
+	t.classes = append(t.classes, c)
+	return c, nil
+}
+
+func (t *modelType) class(name string) *class {
+	if t == nil {
+		return nil
+	}
+	for _, c := range t.classes {
+		if c.name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+func (c *class) parseRow(line string) error {
+	left, leaves, grouped := strings.Cut(line, ":")
+	f := strings.Fields(left)
+	if len(f) != 2 && len(f) != 4 {
+		return fmt.Errorf("row %q: want 2 or 4 fields", line)
+	}
+	alt := func(i int) string {
+		if len(f) == 2 || f[i] == "=" {
+			return dot(f[1])
+		}
+		return dot(f[i])
+	}
+	name, p5, p4 := dot(f[1]), alt(2), alt(3)
+	if roles, ok := strings.CutPrefix(f[0], "@"); ok {
+		to := strings.Fields(leaves)
+		if len(to) != 3 {
+			return fmt.Errorf("row %q: want key, type and class", line)
+		}
+		n := c.root.at(name)
+		n.models = append(n.models, &include{roles: roles, name: name, p5: p5, p4: p4, key: to[0], typ: to[1], class: to[2]})
+		return nil
+	}
+	if len(f[0]) < 2 {
+		return fmt.Errorf("row %q: want two kinds", line)
+	}
+	add := func(name, p5, p4 string) {
+		r := &row{k5: f[0][0], k4: f[0][1], roles: f[0][2:], name: name, p5: p5, p4: p4}
+		if r.k5 == '-' {
+			r.p5 = ""
+		}
+		if r.k4 == '-' {
+			r.p4 = ""
+		}
+		if path, ok := strings.CutSuffix(name, "!"); ok {
+			c.root.at(path).param = r
+		} else {
+			c.root.at(name).weight = r
+		}
+	}
+	if !grouped {
+		add(name, p5, p4)
+		return nil
+	}
+	for _, leaf := range strings.Fields(leaves) {
+		add(join(name, leaf), join(p5, leaf), join(p4, leaf))
+	}
+	return nil
+}
+
+// dot reads the table's "." for the root.
+func dot(s string) string {
+	if s == "." {
+		return ""
+	}
+	return s
+}
+
+func join(prefix, path string) string {
+	if prefix == "" {
+		return path
+	}
+	if path == "" {
+		return prefix
+	}
+	return prefix + "." + path
+}
+
+func pathSet(list string) map[string]bool {
+	m := map[string]bool{}
+	for p := range strings.SplitSeq(list, ",") {
+		m[p] = true
+	}
+	return m
+}

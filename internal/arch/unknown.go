@@ -35,17 +35,18 @@ var projectorParts = setOf("multi_modal_projector", "mm_projector", "merger", "m
 // these rules. Conv1D cannot be told by name; the weights are taken as stored
 // [out, in].
 func Unknown(modelType string) *Model {
-	return &Model{Type: modelType, Custom: true, classify: classifyUnknown}
+	return &Model{Type: modelType, Custom: true, In5: true, In4: true}
 }
 
 func classifyUnknown(name string) Class {
 	path, ok := strings.CutSuffix(name, ".weight")
 	if !ok {
-		return Class{Reason: "not a weight"}
+		return Class{In5: true, In4: true, Reason: "not a weight"}
 	}
 	parts := strings.Split(path, ".")
 	leaf := parts[len(parts)-1]
-	c := Class{Path5: path, Path4: path, Paths: []string{path}}
+	paths := []string{path}
+	c := Class{In5: true, In4: true, Paths: paths, Paths5: paths, Paths4: paths}
 	inLayer, expert := false, false
 	for i, p := range parts {
 		switch {

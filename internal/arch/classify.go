@@ -1,0 +1,212 @@
+package arch
+
+import (
+	"slices"
+	"sort"
+	"strings"
+)
+
+func (e *entry) classify(name string) Class {
+	f, ok := e.find(name)
+	if !ok {
+		return e.stranger(name)
+	}
+	c := e.describe(f, name)
+	path := strings.TrimSuffix(name, ".weight")
+	tensor := strings.HasSuffix(name, ".weight")
+	c.KeepFP32 = e.strict(name, f)
+	q := func(kind byte, p string, tied bool, k keeps, last map[string]bool) bool {
+		return p != "" && !strings.HasSuffix(p, "!") && !k.has(p, tied) && !k.has(digitless(p, "#"), tied) && !last[p] && tensor && kind != 0
+	}
+	if strings.IndexByte("LC", f.row.k5) >= 0 && c.In5 {
+		c.Quant5 = q(f.row.k5, f.p5, e.tied5, e.class.keep5, e.last5)
+	}
+	if strings.IndexByte("LSC", f.row.k4) >= 0 && c.In4 {
+		c.Quant4 = q(f.row.k4, f.p4, e.tied4, e.class.keep4, e.last4)
+	}
+	kept5 := c.In5 && strings.IndexByte("LC", f.row.k5) >= 0 && !c.Quant5
+	kept4 := c.In4 && strings.IndexByte("LSC", f.row.k4) >= 0 && !c.Quant4
+	c.Head = f.head && c.Module && (kept5 || kept4)
+	if !c.Embedding {
+		c.Paths = distinct(slices.Concat([]string{path}, c.Paths4, c.Paths5)...)
+	}
+	c.Reason = e.reason(c, f)
+	return c
+}
+
+// describe fills in what does not depend on the class's skip list.
+func (e *entry) describe(f found, name string) Class {
+	k5, k4 := f.row.k5, f.row.k4
+	c := Class{
+		Known:     true,
+		In5:       e.class.in5,
+		In4:       e.class.in4,
+		Conv1D:    k5 == 'C' || k4 == 'C',
+		Embedding: k5 == 'E' || k4 == 'E',
+		Router:    strings.Contains(f.roles, "r"),
+		Expert:    strings.Contains(f.roles, "x"),
+		Tower:     strings.Contains(f.roles, "v"),
+		Projector: strings.Contains(f.roles, "j"),
+		FusedBy5:  k5 == 'F',
+		Split:     k5 == 'X' || k4 == 'X',
+	}
+	isModule := func(k byte) bool { return strings.IndexByte("LSCK", k) >= 0 }
+	c.Module = isModule(k5) || isModule(k4) || k5 == 'F' && !strings.HasSuffix(f.p5, "!")
+	if !strings.HasSuffix(name, ".weight") {
+		c.Module = false
+	}
+	if c.Module {
+		c.Linear5 = c.In5 && (k5 == 'L' || k5 == 'C' || k5 == 'F' && !strings.HasSuffix(f.p5, "!"))
+		c.Linear4 = c.In4 && (k4 == 'L' || k4 == 'S' || k4 == 'C' || k4 == 'F')
+		c.Paths5 = modulePaths(f.p5, f.base)
+		c.Paths4 = modulePaths(f.p4, f.base)
+	}
+	return c
+}
+
+// modulePaths expands a row's path, which may name several modules, and adds
+// the path in the bare base model.
+func modulePaths(path, base string) []string {
+	if path == "" || strings.HasSuffix(path, "!") {
+		return nil
+	}
+	split := func(p string) []string {
+		if !strings.Contains(p, ",") {
+			return []string{p}
+		}
+		parent := ""
+		if i := strings.LastIndexByte(p, '.'); i >= 0 {
+			parent, p = p[:i+1], p[i+1:]
+		}
+		out := strings.Split(p, ",")
+		for i := range out {
+			out[i] = parent + out[i]
+		}
+		return out
+	}
+	paths := split(path)
+	if base != "" {
+		paths = append(paths, split(base)...)
+	}
+	return distinct(paths...)
+}
+
+// strict reports whether _keep_in_fp32_modules_strict names the tensor, as
+// PreTrainedModel matches it: whole components of the parameter's path.
+func (e *entry) strict(name string, f found) bool {
+	for _, t := range []*modelType{e.class.typ, f.typ} {
+		for _, s := range t.strict {
+			if hasComponents(name, s) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// hasComponents reports whether path has sub as a run of whole components.
+func hasComponents(path, sub string) bool {
+	for i := 0; ; {
+		j := strings.Index(path[i:], sub)
+		if j < 0 {
+			return false
+		}
+		j += i
+		end := j + len(sub)
+		if (j == 0 || path[j-1] == '.') && (end == len(path) || path[end] == '.') {
+			return true
+		}
+		i = j + 1
+	}
+}
+
+func (e *entry) reason(c Class, f found) string {
+	k5, k4 := f.row.k5, f.row.k4
+	both := c.In5 && c.In4
+	switch {
+	case c.Quantize(Transformers5 | Transformers4):
+		return ""
+	case c.Embedding:
+		return "embedding"
+	case c.Split:
+		return "fused experts; transformers loads them quantized only when split into one Linear an expert"
+	case c.Expert && !c.Module:
+		return "experts are not Linear modules in transformers"
+	case c.Expert && c.FusedBy5:
+		return "transformers 5 fuses the experts and cannot load them packed"
+	case c.FusedBy5:
+		return "transformers 5 rearranges the tensor while loading and cannot load it packed"
+	case !c.Module && c.Router:
+		return "router"
+	case !c.Module:
+		return "not the weight of a Linear"
+	case c.Head:
+		return "output head or last module of the model's task head"
+	case k5 == 'K' || k4 == 'K':
+		return "transformers keeps it in 32 bits"
+	case both && k5 == 'S':
+		return "a subclass of Linear, which transformers 5 does not quantize"
+	case c.Router:
+		return "router"
+	case both && c.Quant5 != c.Quant4 && c.Quant5:
+		return "transformers 4.57 does not quantize it"
+	case both && c.Quant5 != c.Quant4:
+		return "transformers 5 does not quantize it"
+	}
+	return "transformers does not quantize it"
+}
+
+// stranger classifies a name that the class has no row for: the base model
+// may have one, as when a task model's checkpoint still holds the pooler, or
+// another class of the type.
+func (e *entry) stranger(name string) Class {
+	for _, c := range e.class.typ.classes {
+		if c == e.class {
+			continue
+		}
+		other := &entry{class: c, sub: e.sub, tied5: e.tied5, tied4: e.tied4}
+		parts := [][]string{strings.Split(name, ".")}
+		if e.class.prefix != "" && parts[0][0]+"." == e.class.prefix {
+			parts = append(parts, parts[0][1:])
+		}
+		for _, p := range parts {
+			f, ok := other.find(strings.Join(p, "."))
+			if !ok {
+				continue
+			}
+			d := other.describe(f, name)
+			d.Head = d.Module && f.head
+			path := strings.TrimSuffix(name, ".weight")
+			if d.Module {
+				d.Paths5 = distinct(append([]string{path}, d.Paths5...)...)
+				d.Paths4 = distinct(append([]string{path}, d.Paths4...)...)
+				d.Paths = distinct(slices.Concat([]string{path}, d.Paths4, d.Paths5)...)
+			}
+			d.In5, d.In4 = e.class.in5, e.class.in4
+			d.Reason = "not part of " + e.class.name + " (" + c.name + " has it)"
+			return d
+		}
+	}
+	return Class{In5: e.class.in5, In4: e.class.in4, Reason: "not a tensor that " + e.class.name + " has"}
+}
+
+// Types lists the table's model types, sorted.
+func Types() []TypeInfo {
+	var out []TypeInfo
+	for name := range blocks() {
+		t := lookupType(name)
+		info := TypeInfo{ModelType: name, In5: t.in5, In4: t.in4}
+		for _, c := range t.classes {
+			info.Classes = append(info.Classes, c.name)
+			info.Notes = append(info.Notes, c.disagreements()...)
+		}
+		sort.Strings(info.Classes)
+		out = append(out, info)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].ModelType < out[j].ModelType })
+	return out
+}
+
+func (e *entry) notes() []string { return nil }
+
+func (c *class) disagreements() []string { return nil }

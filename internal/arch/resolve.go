@@ -1,0 +1,336 @@
+package arch
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Resolve picks the table entry for a config and the checkpoint's tensor
+// names. The error is an [*UnknownError] for a model type the table does not
+// have; for that [Unknown] is the fallback.
+//
+// The class is the first architecture of the config. If that is absent, not a
+// class of the type, or names none of the tensors, the class that names most
+// of them is taken.
+func Resolve(q Query, names []string) (*Model, error) {
+	t := lookupType(q.ModelType)
+	if t == nil {
+		return nil, &UnknownError{ModelType: q.ModelType, Near: near(q.ModelType)}
+	}
+	patterns := distinctPatterns(names)
+	var c *class
+	if len(q.Architectures) > 0 {
+		c = t.class(q.Architectures[0])
+	}
+	if c == nil || newEntry(c, q, names).hits(patterns) == 0 {
+		c = bestClass(t, c, q, patterns)
+	}
+	e := newEntry(c, q, names)
+	return &Model{Type: t.name, Class: c.name, In5: c.in5, In4: c.in4, Notes: e.notes(), entry: e}, nil
+}
+
+// bestClass returns the class with the most rows for the patterns: the given
+// one, or else the base model, if no other has more.
+func bestClass(t *modelType, best *class, q Query, patterns []string) *class {
+	most := -1
+	if best != nil {
+		most = newEntry(best, q, nil).hits(patterns)
+	}
+	if best == nil && t.base != nil {
+		best, most = t.base, newEntry(t.base, q, nil).hits(patterns)
+	}
+	for _, c := range t.classes {
+		if n := newEntry(c, q, nil).hits(patterns); n > most {
+			best, most = c, n
+		}
+	}
+	return best
+}
+
+// An entry is a class as one checkpoint uses it: the nested types, the state
+// of its tied embeddings and the last layers are known.
+type entry struct {
+	class        *class
+	sub          map[string]string
+	tied5, tied4 bool
+	last5, last4 map[string]bool // "$" paths of the keep lists, with the last index in place
+}
+
+func newEntry(c *class, q Query, names []string) *entry {
+	e := &entry{class: c, sub: q.Sub, tied5: q.Tied, tied4: q.Tied}
+	if !q.TiedSet {
+		e.tied5, e.tied4 = c.typ.tied5, c.typ.tied4
+	}
+	e.last5 = e.lastPaths(c.keep5, names, func(f found) string { return f.p5 })
+	e.last4 = e.lastPaths(c.keep4, names, func(f found) string { return f.p4 })
+	return e
+}
+
+// lastPaths finds, for every "$" pattern of a keep list, the path with the
+// highest index among the tensors.
+func (e *entry) lastPaths(k keeps, names []string, path func(found) string) map[string]bool {
+	var patterns []string
+	for _, set := range []map[string]bool{k.both, k.tied, k.untied} {
+		for p := range set {
+			if strings.Contains(p, "$") {
+				patterns = append(patterns, p)
+			}
+		}
+	}
+	if len(patterns) == 0 {
+		return nil
+	}
+	type last struct {
+		index int
+		path  string
+	}
+	max := map[string]last{}
+	for _, name := range names {
+		f, ok := e.find(name)
+		if !ok {
+			continue
+		}
+		p := path(f)
+		pattern := digitless(p, "$")
+		if !slices.Contains(patterns, pattern) {
+			continue
+		}
+		index := -1
+		for part := range strings.SplitSeq(p, ".") {
+			if isDigits(part) {
+				index, _ = strconv.Atoi(part)
+			}
+		}
+		if old, ok := max[pattern]; !ok || index > old.index {
+			max[pattern] = last{index, p}
+		}
+	}
+	out := map[string]bool{}
+	for _, l := range max {
+		out[l.path] = true
+	}
+	return out
+}
+
+// found is a row of the table met by one tensor name.
+type found struct {
+	row    *row
+	p5, p4 string // module paths in the two versions, digits in place
+	roles  string // of the row and of the nested models it lies in
+	typ    *modelType
+	base   string // path without the base model's prefix, or ""
+	head   bool   // a row of the class itself, not of its base model
+}
+
+// find looks the name up in the class: in its own rows, in the base model's
+// under its prefix, and in the base model's without it, since loaders add it.
+func (e *entry) find(name string) (found, bool) {
+	parts := strings.Split(name, ".")
+	weight := parts[len(parts)-1] == "weight"
+	if weight {
+		parts = parts[:len(parts)-1]
+	}
+	return e.findIn(e.class, parts, weight, 0)
+}
+
+// depth bounds the nesting of included types; the table nests three deep.
+const maxDepth = 6
+
+func (e *entry) findIn(c *class, parts []string, weight bool, depth int) (found, bool) {
+	if f, ok := e.walk(c, c.root, parts, 0, nil, weight, depth); ok {
+		f.head = c.onBase
+		return f, true
+	}
+	base := c.typ.base
+	if !c.onBase || base == nil || base == c {
+		return found{}, false
+	}
+	inner := parts
+	if c.prefix != "" && len(parts) > 1 && parts[0] == c.prefix[:len(c.prefix)-1] {
+		inner = parts[1:]
+	}
+	f, ok := e.walk(base, base.root, inner, 0, nil, weight, depth)
+	if !ok || c.no[f.row.name] {
+		return found{}, false
+	}
+	if c.prefix != "" {
+		f.base = cmp.Or(f.p5, f.p4)
+		if f.p5 != "" {
+			f.p5 = c.prefix + f.p5
+		}
+		if f.p4 != "" {
+			f.p4 = c.prefix + f.p4
+		}
+	}
+	return f, true
+}
+
+// walk follows parts[i:] from n. Literal components go before numbers, and
+// rows before nested models. holes are the numbers met so far.
+func (e *entry) walk(c *class, n *node, parts []string, i int, holes []string, weight bool, depth int) (found, bool) {
+	if i == len(parts) {
+		r := n.param
+		if weight && n.weight != nil {
+			r = n.weight
+		}
+		if r == nil || weight != (r == n.weight) {
+			return found{}, false
+		}
+		return found{row: r, p5: fill(r.p5, holes), p4: fill(r.p4, holes), roles: r.roles, typ: c.typ}, true
+	}
+	if next := n.kids[parts[i]]; next != nil {
+		if f, ok := e.walk(c, next, parts, i+1, holes, weight, depth); ok {
+			return f, true
+		}
+	}
+	if n.number != nil && isDigits(parts[i]) {
+		if f, ok := e.walk(c, n.number, parts, i+1, append(holes, parts[i]), weight, depth); ok {
+			return f, true
+		}
+	}
+	if depth == maxDepth {
+		return found{}, false
+	}
+	for _, m := range n.models {
+		inner := e.nested(m)
+		if inner == nil {
+			continue
+		}
+		f, ok := e.findIn(inner, parts[i:], weight, depth+1)
+		if !ok {
+			continue
+		}
+		if f.p5 != "" {
+			f.p5 = join(fill(m.p5, holes), f.p5)
+		}
+		if f.p4 != "" {
+			f.p4 = join(fill(m.p4, holes), f.p4)
+		}
+		f.roles += m.roles
+		f.base, f.head = "", false
+		return f, true
+	}
+	return found{}, false
+}
+
+// nested returns the class that an include stands for in this checkpoint.
+func (e *entry) nested(m *include) *class {
+	name := m.typ
+	if s := e.sub[m.key]; s != "" && (m.class == "base" || m.class == "causal") {
+		name = s
+	}
+	t := lookupType(name)
+	if t == nil {
+		if t = lookupType(m.typ); t == nil {
+			return nil
+		}
+	}
+	switch m.class {
+	case "base":
+		return t.base
+	case "causal":
+		return t.causal
+	}
+	return t.class(m.class)
+}
+
+// fill puts the numbers into the pattern's holes, in order.
+func fill(pattern string, holes []string) string {
+	if len(holes) == 0 || !strings.Contains(pattern, "#") {
+		return pattern
+	}
+	var b strings.Builder
+	for len(holes) > 0 {
+		i := strings.IndexByte(pattern, '#')
+		if i < 0 {
+			break
+		}
+		b.WriteString(pattern[:i])
+		b.WriteString(holes[0])
+		pattern, holes = pattern[i+1:], holes[1:]
+	}
+	b.WriteString(pattern)
+	return b.String()
+}
+
+// digitless replaces every number of a path by the mark.
+func digitless(path, mark string) string {
+	parts := strings.Split(path, ".")
+	for i, p := range parts {
+		if isDigits(p) {
+			parts[i] = mark
+		}
+	}
+	return strings.Join(parts, ".")
+}
+
+// distinctPatterns returns one name for each name pattern, in order.
+func distinctPatterns(names []string) []string {
+	seen := make(map[string]bool)
+	var out []string
+	for _, n := range names {
+		if p := digitless(n, "#"); !seen[p] {
+			seen[p] = true
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// hits counts the names that the class has a row for.
+func (e *entry) hits(names []string) int {
+	n := 0
+	for _, name := range names {
+		if _, ok := e.find(name); ok {
+			n++
+		}
+	}
+	return n
+}
+
+// near lists known model types that a misspelled or newer one may stand for.
+func near(name string) []string {
+	type scored struct {
+		name string
+		d    int
+	}
+	var all []scored
+	if name == "" || len(name) > 64 {
+		return nil
+	}
+	for t := range blocks() {
+		d := distance(name, t)
+		if d <= max(1, len(name)/4) || (len(name) > 3 && strings.HasPrefix(t, strings.TrimRight(name, "0123456789_.-"))) {
+			all = append(all, scored{t, d})
+		}
+	}
+	slices.SortFunc(all, func(a, b scored) int { return cmp.Or(cmp.Compare(a.d, b.d), cmp.Compare(a.name, b.name)) })
+	var out []string
+	for _, s := range all[:min(3, len(all))] {
+		out = append(out, s.name)
+	}
+	return out
+}
+
+// distance is the Levenshtein distance.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			next := min(row[j+1]+1, row[j]+1, diagonal+cost)
+			diagonal, row[j+1] = row[j+1], next
+		}
+	}
+	return row[len(b)]
+}
