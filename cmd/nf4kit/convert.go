@@ -12,10 +12,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/quality"
 	"github.com/nf4kit/nf4kit/nf4"
 )
@@ -42,6 +44,28 @@ type ConvertOptions struct {
 	NoError      bool
 	DryRun       bool
 	Force        bool
+
+	settings map[string]string // flags that were given and reach the output, for nf4kit.json
+}
+
+// outputFlags are the flags on which output bytes depend.
+var outputFlags = []string{"type", "block-size", "double-quant", "dtype", "compute-dtype", "quant-storage", "skip", "only", "rule",
+	"target", "towers", "max-shard-size"}
+
+// given lists the flags that were set, by whatever means, as text.
+func given(fs *pflag.FlagSet, names []string) map[string]string {
+	out := map[string]string{}
+	for _, name := range names {
+		f := fs.Lookup(name)
+		if !f.Changed {
+			continue
+		}
+		out[name] = f.Value.String()
+		if v, many := f.Value.(pflag.SliceValue); many {
+			out[name] = strings.Join(v.GetSlice(), "\n")
+		}
+	}
+	return out
 }
 
 func newConvertCommand(g *globals) *cobra.Command {
@@ -81,6 +105,7 @@ The command line wins over the environment, and the environment over the recipe.
 					return err
 				}
 			}
+			o.settings = given(cmd.Flags(), outputFlags)
 			return runConvert(cmd.Context(), g, o)
 		},
 	}
@@ -265,7 +290,8 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	if o.DryRun {
 		return printPlan(g, o, p)
 	}
-	results, err := write(ctx, g, p, x, o.Dst, o.Force)
+	m := &manifest.Manifest{Tool: "nf4kit " + versionText(), Settings: o.settings, Source: manifest.SourceOf(src)}
+	results, err := write(ctx, g, p, x, m, o.Dst, o.Force)
 	if err != nil {
 		return err
 	}
@@ -288,8 +314,9 @@ func optionMistake(err error) error {
 	return err
 }
 
-// write executes the plan into a staging directory and commits it.
-func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution, dst string, force bool) (results []convert.Result, err error) {
+// write executes the plan into a staging directory and commits it. The digests
+// of what is written go into m, unless it is nil.
+func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution, m *manifest.Manifest, dst string, force bool) (results []convert.Result, err error) {
 	sources := []string{p.Source.Path}
 	if !p.Source.IsFile {
 		sources = append(sources, p.Source.Dir)
@@ -308,7 +335,11 @@ func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution
 	}
 	bar := newProgress(g.Stderr, "converting", p.Totals.SrcBytes, g.Quiet)
 	x.Progress = bar.advance
-	sink, err := p.OpenSink(out)
+	var record *manifest.Recorder
+	if m != nil {
+		record = manifest.NewRecorder()
+	}
+	sink, err := p.OpenSink(out, record)
 	if err != nil {
 		return nil, err
 	}
@@ -325,7 +356,12 @@ func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution
 			warnf(g.Stderr, "%s: tensor %q, which is kept, holds a NaN or an infinity at element %d", p.Items[i].File, p.Items[i].Name, at)
 		}
 	}
-	if err := p.WriteSideFiles(ctx, out); err != nil {
+	if m != nil {
+		if m.Tensors, err = record.Digests(); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.WriteSideFiles(ctx, out, m); err != nil {
 		return nil, err
 	}
 	return results, out.Commit(ctx)

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/manifest"
 )
 
 // shardFiles is the Sink of a plan's weights files.
@@ -14,6 +15,7 @@ type shardFiles struct {
 	plan   *Plan
 	out    *checkpoint.Output
 	shards []*checkpoint.ShardWriter
+	record *manifest.Recorder // nil: digests are not wanted
 }
 
 // A FileSink is a [Sink] that must be closed: Close fails if any byte of the
@@ -23,21 +25,30 @@ type FileSink interface {
 	Close() error
 }
 
-// OpenSink creates the weights files of the plan in out, at their full size.
-func (p *Plan) OpenSink(out *checkpoint.Output) (FileSink, error) {
-	s := &shardFiles{plan: p, out: out}
+// OpenSink creates the weights files of the plan in out, at their full size. If
+// record is not nil, it is given every byte that is written.
+func (p *Plan) OpenSink(out *checkpoint.Output, record *manifest.Recorder) (FileSink, error) {
+	s := &shardFiles{plan: p, out: out, record: record}
 	for _, sh := range p.Shards {
 		w, err := out.CreateShard(sh.Name, sh.Layout)
 		if err != nil {
 			return nil, err
 		}
 		s.shards = append(s.shards, w)
+		if record != nil {
+			for _, t := range sh.Layout.Tensors() {
+				record.Add(t.Name, t.Size)
+			}
+		}
 	}
 	return s, nil
 }
 
 func (s *shardFiles) WriteAt(shard int, tensor string, p []byte, off int64) error {
-	return s.shards[shard].WriteAt(tensor, p, off)
+	if err := s.shards[shard].WriteAt(tensor, p, off); err != nil || s.record == nil {
+		return err
+	}
+	return s.record.WriteAt(tensor, p, off)
 }
 
 func (s *shardFiles) ReadAt(shard int, tensor string, p []byte, off int64) error {
@@ -58,15 +69,33 @@ func (s *shardFiles) Close() error {
 	return errors.Join(errs...)
 }
 
-// WriteSideFiles writes what stands beside the weights: the index, config.json
-// and the copies.
-func (p *Plan) WriteSideFiles(ctx context.Context, out *checkpoint.Output) error {
+// WriteSideFiles writes what stands beside the weights: the index, config.json,
+// the copies, and m, unless it is nil, completed by the digests of the others.
+func (p *Plan) WriteSideFiles(ctx context.Context, out *checkpoint.Output, m *manifest.Manifest) error {
+	files := map[string]manifest.Digest{}
 	if p.Index != nil {
+		files[p.indexName] = manifest.Sum(p.Index)
 		if err := out.WriteFile(p.indexName, p.Index); err != nil {
 			return err
 		}
 	}
+	if p.Config != nil {
+		files["config.json"] = manifest.Sum(p.Config)
+	}
+	if m != nil {
+		m.Files = files
+		raw, err := m.Encode()
+		if err != nil {
+			return err
+		}
+		if err := out.WriteFile(manifest.Name, raw); err != nil {
+			return err
+		}
+	}
 	for _, f := range p.Sides {
+		if f.Rel == manifest.Name {
+			continue // of the source
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
