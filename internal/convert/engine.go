@@ -23,6 +23,7 @@ import (
 type engine struct {
 	workers int
 	budget  int64
+	ctx     context.Context
 
 	mu     sync.Mutex
 	wake   sync.Cond
@@ -69,14 +70,14 @@ func (p position) before(q position) bool {
 
 func (e *engine) run(ctx context.Context, jobs []*job, newWorker func() *worker) error {
 	e.wake.L = &e.mu
-	e.jobs = jobs
+	e.ctx, e.jobs = ctx, jobs
 	for i, j := range jobs {
 		j.index = i
 	}
-	stop := context.AfterFunc(ctx, func() {
+	stop := context.AfterFunc(ctx, func() { // for workers that wait
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		e.fail(position{job: -1}, ctx.Err())
+		e.wake.Broadcast()
 	})
 	defer stop()
 	var wg sync.WaitGroup
@@ -118,6 +119,9 @@ func (e *engine) work(w *worker) {
 // returns with e.mu held, and waits for work.
 func (e *engine) take() (*job, int) {
 	for {
+		if err := e.ctx.Err(); err != nil {
+			e.fail(position{job: -1}, err)
+		}
 		for _, j := range e.active {
 			if j.issued == j.n || (e.err != nil && !(position{j.index, j.stage, j.issued}).before(e.errAt)) {
 				continue
@@ -196,8 +200,8 @@ func (e *engine) advance(j *job) {
 func (e *engine) fail(at position, err error) {
 	if e.err == nil || at.before(e.errAt) {
 		e.err, e.errAt = err, at
+		e.wake.Broadcast()
 	}
-	e.wake.Broadcast()
 }
 
 func (j *job) close() {
