@@ -3,34 +3,87 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
-	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/footprint"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/verify"
 )
 
+// VerifyOptions are the flags of verify.
+type VerifyOptions struct {
+	Dir         string
+	Source      string
+	HeadersOnly bool
+	Jobs        int
+	MaxMemory   string
+}
+
 func newVerifyCommand(g *globals) *cobra.Command {
-	return &cobra.Command{
+	var o VerifyOptions
+	cmd := &cobra.Command{
 		Use:   "verify DIR",
 		Short: "Check that a 4-bit checkpoint is complete and means what loaders will read",
 		Long: `verify checks DIR, a bitsandbytes 4-bit checkpoint made by nf4kit or anyone else:
 every weight with its sidecars, names, dtypes and shapes, quant_state records, code
 tables, the index, and config.json with its skip list against the match rules of the
-loaders. It exits with 4 if some loader would fail on the checkpoint or misread it.`,
-		Example: `  nf4kit verify Llama-3.2-1B-nf4`,
-		Args:    cobra.ExactArgs(1),
+loaders; that every scale decodes to a finite number; the BLAKE3 digest of every
+tensor, where nf4kit.json has them; and the bits per parameter against the formula.
+
+--source SRC derives every code and every constant from the source again and compares
+the bytes. Checkpoints that nf4kit wrote must be equal; in those of others a few
+differences between implementations are counted and tolerated: codes one step away
+where the scaled value is within 1e-6 of the threshold, FP4's two zeros, offsets
+within 2e-7, nested codes one step away.
+
+It exits with 4 if some loader would fail on the checkpoint or misread it, or if a
+digest or the source says that it is not what was written.`,
+		Example: `  nf4kit verify Llama-3.2-1B-nf4
+  nf4kit verify Llama-3.2-1B-nf4 --source Llama-3.2-1B
+  nf4kit verify Llama-3.2-1B-nf4 --headers-only --json`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runVerify(cmd.Context(), g, args[0])
+			o.Dir = args[0]
+			return runVerify(cmd.Context(), g, o)
 		},
 	}
+	fs := cmd.Flags()
+	fs.StringVar(&o.Source, "source", "", "derive every byte from `SRC`, the checkpoint that DIR was made of, and compare")
+	fs.BoolVar(&o.HeadersOnly, "headers-only", false, "read headers and records, no codes and no scales")
+	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor")
+	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "memory for tensors in flight")
+	return cmd
+}
+
+// streamOptions reads --jobs and --max-memory.
+func streamOptions(jobs int, maxMemory string) (stream.Options, error) {
+	if jobs < 0 {
+		return stream.Options{}, usagef("--jobs %d: want 0 or more", jobs)
+	}
+	mem, err := parseSize("max-memory", maxMemory)
+	if err != nil {
+		return stream.Options{}, err
+	}
+	if mem == 0 {
+		return stream.Options{}, usagef("--max-memory 0: want a positive size")
+	}
+	return stream.Options{Jobs: jobs, Memory: mem}, nil
 }
 
 // runVerify is the command without cobra.
-func runVerify(_ context.Context, g *globals, path string) error {
-	src, err := checkpoint.Open(path)
+func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
+	if o.HeadersOnly && o.Source != "" {
+		return usagef("--headers-only: --source has to read everything")
+	}
+	so, err := streamOptions(o.Jobs, o.MaxMemory)
+	if err != nil {
+		return err
+	}
+	src, err := checkpoint.Open(o.Dir)
 	if err != nil {
 		return err
 	}
@@ -38,56 +91,155 @@ func runVerify(_ context.Context, g *globals, path string) error {
 	for _, w := range src.Warnings {
 		warnf(g.Stderr, "%s", w)
 	}
-	r, err := verify.Structure(src, arch.Transformers5|arch.Transformers4)
+	opt := verify.Options{StructureOnly: o.HeadersOnly, Stream: so}
+	total := src.TensorBytes()
+	if o.Source != "" {
+		if opt.Source, err = checkpoint.Open(o.Source); err != nil {
+			return err
+		}
+		defer opt.Source.Close()
+		total *= 2
+	}
+	bar := newProgress(g.Stderr, "verifying", total, g.Quiet)
+	opt.Progress = bar.advance
+	r, err := verify.Check(ctx, src, opt)
+	bar.finish()
 	if err != nil {
 		return err
 	}
-	type findingJSON struct {
-		Severity string       `json:"severity"`
-		File     string       `json:"file,omitempty"`
-		Tensor   string       `json:"tensor,omitempty"`
-		Text     string       `json:"text"`
-		Breaks   []bnb.Loader `json:"breaks,omitempty"`
-	}
-	findings := []findingJSON{}
-	for _, f := range r.Findings {
-		if f.Severity == bnb.Notice && g.Quiet {
-			continue
-		}
-		findings = append(findings, findingJSON{f.Severity.String(), f.File, f.Tensor, f.Text, f.Breaks})
+	f, err := footprint.Of(src)
+	if err != nil {
+		return err
 	}
 	if g.JSON {
-		err := writeJSON(g.Stdout, map[string]any{"schema": "nf4kit.verify/1", "path": path, "ok": !r.Failed(),
-			"quantized_weights": r.Weights, "plain_tensors": r.Plain, "findings": findings})
-		if err != nil {
-			return err
-		}
+		err = writeJSON(g.Stdout, verifyReportJSON(g, o, r, f))
 	} else {
-		for _, f := range findings {
-			line := f.Severity + ": "
-			for _, part := range []string{f.File, f.Tensor} {
-				if part != "" {
-					line += part + ": "
-				}
-			}
-			line += f.Text
-			for i, l := range f.Breaks {
-				sep := ", "
-				if i == 0 {
-					sep = "; breaks "
-				}
-				line += sep + string(l)
-			}
-			fmt.Fprintln(g.Stdout, line)
-		}
-		verdict := "ok"
-		if r.Failed() {
-			verdict = "FAILED"
-		}
-		fmt.Fprintf(g.Stdout, "%s: %s: %d quantized weights, %d plain tensors\n", path, verdict, r.Weights, r.Plain)
+		printVerify(g, g.Stdout, o, r, f)
+	}
+	if err != nil {
+		return err
 	}
 	if r.Failed() {
-		return &checkError{fmt.Sprintf("%s does not verify", path)}
+		return &checkError{fmt.Sprintf("%s does not verify", o.Dir)}
 	}
 	return nil
+}
+
+func printVerify(g *globals, w io.Writer, o VerifyOptions, r *verify.Report, f *footprint.Footprint) {
+	for _, x := range r.Findings {
+		if x.Severity == bnb.Notice && g.Quiet {
+			continue
+		}
+		line := x.Severity.String() + ": "
+		for _, part := range []string{x.File, x.Tensor} {
+			if part != "" {
+				line += part + ": "
+			}
+		}
+		line += x.Text
+		for i, l := range x.Breaks {
+			sep := ", "
+			if i == 0 {
+				sep = "; breaks "
+			}
+			line += sep + string(l)
+		}
+		fmt.Fprintln(w, line)
+	}
+	line := func(label, format string, args ...any) {
+		fmt.Fprintf(w, "  %-11s %s\n", label, fmt.Sprintf(format, args...))
+	}
+	verdict := "ok"
+	if r.Failed() {
+		verdict = "FAILED"
+	}
+	fmt.Fprintf(w, "%s: %s: %d quantized weights, %d plain tensors\n", o.Dir, verdict, r.Weights, r.Plain)
+	if f.QuantParams > 0 {
+		line("bits/param", "%.4f measured, %.4f by the formula, for codes and constants; %.4f with tables and records", f.CodeBits(), r.Formula, f.QuantBits())
+		line("size", "%s; %s in 16 bits: %.1f %% saved", bytesText(f.Bytes), bytesText(f.Plain16()), 100-percent(f.Bytes, f.Plain16()))
+	}
+	switch {
+	case o.HeadersOnly:
+	case r.Manifest == nil:
+		line("digests", "none: there is no nf4kit.json")
+	default:
+		line("digests", "%d of %d tensors compared with those that %s recorded", r.Digests, len(r.Manifest.Tensors), r.Manifest.Tool)
+	}
+	if p := r.Proof; p != nil {
+		line("source", "%s codes and %s constants of %d weights derived again, %d plain tensors compared",
+			countText(p.Codes), countText(p.Scales), p.Weights, p.Plain)
+		line("", "%s codes, %s constants and %d plain tensors differ; %d tensors without a counterpart",
+			countText(p.WrongCodes), countText(p.WrongScales), p.WrongPlain, p.Unproven)
+		if !p.Exact {
+			line("tolerated", "%d differences: %d codes near a threshold, %d zeros of FP4, %d nested codes, %d offsets (at most %.1e off), %d paddings",
+				p.Tolerated.Total(), p.NearCodes, p.ZeroCodes, p.NestedCodes, p.Offsets, p.MaxOffset, p.Padding)
+		}
+	}
+}
+
+// verification is the schema of verify --json.
+type verification struct {
+	Schema     string         `json:"schema"`
+	Path       string         `json:"path"`
+	OK         bool           `json:"ok"`
+	Weights    int            `json:"quantized_weights"`
+	Plain      int            `json:"plain_tensors"`
+	Findings   []findingJSON  `json:"findings"`
+	CodeBits   float64        `json:"bits_per_parameter_codes_and_constants"`
+	Formula    float64        `json:"bits_per_parameter_formula"`
+	QuantBits  float64        `json:"bits_per_parameter_quantized"`
+	Bytes      int64          `json:"bytes"`
+	Plain16    int64          `json:"bytes_in_16_bits"`
+	Manifest   bool           `json:"manifest"`
+	ManifestBy string         `json:"manifest_tool,omitempty"`
+	Digests    int            `json:"digests_compared"`
+	Source     *proofJSON     `json:"source,omitempty"`
+	Tolerated  *toleratedJSON `json:"tolerated,omitempty"`
+}
+
+type findingJSON struct {
+	Severity string       `json:"severity"`
+	File     string       `json:"file,omitempty"`
+	Tensor   string       `json:"tensor,omitempty"`
+	Text     string       `json:"text"`
+	Breaks   []bnb.Loader `json:"breaks,omitempty"`
+}
+
+type proofJSON struct {
+	Exact          bool  `json:"exact"`
+	Weights        int64 `json:"weights"`
+	Plain          int64 `json:"plain_tensors"`
+	Codes          int64 `json:"codes"`
+	Constants      int64 `json:"constants"`
+	WrongCodes     int64 `json:"wrong_codes"`
+	WrongConstants int64 `json:"wrong_constants"`
+	WrongPlain     int64 `json:"wrong_plain_tensors"`
+	Unproven       int   `json:"tensors_without_counterpart"`
+}
+
+type toleratedJSON struct {
+	NearCodes   int64   `json:"codes_near_threshold"`
+	ZeroCodes   int64   `json:"fp4_zeros"`
+	NestedCodes int64   `json:"nested_codes"`
+	Offsets     int64   `json:"offsets"`
+	MaxOffset   float64 `json:"max_offset_difference"`
+	Padding     int64   `json:"paddings"`
+}
+
+func verifyReportJSON(g *globals, o VerifyOptions, r *verify.Report, f *footprint.Footprint) verification {
+	out := verification{Schema: "nf4kit.verify/1", Path: o.Dir, OK: !r.Failed(), Weights: r.Weights, Plain: r.Plain, Findings: []findingJSON{},
+		CodeBits: f.CodeBits(), Formula: r.Formula, QuantBits: f.QuantBits(), Bytes: f.Bytes, Plain16: f.Plain16(), Digests: r.Digests}
+	for _, x := range r.Findings {
+		if x.Severity > bnb.Notice || !g.Quiet {
+			out.Findings = append(out.Findings, findingJSON{x.Severity.String(), x.File, x.Tensor, x.Text, x.Breaks})
+		}
+	}
+	if r.Manifest != nil {
+		out.Manifest, out.ManifestBy = true, r.Manifest.Tool
+	}
+	if p := r.Proof; p != nil {
+		out.Source = &proofJSON{p.Exact, p.Weights, p.Plain, p.Codes, p.Scales, p.WrongCodes, p.WrongScales, p.WrongPlain, p.Unproven}
+		out.Tolerated = &toleratedJSON{p.NearCodes, p.ZeroCodes, p.NestedCodes, p.Offsets, p.MaxOffset, p.Padding}
+	}
+	return out
 }

@@ -15,7 +15,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -192,14 +194,25 @@ func Parse(raw []byte) (*Manifest, error) {
 	return &Manifest{Tool: f.Tool, Settings: f.Settings, Source: Source(f.Source), Tensors: f.Tensors, Files: f.Files}, nil
 }
 
-// Read reads the manifest beside the weights of src; nil without an error if there is none.
+// Read reads the manifest in the directory of src; nil without an error if there is none, or if src is a single file.
 func Read(src *checkpoint.Source) (*Manifest, error) {
-	raw, err := src.ReadFile(Name)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", Name, err)
-	}
-	if raw == nil {
+	if src.IsFile {
 		return nil, nil
+	}
+	path := filepath.Join(src.Dir, Name)
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Size() > MaxSize {
+		return nil, &Error{Name, fmt.Sprintf("a regular file of at most %d bytes", MaxSize), fmt.Sprintf("%v, %d bytes", info.Mode(), info.Size()), nil}
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
 	}
 	return Parse(raw)
 }

@@ -1,21 +1,32 @@
 // Package verify checks that a bitsandbytes 4-bit checkpoint is complete and
-// that loaders will read what its tensors mean: names, shapes and dtypes of every
-// weight and its sidecars, quant_state records, code tables, config.json and the
-// skip list in it. It finds what loaders do not: a plain weight in a module that
-// they expect quantized loads without an error in transformers 5 and fails in
-// forward.
+// that loaders will read what its tensors mean.
+//
+// It looks, in this order and as far as it is asked to,
+//
+//   - at names, shapes and dtypes of every weight and its sidecars, quant_state
+//     records, code tables, config.json and the skip list in it (structure.go);
+//   - at every code and constant: decoded scales are finite, codes and scales
+//     belong together, padding is what bitsandbytes writes (contents.go);
+//   - at the digests that convert recorded (digests.go);
+//   - at the source: every code and constant is derived again and compared
+//     (proof.go).
+//
+// It finds what loaders do not: a plain weight in a module that they expect
+// quantized loads without an error in transformers 5 and fails in forward.
 package verify
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"slices"
 
-	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
-	"github.com/nf4kit/nf4kit/nf4"
-	"github.com/nf4kit/nf4kit/safetensors"
+	"github.com/nf4kit/nf4kit/internal/manifest"
+	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // A Finding is something wrong, or worth knowing, about a checkpoint.
@@ -27,21 +38,31 @@ type Finding struct {
 	Breaks   []bnb.Loader
 }
 
-// A Report is the outcome of Structure.
-type Report struct {
-	Weights  int // quantized weights found sound
-	Plain    int
-	Findings []Finding
+// Options say what is checked. The zero value checks everything that needs no
+// source, for transformers 5 and 4.
+type Options struct {
+	Targets       arch.Target        // 0: transformers 5 and 4
+	StructureOnly bool               // headers and records alone
+	Source        *checkpoint.Source // derive every code and constant from it again; nil: do not
+	Stream        stream.Options
+	Progress      func(tensor string, bytes int64) // called from one goroutine at a time
 }
 
-// Failed reports whether some loader will fail on the checkpoint or misread it.
+// A Report is the outcome of Check.
+type Report struct {
+	Weights  int // quantized weights that can be decoded
+	Plain    int
+	Findings []Finding // the most severe first
+	Manifest *manifest.Manifest
+	Digests  int     // tensors whose recorded digest was compared
+	Formula  float64 // bits per parameter of codes and constants that type, block size and double quantization promise
+	Proof    *Proof  // nil without a source
+}
+
+// Failed reports whether some loader will fail on the checkpoint or misread it,
+// or a digest or the source says that it is not what was written.
 func (r *Report) Failed() bool {
-	for _, f := range r.Findings {
-		if f.Severity >= bnb.Warning {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Severity >= bnb.Warning })
 }
 
 func (r *Report) add(problems []*bnb.Problem) {
@@ -54,8 +75,17 @@ func (r *Report) add(problems []*bnb.Problem) {
 	}
 }
 
-// Structure checks src without reading codes or scales.
-func Structure(src *checkpoint.Source, targets arch.Target) (*Report, error) {
+func (r *Report) find(s bnb.Severity, file, tensor, format string, args ...any) {
+	r.Findings = append(r.Findings, Finding{Severity: s, File: file, Tensor: tensor, Text: fmt.Sprintf(format, args...)})
+}
+
+// Check checks src. What is wrong with it is in the report; the error is of
+// reading, of a checkpoint without any 4-bit weight, or of a source that
+// cannot be opened as one.
+func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, error) {
+	if opt.Targets == 0 {
+		opt.Targets = arch.Transformers5 | arch.Transformers4
+	}
 	groups, err := bnb.Group(convert.BnbTensors(src))
 	if err != nil {
 		return nil, err
@@ -65,115 +95,68 @@ func Structure(src *checkpoint.Source, targets arch.Target) (*Report, error) {
 	if len(groups.Weights) == 0 && len(groups.Errors()) == 0 {
 		return nil, &convert.SourceError{Path: src.Path, Msg: "nothing to verify: no tensor has a bitsandbytes 4-bit quant_state"}
 	}
-	for _, w := range groups.Weights {
-		if err := r.tables(w); err != nil {
+	if err := r.structure(src, groups, opt.Targets); err != nil {
+		return nil, err
+	}
+	r.Formula = formula(groups)
+	if !opt.StructureOnly {
+		if err := r.deep(ctx, src, groups, opt); err != nil {
 			return nil, err
 		}
 	}
-	if src.Config == nil {
-		if !src.IsFile {
-			r.Findings = append(r.Findings, Finding{bnb.Warning, src.Dir, "", "config.json: expected it beside the weights, found none",
-				[]bnb.Loader{bnb.Transformers5, bnb.Transformers4}})
-		}
-		return r, nil
-	}
-	return r, r.config(src, groups, targets)
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return int(b.Severity) - int(a.Severity) })
+	return r, nil
 }
 
-func (r *Report) tables(w *bnb.Weight) error {
-	codes := nf4.Codebook(nf4.NF4)
-	if w.State.QuantType == bnb.FP4 {
-		codes = nf4.Codebook(nf4.FP4)
-	}
-	nested := doublequant.Map()
-	problems, err := w.CheckTables(&codes, &nested)
+// deep reads every byte.
+func (r *Report) deep(ctx context.Context, src *checkpoint.Source, groups *bnb.Groups, opt Options) error {
+	m, err := manifest.Read(src)
 	if err != nil {
+		r.find(bnb.Warning, manifest.Name, "", "%v", err)
+	}
+	r.Manifest = m
+	if err := r.contents(ctx, groups, opt); err != nil {
 		return err
 	}
-	r.add(problems)
-	return nil
+	if m != nil {
+		if err := r.digests(ctx, src, m, opt); err != nil {
+			return err
+		}
+	}
+	if opt.Source == nil {
+		return nil
+	}
+	return r.prove(ctx, src, groups, opt)
 }
 
-// config checks that config.json says what the tensors are.
-func (r *Report) config(src *checkpoint.Source, groups *bnb.Groups, targets arch.Target) error {
-	bad := func(text string, breaks ...bnb.Loader) {
-		r.Findings = append(r.Findings, Finding{bnb.Warning, "config.json", "", text, breaks})
+// formula is 4 bits and the constants' share by parameter, averaged over the
+// weights: 4 + 8/64 + 32/(64*256) = 4.127 for blocks of 64 with double
+// quantization, 4.5 without (QLoRA, arXiv 2305.14314, section 3).
+func formula(g *bnb.Groups) float64 {
+	var bits, elems float64
+	for _, w := range g.Weights {
+		b := float64(w.State.BlockSize)
+		per := 4 + 32/b
+		if w.State.DoubleQuant {
+			per = 4 + 8/b + 32/(b*float64(max(w.State.NestedBlockSize, 1)))
+		}
+		bits += per * float64(w.Sizes.Elems)
+		elems += float64(w.Sizes.Elems)
 	}
-	both := []bnb.Loader{bnb.Transformers5, bnb.Transformers4}
-	q := bnb.DetectConfig(src.Config)
-	if q == nil {
-		bad("quantization_config: expected one, since there are 4-bit weights, found none", both...)
-		return nil
+	if elems == 0 {
+		return 0
 	}
-	if !q.FourBit {
-		bad(fmt.Sprintf("%s: expected bitsandbytes with load_in_4bit, found %s", q.Where, q.Label), both...)
-		return nil
-	}
-	qc, problems, err := bnb.ParseQuantizationConfig(q.Raw)
-	if err != nil {
-		bad(err.Error(), both...)
-		return nil
-	}
-	r.add(problems)
-	r.add(groups.CheckConfig(qc))
-	cfg, err := checkpoint.ParseConfig(src.Config)
-	if err != nil {
-		return err
-	}
-	r.dtypes(cfg, groups)
-	return r.skipList(cfg, qc, groups, targets)
+	return bits / elems
 }
 
-// dtypes checks that every plain float weight has the dtype of the model:
-// transformers from 5.21 on keeps a ".weight" in the dtype of its file.
-func (r *Report) dtypes(cfg *checkpoint.Config, groups *bnb.Groups) {
-	want := map[string]safetensors.DType{"bfloat16": safetensors.BF16, "float16": safetensors.F16, "float32": safetensors.F32}[cfg.DType()]
-	for _, t := range groups.Plain {
-		switch t.DType {
-		case safetensors.BF16, safetensors.F16, safetensors.F32, safetensors.F64:
-		default:
-			continue
-		}
-		if len(t.Name) > 7 && t.Name[len(t.Name)-7:] == ".weight" && want != 0 && t.DType != want {
-			r.Findings = append(r.Findings, Finding{bnb.Warning, t.Shard, t.Name,
-				fmt.Sprintf("dtype: expected %s as in config.json, found %s", want, t.DType), []bnb.Loader{bnb.Transformers5}})
-		}
-	}
-}
-
-// skipList runs the loaders' own match rules over every module.
-func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, groups *bnb.Groups, targets arch.Target) error {
-	query, err := arch.ParseConfig(cfg.Strict())
-	if err != nil {
-		return err
-	}
-	var names []string
-	for _, t := range groups.Plain {
-		names = append(names, t.Name)
-	}
-	for _, w := range groups.Weights {
-		names = append(names, w.Name)
-	}
-	model, err := arch.Resolve(query, names)
-	if err != nil {
-		r.Findings = append(r.Findings, Finding{bnb.Notice, "config.json", "", fmt.Sprintf("%v: the skip list is not checked", err), nil})
+// readFull fills p from r at off.
+func readFull(r io.ReaderAt, p []byte, off int64) error {
+	n, err := r.ReadAt(p, off)
+	if n == len(p) {
 		return nil
 	}
-	var kept, quantized []arch.Tensor
-	for _, t := range groups.Plain {
-		if c := model.Classify(t.Name); c.Module {
-			kept = append(kept, arch.Tensor{Name: t.Name, Class: c})
-		}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
 	}
-	for _, w := range groups.Weights {
-		quantized = append(quantized, arch.Tensor{Name: w.Name, Class: model.Classify(w.Name)})
-	}
-	for _, v := range arch.CheckSkip(qc.SkipModules, targets, kept, quantized) {
-		text := fmt.Sprintf("llm_int8_skip_modules: in %s the plain weight of %s is taken for quantized: no entry matches", v.Loader, v.Path)
-		if v.Over {
-			text = fmt.Sprintf("llm_int8_skip_modules: in %s entry %q skips %s, which is quantized", v.Loader, v.Entry, v.Path)
-		}
-		r.Findings = append(r.Findings, Finding{bnb.Warning, "config.json", "", text, nil})
-	}
-	return nil
+	return err
 }

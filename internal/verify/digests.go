@@ -1,0 +1,80 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/nf4kit/nf4kit/internal/bnb"
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/manifest"
+	"github.com/nf4kit/nf4kit/internal/stream"
+)
+
+// digests compares every tensor with its digest in nf4kit.json.
+func (r *Report) digests(ctx context.Context, src *checkpoint.Source, m *manifest.Manifest, opt Options) error {
+	got := make([]manifest.Digest, len(src.Tensors))
+	err := stream.Run(ctx, opt.Stream, newScratch, len(src.Tensors), func(int) int64 { return 0 }, func(i int, each stream.Each[*scratch]) error {
+		t := src.Tensors[i]
+		return each(1, func(w *scratch, _ int) error {
+			var err error
+			if got[i], err = manifest.DigestOf(t, t.Size(), w.buf); err != nil {
+				return fmt.Errorf("%s: read %s: %w", t.Shard.Name, t.Name, err)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	for i, t := range src.Tensors {
+		want, ok := m.Tensors[t.Name]
+		switch {
+		case !ok:
+			r.find(bnb.Warning, t.Shard.Name, t.Name, "expected a digest of it in %s, found none", manifest.Name)
+		case got[i] != want:
+			r.find(bnb.Error, t.Shard.Name, t.Name, "expected the BLAKE3 digest %s recorded in %s, found %s", want, manifest.Name, got[i])
+		}
+		if ok {
+			r.Digests++
+		}
+	}
+	for _, name := range m.TensorNames() {
+		if _, ok := src.Lookup(name); !ok {
+			r.find(bnb.Error, "", name, "expected the tensor, for %s has its digest, found none", manifest.Name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
+		r.file(src.Dir, name, m.Files[name])
+	}
+	return nil
+}
+
+// file compares a side file with its digest.
+func (r *Report) file(dir, name string, want manifest.Digest) {
+	if !filepath.IsLocal(name) {
+		r.find(bnb.Warning, manifest.Name, "", "files: expected names within the directory, found %.80q", name)
+		return
+	}
+	f, err := os.Open(filepath.Join(dir, name))
+	if err != nil {
+		r.find(bnb.Warning, name, "", "expected the file, for %s has its digest: %v", manifest.Name, err)
+		return
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		r.find(bnb.Warning, name, "", "expected a regular file, for %s has its digest", manifest.Name)
+		return
+	}
+	got, err := manifest.DigestOf(f, info.Size(), make([]byte, 1<<16))
+	switch {
+	case err != nil:
+		r.find(bnb.Warning, name, "", "read: %v", err)
+	case got != want:
+		r.find(bnb.Warning, name, "", "expected the BLAKE3 digest %s recorded in %s, found %s: it was changed after the conversion", want, manifest.Name, got)
+	}
+}

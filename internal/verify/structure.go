@@ -1,0 +1,219 @@
+package verify
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/nf4kit/nf4kit/doublequant"
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/internal/bnb"
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// maxSkipModules: Python's re caches 512 patterns, and transformers matches each module against each entry.
+const maxSkipModules = 512
+
+// structure checks what headers, records and small files say.
+func (r *Report) structure(src *checkpoint.Source, groups *bnb.Groups, targets arch.Target) error {
+	for _, w := range groups.Weights {
+		if err := r.tables(w); err != nil {
+			return err
+		}
+	}
+	r.headers(src)
+	r.index(src, groups)
+	if !src.IsFile {
+		r.strays(src)
+	}
+	if src.Config == nil {
+		if !src.IsFile {
+			r.Findings = append(r.Findings, Finding{bnb.Warning, src.Dir, "", "config.json: expected it beside the weights, found none",
+				[]bnb.Loader{bnb.Transformers5, bnb.Transformers4}})
+		}
+		return nil
+	}
+	return r.config(src, groups, targets)
+}
+
+// headers: transformers 4 refuses a safetensors file whose metadata lacks "format" (modeling_utils.py, load_state_dict).
+func (r *Report) headers(src *checkpoint.Source) {
+	for _, sh := range src.Shards {
+		switch meta := sh.Metadata(); {
+		case meta == nil:
+			r.find(bnb.Notice, sh.Name, "", "__metadata__: expected {\"format\": \"pt\"}, found none; transformers before 4.51 needs it")
+		case meta["format"] != "pt":
+			r.Findings = append(r.Findings, Finding{bnb.Warning, sh.Name, "",
+				fmt.Sprintf("__metadata__: expected format \"pt\", found %.40q", meta["format"]), []bnb.Loader{bnb.Transformers4}})
+		}
+	}
+}
+
+// index compares what the index file says of the whole with the whole.
+func (r *Report) index(src *checkpoint.Source, groups *bnb.Groups) {
+	ix := src.Index
+	if ix == nil {
+		return
+	}
+	file := checkpoint.IndexName(src.Base)
+	if !ix.HasMetadata {
+		r.Findings = append(r.Findings, Finding{bnb.Warning, file, "", "metadata: expected an object, found none",
+			[]bnb.Loader{bnb.Transformers5, bnb.Transformers4}})
+	}
+	if size := src.TensorBytes(); ix.TotalSize != 0 && ix.TotalSize != size {
+		r.find(bnb.Notice, file, "", "metadata.total_size: expected %d, the bytes of all tensors, found %d", size, ix.TotalSize)
+	}
+	var params int64
+	for _, w := range groups.Weights {
+		params += w.Sizes.Elems
+	}
+	for _, t := range groups.Plain {
+		params += t.Elems()
+	}
+	if ix.TotalParameters != 0 && ix.TotalParameters != params && len(groups.Errors()) == 0 {
+		r.find(bnb.Notice, file, "", "metadata.total_parameters: expected %d, found %d", params, ix.TotalParameters)
+	}
+}
+
+// strays are files by which some loader takes the directory for another model.
+func (r *Report) strays(src *checkpoint.Source) {
+	entries, err := os.ReadDir(src.Dir)
+	if err != nil {
+		return // the weights were read from it: nothing that matters here
+	}
+	used := map[string]bool{}
+	for _, sh := range src.Shards {
+		used[sh.Name] = true
+	}
+	for _, e := range entries {
+		name := e.Name()
+		text, loader := "", bnb.VLLM
+		switch {
+		case strings.HasPrefix(name, "consolidated") && filepath.Ext(name) == ".safetensors":
+			text = "expected no such file beside the weights: it marks a checkpoint in Mistral's own format"
+		case filepath.Ext(name) == ".safetensors" && !used[name]:
+			text, loader = "expected no weights file that is not part of the checkpoint: it is read along with the others", bnb.SGLang
+		case name == "adapter_config.json":
+			text, loader = "expected no such file beside the weights: it marks a PEFT adapter", bnb.Transformers5
+		default:
+			for _, side := range bnb.SideFiles {
+				if name == side {
+					text = "expected no such file beside the weights: it names another quantization method"
+				}
+			}
+		}
+		if text != "" {
+			r.Findings = append(r.Findings, Finding{bnb.Warning, name, "", text, []bnb.Loader{loader}})
+		}
+	}
+}
+
+func (r *Report) tables(w *bnb.Weight) error {
+	codes := nf4.Codebook(nf4.NF4)
+	if w.State.QuantType == bnb.FP4 {
+		codes = nf4.Codebook(nf4.FP4)
+	}
+	nested := doublequant.Map()
+	problems, err := w.CheckTables(&codes, &nested)
+	if err != nil {
+		return err
+	}
+	r.add(problems)
+	return nil
+}
+
+// config checks that config.json says what the tensors are.
+func (r *Report) config(src *checkpoint.Source, groups *bnb.Groups, targets arch.Target) error {
+	bad := func(text string, breaks ...bnb.Loader) {
+		r.Findings = append(r.Findings, Finding{bnb.Warning, "config.json", "", text, breaks})
+	}
+	both := []bnb.Loader{bnb.Transformers5, bnb.Transformers4}
+	q := bnb.DetectConfig(src.Config)
+	if q == nil {
+		bad("quantization_config: expected one, since there are 4-bit weights, found none", both...)
+		return nil
+	}
+	if !q.FourBit {
+		bad(fmt.Sprintf("%s: expected bitsandbytes with load_in_4bit, found %s", q.Where, q.Label), both...)
+		return nil
+	}
+	qc, problems, err := bnb.ParseQuantizationConfig(q.Raw)
+	if err != nil {
+		bad(err.Error(), both...)
+		return nil
+	}
+	r.add(problems)
+	r.add(groups.CheckConfig(qc))
+	cfg, err := checkpoint.ParseConfig(src.Config)
+	if err != nil {
+		return err
+	}
+	r.dtypes(cfg, groups)
+	if n := len(qc.SkipModules); n > maxSkipModules {
+		r.find(bnb.Notice, "config.json", "", "llm_int8_skip_modules: expected at most %d entries, found %d; loading takes minutes", maxSkipModules, n)
+	}
+	return r.skipList(cfg, qc, groups, targets)
+}
+
+// dtypes checks that every plain float weight has the dtype of the model:
+// transformers from 5.21 on keeps a ".weight" in the dtype of its file.
+func (r *Report) dtypes(cfg *checkpoint.Config, groups *bnb.Groups) {
+	want := map[string]safetensors.DType{"bfloat16": safetensors.BF16, "float16": safetensors.F16, "float32": safetensors.F32}[cfg.DType()]
+	for _, w := range groups.Weights {
+		if got := w.State.DType; cfg.DType() != "" && want != 0 && got != cfg.DType() {
+			r.find(bnb.Notice, w.QuantState.Shard, w.Name, "quant_state: decodes to %s, config.json says %s", got, cfg.DType())
+			break // one is enough: they are written together
+		}
+	}
+	for _, t := range groups.Plain {
+		switch t.DType {
+		case safetensors.BF16, safetensors.F16, safetensors.F32, safetensors.F64:
+		default:
+			continue
+		}
+		if strings.HasSuffix(t.Name, ".weight") && want != 0 && t.DType != want {
+			r.Findings = append(r.Findings, Finding{bnb.Warning, t.Shard, t.Name,
+				fmt.Sprintf("dtype: expected %s as in config.json, found %s", want, t.DType), []bnb.Loader{bnb.Transformers5}})
+		}
+	}
+}
+
+// skipList runs the loaders' own match rules over every module.
+func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, groups *bnb.Groups, targets arch.Target) error {
+	query, err := arch.ParseConfig(cfg.Strict())
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, t := range groups.Plain {
+		names = append(names, t.Name)
+	}
+	for _, w := range groups.Weights {
+		names = append(names, w.Name)
+	}
+	model, err := arch.Resolve(query, names)
+	if err != nil {
+		r.Findings = append(r.Findings, Finding{bnb.Notice, "config.json", "", fmt.Sprintf("%v: the skip list is not checked", err), nil})
+		return nil
+	}
+	var kept, quantized []arch.Tensor
+	for _, t := range groups.Plain {
+		if c := model.Classify(t.Name); c.Module {
+			kept = append(kept, arch.Tensor{Name: t.Name, Class: c})
+		}
+	}
+	for _, w := range groups.Weights {
+		quantized = append(quantized, arch.Tensor{Name: w.Name, Class: model.Classify(w.Name)})
+	}
+	for _, v := range arch.CheckSkip(qc.SkipModules, targets, kept, quantized) {
+		text := fmt.Sprintf("llm_int8_skip_modules: in %s the plain weight of %s is taken for quantized: no entry matches", v.Loader, v.Path)
+		if v.Over {
+			text = fmt.Sprintf("llm_int8_skip_modules: in %s entry %q skips %s, which is quantized", v.Loader, v.Entry, v.Path)
+		}
+		r.Findings = append(r.Findings, Finding{bnb.Warning, "config.json", "", text, nil})
+	}
+	return nil
+}
