@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 )
 
 // Tensor is one tensor of a [Reader]. Its fields must not be changed.
@@ -221,6 +222,9 @@ func newFileReader(f *os.File, name string) (*Reader, error) {
 
 // Name returns the name that was given to [Open].
 func (f *File) Name() string { return f.name }
+
+// SyscallConn gives access to the open file, for advice to the operating system on what will be read.
+func (f *File) SyscallConn() (syscall.RawConn, error) { return f.f.SyscallConn() }
 
 // Close closes the file. Tensors cannot be read afterwards.
 func (f *File) Close() error { return f.f.Close() }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/manifest"
@@ -16,7 +17,13 @@ type shardFiles struct {
 	out    *checkpoint.Output
 	shards []*checkpoint.ShardWriter
 	record *manifest.Recorder // nil: digests are not wanted
+
+	unflushed []atomic.Int64 // bytes written to each shard since the disk was last told
 }
+
+// writebackBytes is enough for the disk to work on while the next as many are
+// computed.
+const writebackBytes = 32 << 20
 
 // A FileSink is a [Sink] that must be closed: Close fails if any byte of the
 // plan was not written.
@@ -28,7 +35,7 @@ type FileSink interface {
 // OpenSink creates the weights files of the plan in out, at their full size. If
 // record is not nil, it is given every byte that is written.
 func (p *Plan) OpenSink(out *checkpoint.Output, record *manifest.Recorder) (FileSink, error) {
-	s := &shardFiles{plan: p, out: out, record: record}
+	s := &shardFiles{plan: p, out: out, record: record, unflushed: make([]atomic.Int64, len(p.Shards))}
 	for _, sh := range p.Shards {
 		w, err := out.CreateShard(sh.Name, sh.Layout)
 		if err != nil {
@@ -45,8 +52,18 @@ func (p *Plan) OpenSink(out *checkpoint.Output, record *manifest.Recorder) (File
 }
 
 func (s *shardFiles) WriteAt(shard int, tensor string, p []byte, off int64) error {
-	if err := s.shards[shard].WriteAt(tensor, p, off); err != nil || s.record == nil {
+	w := s.shards[shard]
+	if err := w.WriteAt(tensor, p, off); err != nil {
 		return err
+	}
+	// Every writebackBytes or so, the disk is told to begin with what is there.
+	if n := s.unflushed[shard].Add(int64(len(p))); n >= writebackBytes {
+		if s.unflushed[shard].CompareAndSwap(n, 0) {
+			w.StartWriteback(0, s.plan.Shards[shard].Layout.Size())
+		}
+	}
+	if s.record == nil {
+		return nil
 	}
 	return s.record.WriteAt(tensor, p, off)
 }

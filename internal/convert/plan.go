@@ -57,6 +57,7 @@ type Item struct {
 	elem   kernel.Elem
 	packed *packed
 	index  int
+	cache  *checkpoint.Tensor // read as it lies, so that its pages can be advised on; nil otherwise
 }
 
 // Elems is the number of elements of the logical weight.
@@ -218,7 +219,9 @@ func (p *Plan) decide(src *checkpoint.Source, pol *policy) error {
 			Quantize: d.quantize, Spec: d.spec, Reason: d.reason, Class: d.class, elem: kernelElem(t.DType),
 			index: len(p.Items),
 		}
+		it.cache = &t
 		if d.quantize && d.class.Conv1D {
+			it.cache = nil
 			it.Source = transposed{src: t, in: t.Shape[0], out: t.Shape[1], size: int64(t.DType.Bits() / 8)}
 			it.Shape = []int64{t.Shape[1], t.Shape[0]}
 		}

@@ -92,6 +92,7 @@ type quantizer struct {
 	nested []float32
 	codes  []byte // double-quantized scales; nil when spilled
 	offset float32
+	pages  pages
 
 	written, other []kernel.Sums // a partial sum for each chunk
 }
@@ -154,6 +155,7 @@ func (x *execution) newQuantizer(it *Item) *job {
 }
 
 func (q *quantizer) begin(spilled bool, ranges int) error {
+	q.pages = newPages(q.item, q.step)
 	if q.held {
 		q.slabs = make([][]byte, ranges)
 	}
@@ -252,9 +254,13 @@ func (q *quantizer) quantize(w *worker, task int) error {
 		slab = q.pool.get()
 		q.slabs[task] = slab
 	}
+	q.pages.reading(task)
 	_, run, err := q.load(w, slab, s)
 	if err != nil {
 		return err
+	}
+	if q.held || !q.measure {
+		q.pages.done(task)
 	}
 	abs := q.absmaxOf(w, s)
 	codes := slab[rangeBytes:][:s.codes()]
@@ -422,7 +428,9 @@ func (q *quantizer) sums(w *worker, task int) error {
 		src, codes = slab[:s.n*q.srcSize], slab[rangeBytes:][:s.codes()]
 		run, err = q.round(w, src, s)
 	} else {
+		q.pages.reading(task)
 		src, run, err = q.load(w, w.slab, s)
+		q.pages.done(task)
 		codes = w.slab[rangeBytes:][:s.codes()]
 		if err == nil {
 			err = q.sink.ReadAt(q.names.Weight, codes, s.first/2)
