@@ -94,7 +94,7 @@ func (o *Output) rename() (old string, err error) {
 	if !o.force {
 		return "", &OutputError{Path: o.dir, Reason: "exists and is not empty", Err: fs.ErrExist}
 	}
-	if err := exchange(o.staging, o.dir); err == nil {
+	if err := o.swap(o.staging, o.dir); err == nil {
 		return o.staging, nil
 	}
 	aside := o.dir + oldSuffix
@@ -112,7 +112,7 @@ func (o *Output) rename() (old string, err error) {
 func recoverOld(dir string) error {
 	aside := dir + oldSuffix
 	if _, err := os.Lstat(aside); err != nil {
-		return nil //nolint:nilerr // nothing to recover
+		return nil // nothing to recover
 	}
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		if err := os.Rename(aside, dir); err != nil {

@@ -14,9 +14,12 @@ import (
 const (
 	// MaxConfigSize bounds config.json and the other small JSON files; the largest known, with a label map of 21,843
 	// classes in it, is under 2 MB.
-	MaxConfigSize = 16 << 20
+	MaxConfigSize = 8 << 20
 	// maxConfigNesting bounds how deep config.json may nest; composite models reach 5.
 	maxConfigNesting = 100
+	// maxNestedConfigs bounds the members called *_config, each of which may cost EditConfig a pass over the text;
+	// composite models have some ten.
+	maxNestedConfigs = 64
 )
 
 // Config gives read access to a config.json. It keeps the text as it stands: numbers are tokens, not float64.
@@ -41,13 +44,19 @@ func parseConfig(file string, raw []byte) (*Config, error) {
 		}
 		return nil, &InputError{File: file, Expected: "a JSON object", Found: kindName(k)}
 	}
+	nested := 0
 	for {
-		_, err := dec.ReadToken()
+		tok, err := dec.ReadToken()
 		if errors.Is(err, io.EOF) {
 			return c, nil
 		}
 		if err != nil {
 			return nil, malformedJSON(file, err)
+		}
+		if tok.Kind() == '"' && isNestedConfig(tok.String()) {
+			if nested++; nested > maxNestedConfigs {
+				return nil, &InputError{File: file, Expected: fmt.Sprintf("at most %d nested configs", maxNestedConfigs), Found: "more"}
+			}
 		}
 		switch depth := dec.StackDepth(); {
 		case depth > maxConfigNesting:
@@ -74,7 +83,9 @@ func strictJSON(raw []byte) []byte {
 			inString = !inString
 		case !inString && (c == 'N' || c == 'I'):
 			for _, token := range []string{"NaN", "Infinity"} {
-				if !bytes.HasPrefix(raw[i:], []byte(token)) {
+				end := i + len(token)
+				if !bytes.HasPrefix(raw[i:], []byte(token)) || i == 0 || !bytes.ContainsRune([]byte(" \t\r\n:,[-"), rune(raw[i-1])) ||
+					end == len(raw) || !bytes.ContainsRune([]byte(" \t\r\n,]}"), rune(raw[end])) {
 					continue
 				}
 				if &out[0] == &raw[0] {

@@ -51,11 +51,10 @@ func EditConfig(raw []byte, edits ...Edit) ([]byte, error) {
 // compression_config and MLX's quantization, at the top and in nested configs.
 func (c *Config) RemoveQuantization() []Edit {
 	var edits []Edit
-	c.eachConfig(func(path []string) {
+	c.eachConfig(func(path []string, obj object) {
 		for _, key := range []string{"quantization_config", "compression_config", "quantization"} {
-			full := append(slices.Clone(path), key)
-			if _, ok := c.Get(full...); ok {
-				edits = append(edits, Remove(full...))
+			if obj.find(key) >= 0 {
+				edits = append(edits, Remove(append(slices.Clone(path), key)...))
 			}
 		}
 	})
@@ -67,17 +66,16 @@ func (c *Config) RemoveQuantization() []Edit {
 func (c *Config) SetDType(dtype string) []Edit {
 	var edits []Edit
 	value := strconv.AppendQuote(nil, dtype)
-	c.eachConfig(func(path []string) {
-		found := false
+	c.eachConfig(func(path []string, obj object) {
+		top, found := len(path) == 0, false
 		for _, key := range dtypeKeys {
-			full := append(slices.Clone(path), key)
 			// A null below the top means "as the top"; at the top it means nothing.
-			if old, ok := c.Get(full...); ok && (len(path) == 0 || jsontext.Value(old).Kind() == '"') {
-				edits = append(edits, Edit{Path: full, Value: value})
+			if i := obj.find(key); i >= 0 && (top || c.shadow[obj.members[i].valStart] == '"') {
+				edits = append(edits, Edit{Path: append(slices.Clone(path), key), Value: value})
 				found = true
 			}
 		}
-		if !found && len(path) == 0 {
+		if top && !found {
 			for _, key := range dtypeKeys {
 				edits = append(edits, Set(key, value))
 			}
@@ -88,19 +86,25 @@ func (c *Config) SetDType(dtype string) []Edit {
 
 // eachConfig visits the top and every object below it that is called *_config, parents first. Quantization configs
 // are not model configs.
-func (c *Config) eachConfig(visit func(path []string)) {
-	var walk func(path []string)
-	walk = func(path []string) {
-		visit(path)
-		for _, key := range c.Keys(path...) {
-			if strings.HasSuffix(key, "_config") && key != "quantization_config" && key != "compression_config" {
-				if full := append(slices.Clone(path), key); c.Keys(full...) != nil {
-					walk(full)
-				}
+func (c *Config) eachConfig(visit func(path []string, obj object)) {
+	var walk func(path []string, at int)
+	walk = func(path []string, at int) {
+		obj, ok := scanObject(c.shadow, at)
+		if !ok {
+			return
+		}
+		visit(path, obj)
+		for _, m := range obj.members {
+			if isNestedConfig(m.key) && c.shadow[m.valStart] == '{' {
+				walk(append(slices.Clone(path), m.key), m.valStart)
 			}
 		}
 	}
-	walk(nil)
+	walk(nil, 0)
+}
+
+func isNestedConfig(key string) bool {
+	return strings.HasSuffix(key, "_config") && key != "quantization_config" && key != "compression_config"
 }
 
 // span is a member of an object in a text, by offsets; the value ends where valEnd begins.
@@ -238,6 +242,10 @@ func insertMember(raw []byte, obj object, depth int, key string, value []byte) (
 	}
 	last := obj.members[len(obj.members)-1]
 	lead, colon := leadOf(raw, obj, len(obj.members)-1), raw[last.keyEnd:last.valStart]
+	if len(obj.members) == 1 && len(lead) == 0 {
+		// A single member on the line of its brace shows no comma: what follows its colon is the next best guide.
+		lead = colon[bytes.IndexByte(colon, ':')+1:]
+	}
 	at := len(obj.members)
 	if slices.IsSortedFunc(obj.members, func(a, b span) int { return strings.Compare(a.key, b.key) }) {
 		at, _ = slices.BinarySearchFunc(obj.members, key, func(m span, key string) int { return strings.Compare(m.key, key) })

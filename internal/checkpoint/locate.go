@@ -88,7 +88,8 @@ func (s *Source) openIndexed(base string, single bool) error {
 	}
 	for _, name := range shards {
 		if err := s.addShard(name); err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
+			var link *InputError
+			if errors.Is(err, fs.ErrNotExist) && !errors.As(err, &link) {
 				return &InputError{File: path, Expected: "the shards it names", Found: name + " missing",
 					Hint: "fetch the missing shard", Err: fs.ErrNotExist}
 			}
@@ -214,7 +215,7 @@ func (s *Source) refuseLoneShard(name string) error {
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil {
 		// A file in a directory that may be searched but not listed is still a file.
-		return nil //nolint:nilerr
+		return nil
 	}
 	for _, e := range entries {
 		if !strings.HasSuffix(e.Name(), indexSuffix) {
@@ -243,11 +244,11 @@ func (s *Source) resolveHub() error {
 	snapshots := filepath.Join(s.Dir, "snapshots")
 	entries, err := os.ReadDir(snapshots)
 	if err != nil {
-		return nil //nolint:nilerr // no such directory: an ordinary model directory
+		return nil // no such directory: an ordinary model directory
 	}
 	if abs, err := filepath.Abs(s.Dir); err == nil && !strings.HasPrefix(filepath.Base(abs), "models--") {
 		if _, err := os.Stat(filepath.Join(s.Dir, "refs")); err != nil {
-			return nil //nolint:nilerr // a directory that happens to be called snapshots
+			return nil // a directory that happens to be called snapshots
 		}
 	}
 	ref := filepath.Join(s.Dir, "refs", "main")
@@ -290,7 +291,7 @@ func checkWeightFile(path string) error {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
 	head = head[:n]
-	if n >= 9 && (head[8] == '{') {
+	if n > 8 && head[8] == '{' {
 		return nil
 	}
 	e := &InputError{File: path, Expected: "a safetensors file"}

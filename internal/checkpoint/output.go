@@ -38,6 +38,7 @@ type Output struct {
 	force   bool
 	root    *os.Root
 	lock    *dirLock
+	swap    func(a, b string) error // exchange; tests replace it to reach the way without
 
 	mu     sync.Mutex
 	files  map[string]bool // relative names given out
@@ -63,7 +64,7 @@ func Create(dst string, opt Options) (*Output, error) {
 	if err != nil {
 		return nil, lockError(dst, dir, err)
 	}
-	o := &Output{dir: dir, staging: dir + stagingSuffix, force: opt.Force, lock: lock,
+	o := &Output{dir: dir, staging: dir + stagingSuffix, force: opt.Force, lock: lock, swap: exchange,
 		files: make(map[string]bool), dirs: make(map[string]bool), open: make(map[*File]bool)}
 	if err := o.prepare(dst); err != nil {
 		return nil, errors.Join(err, lock.release())

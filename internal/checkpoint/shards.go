@@ -44,7 +44,7 @@ func SplitShards(groups []Group, maxShardSize int64, base string) ([]ShardPlan, 
 				return nil, fmt.Errorf("split shards: %s: over %d bytes", g.Name, maxTensorBytes)
 			}
 		}
-		if len(plans) == 0 || plans[len(plans)-1].Size > 0 && size > maxShardSize-plans[len(plans)-1].Size {
+		if n := len(plans); n == 0 || size > 0 && plans[n-1].Size > 0 && size > maxShardSize-plans[n-1].Size {
 			plans = append(plans, ShardPlan{})
 		}
 		p := &plans[len(plans)-1]

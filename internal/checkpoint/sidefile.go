@@ -43,7 +43,7 @@ func (s *Source) SideFiles() ([]SideFile, []Skipped, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("list source: %w", err)
 	}
-	w := &sideWalker{root: root, seen: map[string]bool{root: true}}
+	w := &sideWalker{root: root, above: map[string]bool{root: true}}
 	if err := w.dir(s.Dir, "", 0); err != nil {
 		return nil, nil, err
 	}
@@ -54,7 +54,7 @@ func (s *Source) SideFiles() ([]SideFile, []Skipped, error) {
 
 type sideWalker struct {
 	root    string
-	seen    map[string]bool // resolved directories
+	above   map[string]bool // the resolved directories on the way down, against links that lead back
 	files   []SideFile
 	skipped []Skipped
 	entries int
@@ -121,15 +121,16 @@ func (w *sideWalker) subdir(full, rel string, depth int) error {
 		w.skip(rel, "a link out of the model directory")
 		return nil
 	}
-	if w.seen[real] {
-		w.skip(rel, "a link to a directory already copied")
+	if w.above[real] {
+		w.skip(rel, "a link to a directory above it")
 		return nil
 	}
-	w.seen[real] = true
 	if name != "additional_chat_templates" && !modulePattern.MatchString(name) && !holdsCode(full) {
 		w.skip(rel, "not a directory that loaders read")
 		return nil
 	}
+	w.above[real] = true
+	defer delete(w.above, real)
 	return w.dir(full, rel, depth+1)
 }
 

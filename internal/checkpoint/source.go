@@ -106,6 +106,10 @@ func (s *Source) TensorBytes() int64 {
 func (s *Source) addShard(name string) error {
 	path := filepath.Join(s.Dir, name)
 	if err := checkWeightFile(path); err != nil {
+		if info, lerr := os.Lstat(path); lerr == nil && info.Mode()&fs.ModeSymlink != 0 && errors.Is(err, fs.ErrNotExist) {
+			return &InputError{File: path, Expected: "a file", Found: "a symbolic link to nothing",
+				Hint: "the download is incomplete: fetch the model again", Err: fs.ErrNotExist}
+		}
 		return err
 	}
 	f, err := safetensors.Open(path)
