@@ -290,6 +290,9 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	if o.DryRun {
 		return printPlan(g, o, p)
 	}
+	if g.Verbose {
+		printDecisions(g.Stderr, p)
+	}
 	m := &manifest.Manifest{Tool: "nf4kit " + versionText(), Settings: o.settings, Source: manifest.SourceOf(src)}
 	results, err := write(ctx, g, p, x, m, o.Dst, o.Force)
 	if err != nil {
@@ -376,23 +379,34 @@ func printPlan(g *globals, o ConvertOptions, p *convert.Plan) error {
 	fmt.Fprintf(g.Stdout, "%s -> %s (dry run: nothing is written)\n\n", o.Src, o.Dst)
 	s.printSizes(g.Stdout)
 	if g.Verbose {
-		t := newTable(g.Stdout)
-		t.AppendHeader(row("tensor", "shape", "from", "to", "why"))
-		for i := range p.Items {
-			it := &p.Items[i]
-			to, why := it.Spec.String(), ""
-			if !it.Quantize {
-				to, why = it.Out.String(), it.Reason
-			}
-			t.AppendRow(row(it.Name, shapeText(it.Shape), it.DType.String(), to, why))
-		}
 		fmt.Fprintln(g.Stdout)
-		t.Render()
+		printDecisions(g.Stdout, p)
 	}
 	for _, sh := range p.Shards {
 		fmt.Fprintf(g.Stdout, "  %s  %s\n", sh.Name, bytesText(sh.Layout.Size()))
 	}
 	return nil
+}
+
+// printDecisions lists what becomes of every tensor and side file, and why.
+func printDecisions(w io.Writer, p *convert.Plan) {
+	t := newTable(w)
+	t.AppendHeader(row("tensor", "shape", "from", "to", "why"))
+	for i := range p.Items {
+		it := &p.Items[i]
+		to, why := it.Spec.String(), ""
+		if !it.Quantize {
+			to, why = it.Out.String(), it.Reason
+		}
+		t.AppendRow(row(it.Name, shapeText(it.Shape), it.DType.String(), to, why))
+	}
+	t.Render()
+	for _, f := range p.Sides {
+		fmt.Fprintf(w, "  copied      %s\n", f.Rel)
+	}
+	for _, f := range p.Skipped {
+		fmt.Fprintf(w, "  not copied  %s: %s\n", f.Rel, f.Reason)
+	}
 }
 
 // qualityTensors pairs items with what was measured of them.

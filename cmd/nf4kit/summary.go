@@ -134,7 +134,7 @@ func (s *summary) printUse(w io.Writer) {
 		return
 	}
 	auto, fromTask := s.p.AutoClass()
-	fmt.Fprintf(w, `Load it (transformers >= 4.56, bitsandbytes >= 0.46.1):
+	fmt.Fprintf(w, `Load it (transformers 4.55 or newer, of 5.x 5.6 or newer; bitsandbytes 0.46.1 or newer):
 
     from transformers import %[1]s
     model = %[1]s.from_pretrained(%[2]q, device_map="auto")
