@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"regexp"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -10,26 +12,66 @@ import (
 	"github.com/nf4kit/nf4kit/internal/footprint"
 )
 
+// InspectOptions are the arguments and flags of inspect.
+type InspectOptions struct {
+	Src      string
+	Patterns []string // arguments after SRC and --only: a tensor is shown if one of them matches
+	Skip     []string
+}
+
 func newInspectCommand(g *globals) *cobra.Command {
-	return &cobra.Command{
-		Use:   "inspect SRC",
+	var o InspectOptions
+	var only []string
+	cmd := &cobra.Command{
+		Use:   "inspect SRC [REGEX...]",
 		Short: "Show the tensors of a checkpoint, what is quantized and bits per parameter",
 		Long: `inspect reads the headers of SRC, a model directory, a .safetensors file or a hub
 cache snapshot, quantized or not, and shows its tensors by dtype and format, the
-measured bits per parameter and the saving against 16 bits. -v lists every tensor.`,
+measured bits per parameter and the saving against 16 bits. It reads no weights, so
+it is as quick on 700 GB as on 7.
+
+With one or more REGEX (RE2, unanchored, on tensor names) only the tensors that match
+one of them count, and they are listed; -v lists every tensor.`,
 		Example: `  nf4kit inspect Llama-3.2-1B-nf4
+  nf4kit inspect Llama-3.2-1B-nf4 'layers\.0\.' --skip norm
   nf4kit inspect model.safetensors -v
   nf4kit inspect Llama-3.2-1B-nf4 --json`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runInspect(cmd.Context(), g, args[0])
+			o.Src, o.Patterns = args[0], append(args[1:], only...)
+			return runInspect(cmd.Context(), g, o)
 		},
 	}
+	cmd.Flags().StringArrayVar(&only, "only", nil, "show tensors whose name matches `REGEX` (repeatable)")
+	cmd.Flags().StringArrayVar(&o.Skip, "skip", nil, "leave out tensors whose name matches `REGEX` (repeatable)")
+	return cmd
+}
+
+// selection makes the patterns of inspect and measure into one test of names.
+func selection(only, skip []string) (func(name string) bool, error) {
+	yes, err := compile("only", only)
+	if err != nil {
+		return nil, err
+	}
+	no, err := compile("skip", skip)
+	if err != nil {
+		return nil, err
+	}
+	matches := func(list []*regexp.Regexp, name string) bool {
+		return slices.ContainsFunc(list, func(re *regexp.Regexp) bool { return re.MatchString(name) })
+	}
+	return func(name string) bool {
+		return (len(yes) == 0 || matches(yes, name)) && !matches(no, name)
+	}, nil
 }
 
 // runInspect is the command without cobra.
-func runInspect(_ context.Context, g *globals, path string) error {
-	src, err := checkpoint.Open(path)
+func runInspect(_ context.Context, g *globals, o InspectOptions) error {
+	keep, err := selection(o.Patterns, o.Skip)
+	if err != nil {
+		return err
+	}
+	src, err := checkpoint.Open(o.Src)
 	if err != nil {
 		return err
 	}
@@ -41,11 +83,15 @@ func runInspect(_ context.Context, g *globals, path string) error {
 	if err != nil {
 		return err
 	}
+	selected := len(o.Patterns)+len(o.Skip) > 0
+	if selected {
+		f = f.Select(keep)
+	}
 	if g.JSON {
 		return writeJSON(g.Stdout, inspectJSON(src, f))
 	}
 	w := g.Stdout
-	fmt.Fprintf(w, "%s: %d tensors in %d files, %s parameters, %s\n", path, len(f.Tensors), len(src.Shards),
+	fmt.Fprintf(w, "%s: %d tensors in %d files, %s parameters, %s\n", o.Src, len(f.Tensors), len(src.Shards),
 		countText(f.Params), bytesText(f.Bytes))
 	if f.Method != "" {
 		fmt.Fprintf(w, "quantized by %s\n", f.Method)
@@ -67,7 +113,7 @@ func runInspect(_ context.Context, g *globals, path string) error {
 	for _, p := range f.Problems {
 		warnf(g.Stderr, "%s", p)
 	}
-	if g.Verbose {
+	if g.Verbose || selected {
 		fmt.Fprintln(w)
 		t := newTable(w)
 		t.AppendHeader(row("tensor", "shape", "format", "bytes", "file"))
@@ -123,7 +169,7 @@ type inspectionTensor struct {
 
 func inspectJSON(src *checkpoint.Source, f *footprint.Footprint) inspection {
 	out := inspection{Schema: "nf4kit.inspect/1", Path: src.Path, Method: f.Method, Parameters: f.Params, Bytes: f.Bytes,
-		Bits: f.Bits(), QuantParams: f.QuantParams, QuantBits: f.QuantBits(), CodeBits: f.CodeBits(), Plain16: f.Plain16()}
+		Bits: f.Bits(), QuantParams: f.QuantParams, QuantBits: f.QuantBits(), CodeBits: f.CodeBits(), Plain16: f.Plain16(), Problems: []string{}, Tensors: []inspectionTensor{}, Formats: []formatJSON{}}
 	for _, sh := range src.Shards {
 		size := sh.HeaderSize()
 		for _, t := range sh.Tensors() {

@@ -22,6 +22,8 @@ type Tensor struct {
 	Params int64
 	Bytes  int64 // sidecars included
 	Quant  bool  // bitsandbytes 4-bit
+
+	codes int64 // of Bytes, codes and constants of a quantized weight
 }
 
 // A Class sums the tensors of one dtype or format.
@@ -85,12 +87,10 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 				counted[s.Name] = true
 			}
 		}
-		f.CodeBytes += w.Packed.Size() + w.Absmax.Size()
+		t.codes = w.Packed.Size() + w.Absmax.Size()
 		if w.NestedAbsmax.Tensor != nil {
-			f.CodeBytes += w.NestedAbsmax.Size()
+			t.codes += w.NestedAbsmax.Size()
 		}
-		f.QuantParams += t.Params
-		f.QuantBytes += t.Bytes
 		f.Tensors = append(f.Tensors, t)
 	}
 	for _, t := range src.Tensors {
@@ -100,11 +100,25 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 		}
 	}
 	slices.SortFunc(f.Tensors, func(a, b Tensor) int { return cmp.Compare(a.Name, b.Name) })
-	f.classes()
+	f.total()
 	return f, nil
 }
 
-func (f *Footprint) classes() {
+// Select is the footprint of the tensors that keep is true for. Problems are
+// those of the whole checkpoint.
+func (f *Footprint) Select(keep func(name string) bool) *Footprint {
+	out := &Footprint{Method: f.Method, Problems: f.Problems}
+	for _, t := range f.Tensors {
+		if keep(t.Name) {
+			out.Tensors = append(out.Tensors, t)
+		}
+	}
+	out.total()
+	return out
+}
+
+// total sums the tensors, by class and in all.
+func (f *Footprint) total() {
 	byType := map[string]*Class{}
 	for i := range f.Tensors {
 		t := &f.Tensors[i]
@@ -118,6 +132,11 @@ func (f *Footprint) classes() {
 		c.Bytes += t.Bytes
 		f.Params += t.Params
 		f.Bytes += t.Bytes
+		if t.Quant {
+			f.QuantParams += t.Params
+			f.QuantBytes += t.Bytes
+			f.CodeBytes += t.codes
+		}
 	}
 	for _, c := range byType {
 		f.Classes = append(f.Classes, *c)
