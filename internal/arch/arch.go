@@ -112,6 +112,8 @@ type Class struct {
 	Split     bool // fused experts that a quantized checkpoint must hold one by one, transposed (Llama-4)
 
 	Reason string // why it is not quantized by both versions, in words; "" if it is
+
+	Stray bool // not part of the checkpoint's class, but of another that loads the same files
 }
 
 // Quantize reports whether the tensor belongs to the default set for the

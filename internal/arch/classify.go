@@ -34,6 +34,18 @@ func (e *entry) classify(name string) Class {
 	return c
 }
 
+// prefixes lists the prefixes under which the type's task models hold the
+// base model.
+func (t *modelType) prefixes() []string {
+	var out []string
+	for _, c := range t.classes {
+		if c.onBase && c.prefix != "" && !slices.Contains(out, c.prefix) {
+			out = append(out, c.prefix)
+		}
+	}
+	return out
+}
+
 // describe fills in what does not depend on the class's skip list.
 func (e *entry) describe(f found, name string) Class {
 	k5, k4 := f.row.k5, f.row.k4
@@ -58,37 +70,41 @@ func (e *entry) describe(f found, name string) Class {
 	if c.Module {
 		c.Linear5 = c.In5 && (k5 == 'L' || k5 == 'C' || k5 == 'F' && !strings.HasSuffix(f.p5, "!"))
 		c.Linear4 = c.In4 && (k4 == 'L' || k4 == 'S' || k4 == 'C' || k4 == 'F')
-		c.Paths5 = modulePaths(f.p5, f.base)
-		c.Paths4 = modulePaths(f.p4, f.base)
+		c.Paths5 = e.modulePaths(f.p5, f.base)
+		c.Paths4 = e.modulePaths(f.p4, f.base)
 	}
 	return c
 }
 
 // modulePaths expands a row's path, which may name several modules, and adds
-// the path in the bare base model.
-func modulePaths(path, base string) []string {
+// the paths under which the type's other classes hold the same base model:
+// without the prefix if the class has one, else with each task model's.
+func (e *entry) modulePaths(path, base string) []string {
 	if path == "" || strings.HasSuffix(path, "!") {
 		return nil
 	}
-	split := func(p string) []string {
-		if !strings.Contains(p, ",") {
-			return []string{p}
-		}
-		parent := ""
-		if i := strings.LastIndexByte(p, '.'); i >= 0 {
-			parent, p = p[:i+1], p[i+1:]
-		}
-		out := strings.Split(p, ",")
-		for i := range out {
-			out[i] = parent + out[i]
-		}
-		return out
-	}
-	paths := split(path)
+	paths := splitTargets(path)
 	if base != "" {
-		paths = append(paths, split(base)...)
+		paths = append(paths, splitTargets(base)...)
+	} else if e.class == e.class.typ.base {
+		for _, prefix := range e.class.typ.prefixes() {
+			paths = append(paths, splitTargets(prefix+path)...)
+		}
 	}
 	return distinct(paths...)
+}
+
+// splitTargets expands "a.q,k" to "a.q" and "a.k".
+func splitTargets(path string) []string {
+	if !strings.Contains(path, ",") {
+		return []string{path}
+	}
+	i := strings.LastIndexByte(path, '.') + 1
+	out := strings.Split(path[i:], ",")
+	for j := range out {
+		out[j] = path[:i] + out[j]
+	}
+	return out
 }
 
 // strict reports whether _keep_in_fp32_modules_strict names the tensor, as
@@ -106,7 +122,7 @@ func (e *entry) strict(name string, f found) bool {
 
 // hasComponents reports whether path has sub as a run of whole components.
 func hasComponents(path, sub string) bool {
-	for i := 0; ; {
+	for i := 0; sub != ""; {
 		j := strings.Index(path[i:], sub)
 		if j < 0 {
 			return false
@@ -118,6 +134,7 @@ func hasComponents(path, sub string) bool {
 		}
 		i = j + 1
 	}
+	return false
 }
 
 func (e *entry) reason(c Class, f found) string {
@@ -182,7 +199,7 @@ func (e *entry) stranger(name string) Class {
 				d.Paths4 = distinct(append([]string{path}, d.Paths4...)...)
 				d.Paths = distinct(slices.Concat([]string{path}, d.Paths4, d.Paths5)...)
 			}
-			d.In5, d.In4 = e.class.in5, e.class.in4
+			d.In5, d.In4, d.Stray = e.class.in5, e.class.in4, d.Module
 			d.Reason = "not part of " + e.class.name + " (" + c.name + " has it)"
 			return d
 		}

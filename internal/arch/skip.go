@@ -1,25 +1,17 @@
 package arch
 
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
 // Tensor is one module weight of a checkpoint as the skip list sees it.
 type Tensor struct {
 	Name  string // tensor name in the checkpoint
 	Class Class
-}
-
-// Loader is a family of loaders with one skip-list match rule.
-type Loader uint8
-
-// The four match rules.
-const (
-	LoaderT4   Loader = iota // transformers 4.57 and diffusers
-	LoaderT50                // transformers 5.0 to 5.20
-	LoaderT521               // transformers 5.21 and later
-	LoaderVLLM               // vLLM and SGLang
-)
-
-// String names the loaders of the rule.
-func (l Loader) String() string {
-	return [...]string{"transformers 4.57 and diffusers", "transformers 5.0-5.20", "transformers 5.21 and later", "vLLM and SGLang"}[l]
 }
 
 // Violation is one module that a skip list treats wrongly in one loader.
@@ -28,4 +20,369 @@ type Violation struct {
 	Entry  string // the list entry at fault; "" if an entry is missing
 	Path   string // module path in that loader
 	Over   bool   // true: a quantized module is skipped; false: a kept module is not
+}
+
+func (v Violation) String() string {
+	switch {
+	case v.Over:
+		return fmt.Sprintf("%s: entry %q skips %s, which is quantized", v.Loader, v.Entry, v.Path)
+	case v.Entry != "":
+		return fmt.Sprintf("%s: entry %q is not a regular expression", v.Loader, v.Entry)
+	}
+	return fmt.Sprintf("%s: no entry skips %s, which is not quantized", v.Loader, v.Path)
+}
+
+const (
+	// MaxSkip is the longest list written: transformers 5.x compiles every
+	// entry for every module, and Python caches 512 expressions, of which 5.0
+	// to 5.20 use two an entry.
+	MaxSkip = 250
+
+	maxViolations = 100
+)
+
+// A module path that one rule looks at; the members are those that differ in
+// numbers only.
+type pathGroup struct {
+	loader  Loader
+	pattern string // with "#" for numbers
+	members []string
+	done    []bool // member i is covered, or nil
+	covered bool
+}
+
+// groups collects the paths of the tensors under the loaders' rules.
+func groups(ts []Tensor, loaders []Loader) []*pathGroup {
+	index := map[string]*pathGroup{}
+	var out []*pathGroup
+	for _, l := range loaders {
+		clear(index)
+		seen := map[string]bool{}
+		for _, t := range ts {
+			for _, p := range t.loaderPaths(l) {
+				if seen[p] {
+					continue
+				}
+				seen[p] = true
+				pattern := digitless(p, "#")
+				g := index[pattern]
+				if g == nil {
+					g = &pathGroup{loader: l, pattern: pattern}
+					index[pattern] = g
+					out = append(out, g)
+				}
+				g.members = append(g.members, p)
+			}
+		}
+	}
+	return out
+}
+
+// hit returns the first member that the entry matches.
+func (g *pathGroup) hit(e *skipEntry) (string, bool) {
+	if !e.numbers {
+		// One member stands for all.
+		return g.members[0], e.matches(g.loader, g.members[0])
+	}
+	for _, p := range g.members {
+		if e.matches(g.loader, p) {
+			return p, true
+		}
+	}
+	return "", false
+}
+
+// all reports whether the entry matches every member.
+func (g *pathGroup) all(e *skipEntry) bool {
+	if !e.numbers {
+		return e.matches(g.loader, g.members[0])
+	}
+	for _, p := range g.members {
+		if !e.matches(g.loader, p) {
+			return false
+		}
+	}
+	return true
+}
+
+// CheckSkip runs the match rules of the targets' loaders over all modules and
+// returns every kept module that the list misses and every quantized module
+// that it hits, at most 100. list is an explicit llm_int8_skip_modules; for a
+// null one see [Model.CheckNull].
+func CheckSkip(list []string, t Target, kept, quantized []Tensor) []Violation {
+	return checkGroups(list, t.loaders(), groups(kept, t.loaders()), groups(quantized, t.loaders()))
+}
+
+func checkGroups(list []string, loaders []Loader, keep, quant []*pathGroup) []Violation {
+	var bad []Violation
+	entries := make([]skipEntry, len(list))
+	for i, text := range list {
+		entries[i] = newSkipEntry(text)
+		if entries[i].err != nil && slices.ContainsFunc(loaders, func(l Loader) bool { return l == LoaderT50 || l == LoaderT521 }) {
+			bad = append(bad, Violation{Loader: LoaderT521, Entry: text})
+		}
+	}
+	for _, g := range quant {
+		for i := range entries {
+			if p, ok := g.hit(&entries[i]); ok {
+				bad = append(bad, Violation{Loader: g.loader, Entry: list[i], Path: p, Over: true})
+			}
+			if len(bad) >= maxViolations {
+				return bad
+			}
+		}
+	}
+	for _, g := range keep {
+		for _, p := range g.missed(entries) {
+			bad = append(bad, Violation{Loader: g.loader, Path: p})
+			if len(bad) >= maxViolations {
+				return bad
+			}
+		}
+	}
+	return bad
+}
+
+// missed returns the members that no entry matches.
+func (g *pathGroup) missed(entries []skipEntry) []string {
+	var numbered []*skipEntry
+	for i := range entries {
+		e := &entries[i]
+		if e.numbers {
+			numbered = append(numbered, e)
+		} else if e.matches(g.loader, g.members[0]) {
+			return nil
+		}
+	}
+	var out []string
+	for _, p := range g.members {
+		if !slices.ContainsFunc(numbered, func(e *skipEntry) bool { return e.matches(g.loader, p) }) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// CheckNull does for a null llm_int8_skip_modules what [CheckSkip] does for a
+// list: a null list keeps, in each version, what that version's defaults keep
+// for the checkpoint's class. vLLM and SGLang skip nothing then.
+func (m *Model) CheckNull(t Target, kept, quantized []Tensor) []Violation {
+	var bad []Violation
+	check := func(ts []Tensor, over bool) {
+		for _, x := range ts {
+			for _, l := range t.loaders() {
+				paths := x.loaderPaths(l)
+				if len(paths) == 0 || len(bad) >= maxViolations {
+					continue
+				}
+				converts := true
+				switch l {
+				case LoaderT4:
+					converts = x.Class.Quant4
+				case LoaderT50, LoaderT521:
+					// A fused module is converted like any other.
+					converts = x.Class.Quant5 || x.Class.FusedBy5
+				}
+				if x.Class.Stray {
+					converts = true // another class, loaded from the same files, would convert it
+				}
+				if converts == over {
+					continue
+				}
+				bad = append(bad, Violation{Loader: l, Path: paths[0], Over: over})
+			}
+		}
+	}
+	check(quantized, true)
+	check(kept, false)
+	return bad
+}
+
+// SkipList returns the llm_int8_skip_modules list that keeps exactly the kept
+// modules in 16 bits in every loader of the targets, or nil if none is needed
+// because null does the same. Violations name what no list of ours can
+// satisfy; the list is then the best found.
+//
+// Entries are the shortest names that match nothing else: a leaf (lm_head), a
+// component (visual, which serves 4.57 and vLLM), a path (model.visual, which
+// 5.x needs), and only then paths with layer numbers.
+func (m *Model) SkipList(t Target, kept, quantized []Tensor) (list []string, bad []Violation) {
+	if len(m.CheckNull(t, kept, quantized)) == 0 {
+		return nil, nil
+	}
+	loaders := t.loaders()
+	keep, quant := groups(kept, loaders), groups(quantized, loaders)
+	list = cover(keep, quant)
+	list = append(list, m.freshHeads(list, loaders, quant)...)
+	if len(list) == 0 {
+		// Null keeps too much: an empty list says to keep nothing.
+		list = []string{}
+	}
+	slices.Sort(list)
+	bad = checkGroups(list, loaders, keep, quant)
+	if len(list) > MaxSkip {
+		list = list[:MaxSkip]
+		bad = checkGroups(list, loaders, keep, quant)
+	}
+	return list, bad
+}
+
+// cover picks entries greedily: the one that covers most patterns first.
+func cover(keep, quant []*pathGroup) []string {
+	usable := func(e *skipEntry) bool {
+		for _, g := range quant {
+			if _, hit := g.hit(e); hit {
+				return false
+			}
+		}
+		return true
+	}
+	type candidate struct {
+		entry skipEntry
+		gain  int
+	}
+	texts := map[string]bool{}
+	for _, g := range keep {
+		for _, text := range candidates(g.pattern) {
+			texts[text] = true
+		}
+	}
+	var pool []*candidate
+	for _, text := range slices.Sorted(maps.Keys(texts)) {
+		if e := newSkipEntry(text); usable(&e) {
+			pool = append(pool, &candidate{entry: e})
+		}
+	}
+	var list []string
+	for len(list) < MaxSkip {
+		var best *candidate
+		for _, c := range pool {
+			c.gain = 0
+			for _, g := range keep {
+				if !g.covered && g.all(&c.entry) {
+					c.gain++
+				}
+			}
+			if c.gain > 0 && (best == nil || better(c.gain, c.entry.text, best.gain, best.entry.text)) {
+				best = c
+			}
+		}
+		if best == nil {
+			break
+		}
+		list = append(list, best.entry.text)
+		for _, g := range keep {
+			g.covered = g.covered || g.all(&best.entry)
+		}
+	}
+	return append(list, coverMembers(keep, usable, MaxSkip-len(list))...)
+}
+
+// better prefers more patterns covered, then fewer components, then the
+// shorter and the first name.
+func better(gainA int, a string, gainB int, b string) bool {
+	return cmp.Or(
+		cmp.Compare(gainB, gainA),
+		cmp.Compare(strings.Count(a, "."), strings.Count(b, ".")),
+		cmp.Compare(len(a), len(b)),
+		cmp.Compare(a, b),
+	) < 0
+}
+
+// candidates lists the names that may stand for all paths of a pattern: its
+// components, its prefixes and its suffixes, without numbers.
+func candidates(pattern string) []string {
+	parts := strings.Split(pattern, ".")
+	var out []string
+	add := func(from, to int) {
+		if slices.Contains(parts[from:to], "#") {
+			return
+		}
+		out = append(out, strings.Join(parts[from:to], "."))
+	}
+	for i := range parts {
+		add(i, i+1)
+		add(0, i+1)
+		add(i, len(parts))
+	}
+	return out
+}
+
+// coverMembers covers what has to be told apart by number: for each path left
+// the shortest prefix that matches nothing quantized.
+func coverMembers(keep []*pathGroup, usable func(*skipEntry) bool, room int) []string {
+	var list []string
+	rejected := map[string]bool{}
+	for _, g := range keep {
+		if g.covered {
+			continue
+		}
+		if g.done == nil {
+			g.done = make([]bool, len(g.members))
+		}
+		for i, p := range g.members {
+			if g.done[i] || len(list) == room {
+				continue
+			}
+			for end := 1; end <= len(p); end++ {
+				if end < len(p) && p[end] != '.' {
+					continue
+				}
+				e := newSkipEntry(p[:end])
+				if rejected[e.text] || !e.matches(g.loader, p) {
+					continue
+				}
+				if !usable(&e) {
+					rejected[e.text] = true
+					continue
+				}
+				list = append(list, e.text)
+				markMembers(keep, &e)
+				break
+			}
+		}
+	}
+	return list
+}
+
+func markMembers(keep []*pathGroup, e *skipEntry) {
+	for _, g := range keep {
+		if g.covered {
+			continue
+		}
+		if g.done == nil {
+			g.done = make([]bool, len(g.members))
+		}
+		for i, p := range g.members {
+			g.done[i] = g.done[i] || e.matches(g.loader, p)
+		}
+	}
+}
+
+// freshHeads returns entries for the task heads of the type's other classes.
+// An explicit list replaces the loaders' own default, which would have kept
+// such a head out when the checkpoint is loaded to train one (the score of
+// LlamaForSequenceClassification).
+func (m *Model) freshHeads(list []string, loaders []Loader, quant []*pathGroup) []string {
+	if m.entry == nil {
+		return nil
+	}
+	var out []string
+	for _, c := range m.entry.class.typ.classes {
+		for _, k := range []keeps{c.keep5, c.keep4} {
+			for _, set := range []map[string]bool{k.both, k.tied, k.untied} {
+				for path := range set {
+					if strings.ContainsAny(path, "#$") || slices.Contains(list, path) || slices.Contains(out, path) {
+						continue
+					}
+					e := newSkipEntry(path)
+					if !slices.ContainsFunc(quant, func(g *pathGroup) bool { _, hit := g.hit(&e); return hit }) {
+						out = append(out, path)
+					}
+				}
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
 }
