@@ -172,8 +172,8 @@ func (q *quantizer) begin(spilled bool, ranges int) error {
 		}
 		return nil
 	}
-	if !q.dq() && !q.measure {
-		return nil
+	if !q.dq() {
+		return nil // the output itself holds the scales
 	}
 	f, err := q.sink.Temp()
 	if err != nil {
@@ -308,15 +308,20 @@ func (q *quantizer) writeFloats(w *worker, name string, v []float32, off int64) 
 	return q.sink.WriteAt(name, q.encode(w, v), off)
 }
 
-// scales returns scales [first, first+n), from memory or from the spill file.
+// scales returns scales [first, first+n): from memory, or from the spill file,
+// or from the output where that holds them as they are.
 func (q *quantizer) scales(w *worker, first int64, n int) ([]float32, error) {
 	if q.absmax != nil {
 		return q.absmax[first:][:n], nil
 	}
 	abs := grow(&w.abs, n)
 	b := grow(&w.bytes, 4*n)
-	if _, err := q.spill.ReadAt(b, first*4); err != nil {
-		return nil, fmt.Errorf("read spilled scales: %w", noEOF(err))
+	if q.spill == nil {
+		if err := q.sink.ReadAt(q.names.Absmax, b, first*4); err != nil {
+			return nil, err
+		}
+	} else if err := readFull(q.spill, b, first*4); err != nil {
+		return nil, fmt.Errorf("read spilled scales: %w", err)
 	}
 	for i := range abs {
 		abs[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
