@@ -180,7 +180,7 @@ type member struct {
 // members are those of a JSON object in their order, duplicates included; nil if raw is none, and those before the
 // fault if it is malformed.
 func members(raw []byte) []member {
-	dec := jsontext.NewDecoder(bytes.NewReader(raw), jsontext.AllowDuplicateNames(true))
+	dec := jsontext.NewDecoder(bytes.NewBuffer(raw), jsontext.AllowDuplicateNames(true))
 	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '{' {
 		return nil
 	}

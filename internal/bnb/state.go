@@ -151,7 +151,7 @@ func DecodeState(blob []byte) (*State, error) {
 
 // stateFields splits the record into its members and requires that nothing follows the object.
 func stateFields(blob []byte) (map[string]jsontext.Value, error) {
-	dec := jsontext.NewDecoder(bytes.NewReader(blob))
+	dec := jsontext.NewDecoder(bytes.NewBuffer(blob))
 	malformed := func(err error) error {
 		found := "malformed text"
 		var syn *jsontext.SyntacticError
@@ -280,7 +280,7 @@ func shapeField(v jsontext.Value) ([]int64, error) {
 	if v.Kind() != '[' {
 		return nil, malformed
 	}
-	dec := jsontext.NewDecoder(bytes.NewReader(v))
+	dec := jsontext.NewDecoder(bytes.NewBuffer(v))
 	if _, err := dec.ReadToken(); err != nil {
 		return nil, malformed
 	}

@@ -37,7 +37,7 @@ func parseConfig(file string, raw []byte) (*Config, error) {
 		return nil, &InputError{File: file, Expected: fmt.Sprintf("at most %d bytes", MaxConfigSize), Found: fmt.Sprint(len(raw))}
 	}
 	c := &Config{raw: raw, shadow: strictJSON(raw)}
-	dec := jsontext.NewDecoder(bytes.NewReader(c.shadow))
+	dec := jsontext.NewDecoder(bytes.NewBuffer(c.shadow))
 	if k := dec.PeekKind(); k != '{' {
 		if _, err := dec.ReadToken(); err != nil && !errors.Is(err, io.EOF) {
 			return nil, malformedJSON(file, err)
@@ -169,7 +169,7 @@ func (c *Config) Architectures() []string {
 	if jsontext.Value(v).Kind() != '[' {
 		return nil
 	}
-	dec := jsontext.NewDecoder(bytes.NewReader(v))
+	dec := jsontext.NewDecoder(bytes.NewBuffer(v))
 	var list []string
 	for {
 		tok, err := dec.ReadToken()

@@ -121,7 +121,7 @@ type object struct {
 
 // scanObject finds the members of the object that begins at or after offset at. ok is false if there is none.
 func scanObject(text []byte, at int) (obj object, ok bool) {
-	dec := jsontext.NewDecoder(bytes.NewReader(text[at:]))
+	dec := jsontext.NewDecoder(bytes.NewBuffer(text[at:]))
 	tok, err := dec.ReadToken()
 	if err != nil || tok.Kind() != '{' {
 		return object{}, false

@@ -40,8 +40,8 @@ func ParseIndex(file string, raw []byte) (*Index, error) {
 	if len(raw) > MaxIndexSize {
 		return nil, &InputError{File: file, Expected: fmt.Sprintf("at most %d bytes", MaxIndexSize), Found: fmt.Sprintf("%d", len(raw))}
 	}
-	p := indexParser{file: file, dec: jsontext.NewDecoder(bytes.NewReader(raw)), ix: &Index{}}
-	if err := p.object("an object", p.top); err != nil {
+	p := indexParser{file: file, dec: newIndexDecoder(raw), ix: &Index{}, shards: make(map[string]string)}
+	if err := p.object("an object", nameSet(), p.top); err != nil {
 		return nil, err
 	}
 	if rest := bytes.Trim(raw[p.dec.InputOffset():], " \t\r\n"); len(rest) > 0 {
@@ -54,14 +54,21 @@ func ParseIndex(file string, raw []byte) (*Index, error) {
 	return p.ix, nil
 }
 
+// newIndexDecoder leaves the search for duplicate names to indexParser, which has every name in a map anyway.
+func newIndexDecoder(raw []byte) *jsontext.Decoder {
+	return jsontext.NewDecoder(bytes.NewBuffer(raw), jsontext.AllowDuplicateNames(true))
+}
+
 type indexParser struct {
 	file string
 	dec  *jsontext.Decoder
 	ix   *Index
+
+	shards map[string]string // each name to its one copy: there are thousands of tensors to a shard
 }
 
-// object reads an object and calls member after each name.
-func (p *indexParser) object(what string, member func(name string) error) error {
+// object reads an object and calls member after each name that seen does not know.
+func (p *indexParser) object(what string, seen func(name string) bool, member func(name string) error) error {
 	open, err := p.dec.ReadToken()
 	if err != nil {
 		return p.malformed(err)
@@ -70,11 +77,15 @@ func (p *indexParser) object(what string, member func(name string) error) error 
 		return &InputError{File: p.file, Tensor: key(p.dec.StackPointer()), Expected: what, Found: kindName(open.Kind())}
 	}
 	for p.dec.PeekKind() != '}' {
-		name, err := p.dec.ReadToken()
+		tok, err := p.dec.ReadToken()
 		if err != nil {
 			return p.malformed(err)
 		}
-		if err := member(name.String()); err != nil {
+		name := tok.String()
+		if seen(name) {
+			return &InputError{File: p.file, Tensor: key(p.dec.StackPointer()), Expected: "each key once", Found: "it twice"}
+		}
+		if err := member(name); err != nil {
 			return err
 		}
 	}
@@ -84,6 +95,16 @@ func (p *indexParser) object(what string, member func(name string) error) error 
 	return nil
 }
 
+// nameSet returns a function that reports whether it was called with that name before.
+func nameSet() func(name string) bool {
+	names := make(map[string]bool)
+	return func(name string) bool {
+		known := names[name]
+		names[name] = true
+		return known
+	}
+}
+
 func (p *indexParser) top(name string) error {
 	switch name {
 	case "metadata":
@@ -91,7 +112,7 @@ func (p *indexParser) top(name string) error {
 		if p.dec.PeekKind() != '{' {
 			return p.skip()
 		}
-		return p.object("an object", func(name string) error {
+		return p.object("an object", nameSet(), func(name string) error {
 			v, err := p.dec.ReadValue()
 			if err != nil {
 				return p.malformed(err)
@@ -108,7 +129,8 @@ func (p *indexParser) top(name string) error {
 		})
 	case "weight_map":
 		p.ix.WeightMap = make(map[string]string)
-		return p.object("a weight_map object", func(tensor string) error {
+		seen := func(tensor string) bool { _, ok := p.ix.WeightMap[tensor]; return ok }
+		return p.object("a weight_map object", seen, func(tensor string) error {
 			v, err := p.dec.ReadToken()
 			if err != nil {
 				return p.malformed(err)
@@ -117,10 +139,15 @@ func (p *indexParser) top(name string) error {
 				return &InputError{File: p.file, Tensor: clip(tensor), Expected: "the name of a shard", Found: kindName(v.Kind())}
 			}
 			shard := v.String()
+			if known, ok := p.shards[shard]; ok {
+				p.ix.WeightMap[tensor] = known
+				return nil
+			}
 			if reason := unsafeShardName(shard); reason != "" {
 				return &InputError{File: p.file, Tensor: clip(tensor), Expected: "the name of a .safetensors file in the same directory",
 					Found: fmt.Sprintf("%q, %s", clip(shard), reason)}
 			}
+			p.shards[shard] = shard
 			p.ix.WeightMap[tensor] = shard
 			return nil
 		})

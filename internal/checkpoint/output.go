@@ -60,6 +60,10 @@ func Create(dst string, opt Options) (*Output, error) {
 	if err := checkSources(dst, dir, opt.Sources); err != nil {
 		return nil, err
 	}
+	// Asked again under the lock; here it keeps a refusal from leaving traces or being masked by the parent's.
+	if err := checkDestination(dst, dir, opt.Force); err != nil {
+		return nil, err
+	}
 	lock, err := acquire(dir + lockSuffix)
 	if err != nil {
 		return nil, lockError(dst, dir, err)

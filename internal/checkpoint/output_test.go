@@ -366,7 +366,7 @@ func TestLockRace(t *testing.T) {
 	got := 0
 	for range 8 {
 		wg.Go(func() {
-			for range 100 {
+			for range 300 {
 				l, err := acquire(path)
 				if errors.Is(err, errLocked) {
 					continue
@@ -380,6 +380,9 @@ func TestLockRace(t *testing.T) {
 					return
 				}
 				got++
+				for range 50 {
+					runtime.Gosched() // let the others meet a lock that is held
+				}
 				mu.Unlock()
 				if err := l.release(); err != nil {
 					t.Error(err)

@@ -160,6 +160,15 @@ func TestParentNotWritable(t *testing.T) {
 	}
 }
 
+func TestIsMountPoint(t *testing.T) {
+	if isMountPoint(t.TempDir()) {
+		t.Error("a temporary directory is a mount point")
+	}
+	if _, err := os.Stat("/proc/self"); err == nil && !isMountPoint("/proc") {
+		t.Error("/proc is no mount point")
+	}
+}
+
 func TestIsNoSpace(t *testing.T) {
 	if !IsNoSpace(&fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}) || IsNoSpace(fs.ErrPermission) || IsNoSpace(nil) {
 		t.Error("wrong")

@@ -12,6 +12,7 @@
 package checkpoint
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -170,14 +171,23 @@ func readSmall(path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
+	info, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
-	if int64(len(raw)) > limit {
-		return nil, &InputError{File: path, Expected: fmt.Sprintf("at most %d bytes", limit), Found: "more"}
+	tooLarge := &InputError{File: path, Expected: fmt.Sprintf("at most %d bytes", limit), Found: "more"}
+	if info.Size() > limit {
+		return nil, tooLarge
 	}
-	return raw, nil
+	var raw bytes.Buffer
+	raw.Grow(int(info.Size()) + bytes.MinRead) // so that ReadFrom never moves what it has read
+	switch n, err := raw.ReadFrom(io.LimitReader(f, limit+1)); {
+	case err != nil:
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	case n > limit: // it has grown since
+		return nil, tooLarge
+	}
+	return raw.Bytes(), nil
 }
 
 // openRegular opens a regular file for reading. Anything else is an *InputError, found before it is opened: opening

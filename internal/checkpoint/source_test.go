@@ -322,6 +322,7 @@ func TestOpenErrors(t *testing.T) {
 		{"index is a list", index(`[]`), ix + "expected an object, found an array", ""},
 		{"tensor twice in the index", index(`{"weight_map": {"a.b": "` + shard1 + `", "a.b": "` + shard2 + `"}}`),
 			ix + "weight_map.a.b: expected each key once, found it twice", ""},
+		{"weight_map twice", index(`{"weight_map": {}, "weight_map": {}}`), ix + "weight_map: expected each key once, found it twice", ""},
 		{"tensor not in its shard", index(`{"weight_map": {"a": "` + shard1 + `", "b": "` + shard1 + `", "c": "` + shard2 + `", "x": "` + shard2 + `", "y": "` + shard2 + `"}}`),
 			ix + "x: expected it in " + shard2 + ", found no such tensor there (nor are 1 others)", "index and shards are of different checkpoints: fetch both again"},
 		{"tensor in another shard", index(`{"weight_map": {"a": "` + shard1 + `", "b": "` + shard2 + `", "c": "` + shard2 + `"}}`),
