@@ -8,8 +8,23 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/testdata/golden"
 )
+
+// implementations runs f under every implementation of the kernels that this machine has.
+func implementations(t *testing.T, f func(t *testing.T)) {
+	for _, impl := range kernel.List() {
+		t.Run("impl="+impl, func(t *testing.T) {
+			restore, err := kernel.Select(impl)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer restore()
+			f(t)
+		})
+	}
+}
 
 func sameBits(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }
 
@@ -48,7 +63,9 @@ func sortSearch(m *[256]float32, y float32) int {
 
 // Nested constants are bitsandbytes' bit for bit, and every code is that of the nearest entry. bitsandbytes' CPU library
 // misses it now and then, which is counted and bounded.
-func TestGoldenQuantize(t *testing.T) {
+func TestGoldenQuantize(t *testing.T) { implementations(t, testGoldenQuantize) }
+
+func testGoldenQuantize(t *testing.T) {
 	g := golden.Load(t)
 	m := Map()
 	differ, total := 0, 0
@@ -98,7 +115,9 @@ func TestGoldenQuantize(t *testing.T) {
 }
 
 // bitsandbytes' own codes decode to its own scales.
-func TestGoldenDequantize(t *testing.T) {
+func TestGoldenDequantize(t *testing.T) { implementations(t, testGoldenDequantize) }
+
+func testGoldenDequantize(t *testing.T) {
 	g := golden.Load(t)
 	for _, kind := range g.Names(t, "dq/", "/decoded") {
 		want := g.Float32s(t, "dq/"+kind+"/decoded")

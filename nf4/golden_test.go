@@ -11,8 +11,23 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/testdata/golden"
 )
+
+// implementations runs f under every implementation of the kernels that this machine has.
+func implementations(t *testing.T, f func(t *testing.T)) {
+	for _, impl := range kernel.List() {
+		t.Run("impl="+impl, func(t *testing.T) {
+			restore, err := kernel.Select(impl)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer restore()
+			f(t)
+		})
+	}
+}
 
 var dtypes = map[string]DType{"float32": Float32, "bfloat16": BFloat16, "float16": Float16}
 
@@ -33,7 +48,9 @@ func parseCase(t *testing.T, name string) (src string, d DType, c Config) {
 }
 
 // Codes and absmax are bitsandbytes' byte for byte, from bytes and, for float32, from a slice of values.
-func TestGoldenQuantize(t *testing.T) {
+func TestGoldenQuantize(t *testing.T) { implementations(t, testGoldenQuantize) }
+
+func testGoldenQuantize(t *testing.T) {
 	g := golden.Load(t)
 	names := g.Names(t, "q/", "/codes")
 	for _, name := range names {
@@ -69,7 +86,9 @@ func TestGoldenQuantize(t *testing.T) {
 }
 
 // Decoded values equal bitsandbytes' in every bit but the sign of a zero.
-func TestGoldenDequantize(t *testing.T) {
+func TestGoldenDequantize(t *testing.T) { implementations(t, testGoldenDequantize) }
+
+func testGoldenDequantize(t *testing.T) {
 	g := golden.Load(t)
 	names := g.Names(t, "q/", "/decoded")
 	for _, name := range names {
@@ -82,7 +101,9 @@ func TestGoldenDequantize(t *testing.T) {
 }
 
 // Every code with scales of every magnitude, negative and overflowing ones included.
-func TestGoldenDecodeScales(t *testing.T) {
+func TestGoldenDecodeScales(t *testing.T) { implementations(t, testGoldenDecodeScales) }
+
+func testGoldenDecodeScales(t *testing.T) {
 	g := golden.Load(t)
 	scales := g.Float32s(t, "decode/scales")
 	block := []byte{0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef}

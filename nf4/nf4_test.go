@@ -142,7 +142,7 @@ func TestMisuse(t *testing.T) {
 
 func TestSizes(t *testing.T) {
 	c := Config{}
-	for _, tc := range [][3]int{{0, 0, 0}, {1, 1, 1}, {63, 32, 1}, {64, 32, 1}, {65, 33, 2}, {math.MaxInt, 1 << 62, 1 << 57}} {
+	for _, tc := range [][3]int{{0, 0, 0}, {1, 1, 1}, {63, 32, 1}, {64, 32, 1}, {65, 33, 2}, {math.MaxInt, math.MaxInt/2 + 1, math.MaxInt/64 + 1}} {
 		if got := [3]int{tc[0], c.CodesLen(tc[0]), c.Blocks(tc[0])}; got != tc {
 			t.Errorf("sizes %v (want %v)", got, tc)
 		}

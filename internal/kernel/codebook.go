@@ -29,9 +29,9 @@ var (
 // book is one 4-bit type, with what its code search needs. The rank of a scaled value v is the number of thresholds
 // strictly below v; the code is order[rank].
 type book struct {
-	value     [16]float32 // by code
-	order     [16]uint8   // rank to code
-	threshold [16]float32 // between rank and rank+1; the last is +Inf
+	value     [16]float32      // by code
+	order     [16]uint8        // rank to code
+	threshold [16]float32      // between rank and rank+1; the last is +Inf
 	cell      [4 * cells]uint8 // thresholds whose cell lies below this one
 }
 
@@ -55,7 +55,7 @@ func newBook(value [16]float32, order [16]uint8) book {
 	return b
 }
 
-// cellOf is monotonic in v over [-1, 1], and a little beyond where rounding takes a scaled value: 1 is in cell 2*cells.
+// cellOf is monotonic in v over [-1, 1]; 1 is in cell 2*cells.
 func cellOf(v float32) uint32 { return uint32(int32(v*cells+cells)) % (4 * cells) }
 
 // search returns the code of the scaled value v. cell[c] counts the thresholds whose own cell lies below c. As cellOf is

@@ -6,17 +6,19 @@ import (
 	"math"
 )
 
-// f16ToF32 widens exactly. Shifted into a float32's place a half is 2^-112 of its value, subnormals included; the
-// all-ones exponent is put back by hand. A signalling NaN becomes quiet, as hardware conversions make it.
+// f16ToF32 widens exactly. A signalling NaN becomes quiet, as hardware conversions make it.
 func f16ToF32(h uint16) float32 {
-	f := math.Float32bits(math.Float32frombits(uint32(h&0x7fff)<<13) * 0x1p112)
-	if h&0x7c00 == 0x7c00 {
-		f |= infBits
-		if h&0x03ff != 0 {
-			f |= 0x00400000
-		}
+	sign, u := uint32(h&0x8000)<<16, uint32(h&0x7fff)
+	switch {
+	case u < 0x0400:
+		// Counting in units of 2^-24 keeps float32 subnormals, which processors are slow with, out of it.
+		return math.Float32frombits(sign | math.Float32bits(float32(u)*0x1p-24))
+	case u > 0x7c00:
+		return math.Float32frombits(sign | infBits | 0x00400000 | u<<13)
+	case u == 0x7c00:
+		return math.Float32frombits(sign | infBits)
 	}
-	return math.Float32frombits(f | uint32(h&0x8000)<<16)
+	return math.Float32frombits(sign | (u<<13 + (127-15)<<23))
 }
 
 // f32ToBF16 rounds to nearest even. A NaN keeps its sign and the top of its payload and becomes quiet.
@@ -105,7 +107,7 @@ func store(e Elem, dst []byte, src []float32) {
 			binary.LittleEndian.PutUint16(dst[2*i:], f32ToF16(f))
 		}
 	default:
-		panic(fmt.Sprintf("kernel: element encoding %d is no run dtype", e))
+		panic(fmt.Sprintf("kernel: %v is no run dtype", e))
 	}
 }
 
@@ -124,14 +126,34 @@ func convertGeneric(dst []byte, de Elem, src []byte, se Elem, n int) {
 	}
 }
 
-// FirstNonFinite returns the index of the first NaN or infinity among the first n elements of src, or -1.
-func FirstNonFinite(e Elem, src []byte, n int) int {
-	for i := range n {
-		if !finite(e, src, i) {
-			return i
-		}
+// finitePrefix returns a number of leading elements that are certain to be finite, all but a few of them if all are. It
+// looks at eight bytes at a time: adding 1 to an exponent of all ones carries into the bit above it, whose own value is
+// masked away first.
+func finitePrefix(e Elem, src []byte) int {
+	var exponent, one uint64
+	switch e {
+	case F32:
+		exponent, one = 0x7f8000007f800000, 0x0080000000800000
+	case BF16:
+		exponent, one = 0x7f807f807f807f80, 0x0080008000800080
+	case F16:
+		exponent, one = 0x7c007c007c007c00, 0x0400040004000400
+	default:
+		return 0
 	}
-	return -1
+	carry := exponent << 1 &^ exponent
+	n := 0
+	for ; len(src) >= 32; src = src[32:] {
+		a := binary.LittleEndian.Uint64(src)&exponent + one
+		b := binary.LittleEndian.Uint64(src[8:])&exponent + one
+		c := binary.LittleEndian.Uint64(src[16:])&exponent + one
+		d := binary.LittleEndian.Uint64(src[24:])&exponent + one
+		if (a|b|c|d)&carry != 0 {
+			break
+		}
+		n += 32
+	}
+	return n / e.Size()
 }
 
 // finite reports whether element i of src is neither NaN nor infinite.
@@ -150,5 +172,5 @@ func finite(e Elem, src []byte, i int) bool {
 	case F8E5M2:
 		return src[i]&0x7c != 0x7c
 	}
-	panic(fmt.Sprintf("kernel: unknown element encoding %d", e))
+	panic(fmt.Sprintf("kernel: unknown encoding %v", e))
 }

@@ -42,7 +42,7 @@ func dequantizeGeneric(t Type, e Elem, dst []byte, codes []byte, absmax []float3
 				binary.LittleEndian.PutUint16(out, w[in[len(in)-1]>>4])
 			}
 		default:
-			panic(fmt.Sprintf("kernel: element encoding %d is no run dtype", e))
+			panic(fmt.Sprintf("kernel: %v is no run dtype", e))
 		}
 	}
 }

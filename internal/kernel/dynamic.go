@@ -68,15 +68,27 @@ func dynamicQuantizeGeneric(codes []byte, nested []float32, scales []float32, of
 	}
 }
 
-// dynamicCode counts the thresholds strictly below y by bisection, eight comparisons without a branch.
+// dynamicCode counts the thresholds strictly below y by bisection. Its eight comparisons are near impossible to predict,
+// so there is no branch on them.
 func dynamicCode(y float32) uint8 {
-	var c uint8
-	for step := uint8(128); step > 0; step >>= 1 {
-		if y > dynamicThreshold[c+step-1] {
-			c += step
-		}
+	t := &dynamicThreshold
+	c := above(y, t[127]) << 7
+	c += above(y, t[c+63]) << 6
+	c += above(y, t[c+31]) << 5
+	c += above(y, t[c+15]) << 4
+	c += above(y, t[c+7]) << 3
+	c += above(y, t[c+3]) << 2
+	c += above(y, t[c+1]) << 1
+	return c + above(y, t[c])
+}
+
+// above is 1 if y > t and else 0. The compiler makes a flag of it, not a jump.
+func above(y, t float32) uint8 {
+	var b uint8
+	if y > t {
+		b = 1
 	}
-	return c
+	return b
 }
 
 // dynamicDequantizeGeneric is the specification of DynamicDequantize.

@@ -1,9 +1,7 @@
 package kernel
 
-import "math"
-
-// Chunk is how many elements one call of ErrorSums or ErrorSumsOf takes at most. Chunks start at multiples of it, so
-// the sums of a tensor do not depend on who computed which.
+// Chunk is how many elements one call of ErrorSums or ErrorSumsOf is given, except for the rest of a tensor. With a fixed
+// size the sums of a tensor do not depend on who computed which part.
 const Chunk = 65536
 
 // Sums are sums over the elements of a tensor of the source value x, the decoded value w and the error e = x - w.
@@ -29,7 +27,8 @@ func (s *Sums) Add(o *Sums) {
 	s.Max = max(s.Max, o.Max)
 }
 
-// lanes holds a chunk's running sums: element j of the chunk goes to lane j%8, whatever the width of the registers.
+// lanes holds a chunk's running sums, which are the same whatever the width of the registers: elements 2i and 2i+1 of
+// the chunk go to lane i%8, in this order. So a lane takes both codes of a byte, and both halves of 32 bits of source.
 type lanes struct {
 	x2, w2, xw, e2, absE, max [8]float64
 }
@@ -48,7 +47,7 @@ func (l *lanes) sum(n int) Sums {
 	return s
 }
 
-// add adds elements of one block, the first of them in lane 0. A product of float32 values is exact in float64, so
+// add adds elements, the first of them in lane 0. A product of float32 values is exact in float64, so
 // fusing it with the sum changes nothing; the square of e is not.
 func (l *lanes) add(x []float32, codes []byte, w *[16]float64) {
 	codes = codes[:len(x)]
@@ -59,7 +58,7 @@ func (l *lanes) add(x []float32, codes []byte, w *[16]float64) {
 		if a < 0 {
 			a = -a
 		}
-		j := i & 7
+		j := i / 2 & 7
 		l.x2[j] += x * x
 		l.w2[j] += w * w
 		l.xw[j] += x * w
@@ -93,30 +92,6 @@ func errorSumsGeneric(l *lanes, t Type, e Elem, src []byte, codes []byte, scale 
 			for i, p := range codes[lo/2 : (lo+k+1)/2] {
 				c[2*i%piece], c[(2*i+1)%piece] = p>>4, p&15
 			}
-			l.add(x[:k], c[:k], &w)
-		}
-	}
-}
-
-// errorSumsOfGeneric is the specification of ErrorSumsOf.
-func errorSumsOfGeneric(l *lanes, t Type, qe Elem, q []byte, e Elem, src []byte, absmax, scale []float32, blockSize int) {
-	var x [piece]float32
-	var c [piece]byte
-	bk := &books[t]
-	size, qsize := e.Size(), qe.Size()
-	n := len(src) / size
-	for b, a := range scale {
-		w := products(t, a)
-		lo, hi := b*blockSize, min((b+1)*blockSize, n)
-		s := newScaler(math.Float32bits(absmax[b]), hi-lo == blockSize)
-		for ; lo < hi; lo += piece {
-			k := min(piece, hi-lo)
-			load(qe, x[:k], q[lo*qsize:])
-			s.scale(x[:k])
-			for i, v := range x[:k] {
-				c[i] = bk.search(v)
-			}
-			load(e, x[:k], src[lo*size:])
 			l.add(x[:k], c[:k], &w)
 		}
 	}

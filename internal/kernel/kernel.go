@@ -1,31 +1,64 @@
 package kernel
 
-// Quantize quantizes a row of elements block by block, in one pass over each.
+// Absmax writes the largest magnitude of every block of src, clamped to at least 1e-38 for a short last block. It is a
+// NaN or an infinity if and only if the block holds one.
+func Absmax(e Elem, absmax []float32, src []byte, blockSize int) {
+	done := absmaxBlocks(e, absmax, src, blockSize)
+	absmaxGeneric(e, absmax[done:], src[done*blockSize*e.Size():], blockSize)
+}
+
+// Codes writes the codes of src for given scales, half a byte for every element, rounded up. The scaled value of an
+// element is x*(1/max(a, 1e-38)) in a full block, two roundings, and x/a in a short last one; it is clamped to [-1, 1].
+// The first of two codes is in the high nibble, and the missing nibble of an odd count is the code of 0.
 //
-// The row is all of src; codes has half a byte for every element, rounded up, and absmax one value for every block.
-// For a full block, absmax is the largest magnitude a and an element's scaled value is x*(1/max(a, 1e-38)), two
-// roundings; for a short last block absmax is max(a, 1e-38) and the scaled value x/absmax. The first of two codes is in
-// the high nibble, and the missing nibble of an odd count is the code of 0.
-//
-// The absmax of a block that holds a NaN or an infinity is itself a NaN or an infinity, and only then; the codes of
-// such a block are unspecified.
+// Where a scale is negative or a NaN, or an element is not finite, the codes of that block are unspecified.
+func Codes(t Type, e Elem, codes []byte, absmax []float32, src []byte, blockSize int) {
+	done := codesBlocks(t, e, codes, absmax, src, blockSize)
+	codesGeneric(t, e, codes[done*blockSize/2:], absmax[done:], src[done*blockSize*e.Size():], blockSize)
+}
+
+// stretch is how many elements go through Absmax and then Codes at a time: few enough for the second to find them in the
+// first-level cache, so that memory is read once.
+const stretch = 4096
+
+// Quantize is Absmax and Codes in one pass over src.
 func Quantize(t Type, e Elem, codes []byte, absmax []float32, src []byte, blockSize int) {
-	quantizeGeneric(t, e, codes, absmax, src, blockSize)
+	size := e.Size()
+	blocks := max(1, stretch/blockSize)
+	for len(absmax) > blocks {
+		n := blocks * blockSize
+		Absmax(e, absmax[:blocks], src[:n*size], blockSize)
+		Codes(t, e, codes[:n/2], absmax[:blocks], src[:n*size], blockSize)
+		absmax, src, codes = absmax[blocks:], src[n*size:], codes[n/2:]
+	}
+	Absmax(e, absmax, src, blockSize)
+	Codes(t, e, codes, absmax, src, blockSize)
 }
 
 // QuantizeF32 is Quantize of float32 values.
 func QuantizeF32(t Type, codes []byte, absmax []float32, src []float32, blockSize int) {
+	if b := asBytes(src); b != nil {
+		Quantize(t, F32, codes, absmax, b, blockSize)
+		return
+	}
 	quantizeF32Generic(t, codes, absmax, src, blockSize)
 }
 
 // Dequantize decodes n elements: the code's value times the block's absmax (or decoded scale) in float32, rounded to
 // nearest even to e.
 func Dequantize(t Type, e Elem, dst []byte, codes []byte, absmax []float32, n int, blockSize int) {
-	dequantizeGeneric(t, e, dst, codes, absmax, n, blockSize)
+	dst = dst[:n*e.Size()]
+	done := dequantizeBlocks(t, e, dst, codes, absmax, blockSize)
+	at := done * blockSize
+	dequantizeGeneric(t, e, dst[at*e.Size():], codes[at/2:], absmax[done:], n-at, blockSize)
 }
 
 // DequantizeF32 decodes len(dst) elements to float32.
 func DequantizeF32(t Type, dst []float32, codes []byte, absmax []float32, blockSize int) {
+	if b := asBytes(dst); b != nil {
+		Dequantize(t, F32, b, codes, absmax, len(dst), blockSize)
+		return
+	}
 	dequantizeF32Generic(t, dst, codes, absmax, blockSize)
 }
 
@@ -36,21 +69,47 @@ func DequantizeF32(t Type, dst []float32, codes []byte, absmax []float32, blockS
 // It returns the index of the first finite element that became infinite, and of the first element that was not finite
 // to begin with; -1 where there is none.
 func Convert(dst []byte, de Elem, src []byte, se Elem, n int) (overflow, nonFinite int) {
-	convertGeneric(dst, de, src, se, n)
+	ds, ss := de.Size(), se.Size()
+	dst, src = dst[:n*ds], src[:n*ss]
 	overflow, nonFinite = -1, -1
-	for i := range n {
-		if finite(de, dst, i) {
-			continue
-		}
-		if !finite(se, src, i) {
-			if nonFinite < 0 {
-				nonFinite = i
+	for at := 0; at < n; at += stretch {
+		k := min(stretch, n-at)
+		d, s := dst[at*ds:][:k*ds], src[at*ss:][:k*ss]
+		done := convertVector(d, de, s, se)
+		convertGeneric(d[done*ds:], de, s[done*ss:], se, k-done)
+		// A value that is not finite in src is not finite in dst either, which is at hand in the first-level cache.
+		for i := FirstNonFinite(de, d, k); i >= 0 && i < k; {
+			if finite(se, s, i) {
+				if overflow < 0 {
+					overflow = at + i
+				}
+			} else if nonFinite < 0 {
+				nonFinite = at + i
 			}
-		} else if overflow < 0 {
-			overflow = i
+			if overflow >= 0 && nonFinite >= 0 {
+				break
+			}
+			i++
+			next := FirstNonFinite(de, d[i*ds:], k-i)
+			if next < 0 {
+				break
+			}
+			i += next
 		}
 	}
 	return overflow, nonFinite
+}
+
+// FirstNonFinite returns the index of the first NaN or infinity among the first n elements of src, or -1.
+func FirstNonFinite(e Elem, src []byte, n int) int {
+	src = src[:n*e.Size()]
+	done := finitePrefix(e, src)
+	for i := done; i < n; i++ {
+		if !finite(e, src, i) {
+			return i
+		}
+	}
+	return -1
 }
 
 // Widen converts len(dst) elements of any encoding to float32 values, a float64 by rounding and all others exactly.
@@ -64,28 +123,47 @@ func Narrow(dst []byte, e Elem, src []float32) { store(e, dst, src) }
 // above their float32 midpoint. Where m is 0 the codes are 0 and decode to the offset. Where m is not finite (a scale
 // was not) the codes are unspecified.
 func DynamicQuantize(codes []byte, nested []float32, scales []float32, offset float32) {
-	dynamicQuantizeGeneric(codes, nested, scales, offset)
+	done := dynamicQuantizeBlocks(codes, nested, scales, offset)
+	at := done * DynamicBlock
+	dynamicQuantizeGeneric(codes[at:], nested[done:], scales[at:], offset)
 }
 
 // DynamicDequantize decodes len(codes) scales: the map's entry times the nested constant, rounded, plus the offset,
 // rounded again.
 func DynamicDequantize(scales []float32, codes []byte, nested []float32, offset float32) {
-	dynamicDequantizeGeneric(scales, codes, nested, offset)
+	done := dynamicDequantizeBlocks(scales, codes, nested, offset)
+	at := done * DynamicBlock
+	dynamicDequantizeGeneric(scales[at:], codes[at:], nested[done:], offset)
 }
 
-// ErrorSums adds to s the sums of one chunk of at most Chunk elements: all of src against codes decoded with scale.
+// ErrorSums adds to s the sums of one chunk: all of src against codes decoded with scale.
 func ErrorSums(s *Sums, t Type, e Elem, src []byte, codes []byte, scale []float32, blockSize int) {
 	var l lanes
-	errorSumsGeneric(&l, t, e, src, codes, scale, blockSize)
+	errorSums(&l, t, e, src, codes, scale, blockSize)
 	c := l.sum(len(src) / e.Size())
 	s.Add(&c)
 }
 
-// ErrorSumsOf is ErrorSums for a type whose codes are not stored: they are those that Quantize would give the values q
-// (as many as src, in the run dtype; the same bytes where src is in it) with absmax. They are decoded with scale.
+func errorSums(l *lanes, t Type, e Elem, src []byte, codes []byte, scale []float32, blockSize int) {
+	done := errorSumsBlocks(l, t, e, src, codes, scale, blockSize)
+	at := done * blockSize
+	errorSumsGeneric(l, t, e, src[at*e.Size():], codes[at/2:], scale[done:], blockSize)
+}
+
+// ErrorSumsOf is ErrorSums for a type whose codes are not stored: they are those that Codes gives the values q (as many
+// as src, in the run dtype; the same bytes where src is in it) with absmax. They are decoded with scale.
 func ErrorSumsOf(s *Sums, t Type, qe Elem, q []byte, e Elem, src []byte, absmax, scale []float32, blockSize int) {
 	var l lanes
-	errorSumsOfGeneric(&l, t, qe, q, e, src, absmax, scale, blockSize)
-	c := l.sum(len(src) / e.Size())
+	var codes [stretch / 2]byte
+	size, qsize := e.Size(), qe.Size()
+	n := len(src) / size
+	blocks := stretch / blockSize
+	for b := 0; b < len(scale); b += blocks {
+		lo, hi := b*blockSize, min((b+blocks)*blockSize, n)
+		c, end := codes[:(hi-lo+1)/2], min(b+blocks, len(scale))
+		Codes(t, qe, c, absmax[b:end], q[lo*qsize:hi*qsize], blockSize)
+		errorSums(&l, t, e, src[lo*size:hi*size], c, scale[b:end], blockSize)
+	}
+	c := l.sum(n)
 	s.Add(&c)
 }

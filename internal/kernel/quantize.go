@@ -2,19 +2,32 @@ package kernel
 
 import "math"
 
-// quantizeGeneric is the specification of Quantize.
-func quantizeGeneric(t Type, e Elem, codes []byte, absmax []float32, src []byte, blockSize int) {
-	var buf [piece]float32
+// absmaxGeneric is the specification of Absmax.
+func absmaxGeneric(e Elem, absmax []float32, src []byte, blockSize int) {
 	size := e.Size()
 	n := len(src) / size
 	for b := range absmax {
 		lo, hi := b*blockSize, min((b+1)*blockSize, n)
-		s := newScaler(maxBits(e, src[lo*size:hi*size]), hi-lo == blockSize)
-		absmax[b] = s.absmax
+		m := maxBits(e, src[lo*size:hi*size])
+		if hi-lo < blockSize {
+			m = max(m, minScale)
+		}
+		absmax[b] = math.Float32frombits(m)
+	}
+}
+
+// codesGeneric is the specification of Codes.
+func codesGeneric(t Type, e Elem, codes []byte, absmax []float32, src []byte, blockSize int) {
+	var buf [piece]float32
+	size := e.Size()
+	n := len(src) / size
+	for b, a := range absmax {
+		lo, hi := b*blockSize, min((b+1)*blockSize, n)
+		full := hi-lo == blockSize
 		for ; lo < hi; lo += piece {
 			v := buf[:min(piece, hi-lo)]
 			load(e, v, src[lo*size:])
-			s.scale(v)
+			scale(v, a, full)
 			pack(t, codes[lo/2:], v)
 		}
 	}
@@ -25,51 +38,49 @@ func quantizeF32Generic(t Type, codes []byte, absmax []float32, src []float32, b
 	var buf [piece]float32
 	for b := range absmax {
 		lo, hi := b*blockSize, min((b+1)*blockSize, len(src))
+		full := hi-lo == blockSize
 		var m uint32
 		for _, x := range src[lo:hi] {
 			m = max(m, math.Float32bits(x)&0x7fffffff)
 		}
-		s := newScaler(m, hi-lo == blockSize)
-		absmax[b] = s.absmax
+		if !full {
+			m = max(m, minScale)
+		}
+		absmax[b] = math.Float32frombits(m)
 		for ; lo < hi; lo += piece {
 			v := buf[:min(piece, hi-lo)]
 			copy(v, src[lo:])
-			s.scale(v)
+			scale(v, absmax[b], full)
 			pack(t, codes[lo/2:], v)
 		}
 	}
 }
 
-// scaler takes the elements of one block to [-1, 1].
-type scaler struct {
-	absmax float32 // as stored
-	factor float32
-	full   bool
-}
-
-// newScaler applies bitsandbytes' two rules. A full block stores its largest magnitude as it is and multiplies by the
-// reciprocal of the clamped one; a short block stores the clamped one and divides by it.
-func newScaler(magnitude uint32, full bool) scaler {
-	a := math.Float32frombits(magnitude)
-	clamped := math.Float32frombits(max(magnitude, minScale))
+// scale takes the elements of a block to [-1, 1]: those of a full block by multiplying with the reciprocal of the
+// clamped absmax, those of a short one by division.
+func scale(v []float32, absmax float32, full bool) {
 	if full {
-		return scaler{absmax: a, factor: 1 / clamped, full: true}
-	}
-	return scaler{absmax: clamped, factor: clamped}
-}
-
-// scale leaves out bitsandbytes' clamp to [-1, 1]: rounding can pass 1 by a few units in the last place, where the code
-// is that of 1.
-func (s *scaler) scale(v []float32) {
-	if s.full {
+		inv := 1 / math.Float32frombits(max(math.Float32bits(absmax), minScale))
 		for i, x := range v {
-			v[i] = x * s.factor
+			v[i] = clampUnit(x * inv)
 		}
 		return
 	}
 	for i, x := range v {
-		v[i] = x / s.factor
+		v[i] = clampUnit(x / absmax)
 	}
+}
+
+// clampUnit clamps to [-1, 1]. Rounding passes 1 by a few units in the last place at most, unless the absmax is not
+// that of the block.
+func clampUnit(v float32) float32 {
+	if v > 1 {
+		return 1
+	}
+	if v < -1 {
+		return -1
+	}
+	return v
 }
 
 // pack writes the codes of the scaled values v, the first of each two in the high nibble. The missing nibble of an odd

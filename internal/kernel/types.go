@@ -15,6 +15,14 @@ const (
 	FP4
 )
 
+// String returns bitsandbytes' name of the type.
+func (t Type) String() string {
+	if t == FP4 {
+		return "fp4"
+	}
+	return "nf4"
+}
+
 // Elem is an element encoding, little-endian in memory.
 type Elem uint8
 
@@ -28,19 +36,22 @@ const (
 	F8E5M2 // E5M2 of arXiv 2209.05433: IEEE-like, with infinity
 )
 
+var elems = [...]struct {
+	name string
+	size int
+}{{"f32", 4}, {"bf16", 2}, {"f16", 2}, {"f64", 8}, {"f8_e4m3", 1}, {"f8_e5m2", 1}}
+
+// String returns a short name, for benchmarks and panics.
+func (e Elem) String() string {
+	if int(e) < len(elems) {
+		return elems[e].name
+	}
+	return fmt.Sprintf("kernel.Elem(%d)", uint8(e))
+}
+
 // Size returns the bytes one element takes.
 func (e Elem) Size() int {
-	switch e {
-	case F32:
-		return 4
-	case BF16, F16:
-		return 2
-	case F64:
-		return 8
-	case F8E4M3, F8E5M2:
-		return 1
-	}
-	panic(fmt.Sprintf("kernel: unknown element encoding %d", e))
+	return elems[e].size
 }
 
 // infBits is the float32 infinity. The absmax of a block, compared as an integer, reaches it exactly if the block holds
@@ -73,7 +84,7 @@ func load(e Elem, dst []float32, src []byte) {
 			dst[i] = f16ToF32(binary.LittleEndian.Uint16(src[2*i:]))
 		}
 	default:
-		panic(fmt.Sprintf("kernel: element encoding %d is no run dtype", e))
+		panic(fmt.Sprintf("kernel: %v is no run dtype", e))
 	}
 }
 
@@ -98,5 +109,5 @@ func maxBits(e Elem, src []byte) uint32 {
 		}
 		return math.Float32bits(f16ToF32(uint16(m)))
 	}
-	panic(fmt.Sprintf("kernel: element encoding %d is no run dtype", e))
+	panic(fmt.Sprintf("kernel: %v is no run dtype", e))
 }

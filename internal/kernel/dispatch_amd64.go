@@ -1,0 +1,290 @@
+//go:build !purego
+
+package kernel
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/cpu"
+)
+
+// detect reports what the processor and the operating system offer. Every processor with AVX2 and FMA has F16C too.
+func detect() (list []implementation) {
+	x := &cpu.X86
+	if x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX2 && x.HasFMA {
+		list = append(list, avx512)
+	}
+	if x.HasAVX2 && x.HasFMA {
+		list = append(list, avx2)
+	}
+	return list
+}
+
+// asBytes returns the memory of v where float32 values lie there in little-endian order, or nil.
+func asBytes(v []float32) []byte {
+	if current == generic {
+		return nil
+	}
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), 4*len(v))
+}
+
+// fullBlocks returns how many full blocks of src the assembly can take, having checked that the slices hold as many.
+func fullBlocks(e Elem, src []byte, scales []float32, blockSize int) int {
+	if current == generic || blockSize%32 != 0 {
+		return 0
+	}
+	n := len(src) / e.Size() / blockSize
+	_ = scales[:n]
+	return n
+}
+
+func absmaxBlocks(e Elem, absmax []float32, src []byte, blockSize int) int {
+	n := fullBlocks(e, src, absmax, blockSize)
+	if n == 0 {
+		return 0
+	}
+	wide := current == avx512
+	switch e {
+	case F32:
+		if wide {
+			absmaxF32AVX512(&absmax[0], &src[0], n, blockSize)
+		} else {
+			absmaxF32AVX2(&absmax[0], &src[0], n, blockSize)
+		}
+	case BF16:
+		if wide {
+			absmaxBF16AVX512(&absmax[0], &src[0], n, blockSize)
+		} else {
+			absmaxBF16AVX2(&absmax[0], &src[0], n, blockSize)
+		}
+	case F16:
+		if wide {
+			absmaxF16AVX512(&absmax[0], &src[0], n, blockSize)
+		} else {
+			absmaxF16AVX2(&absmax[0], &src[0], n, blockSize)
+		}
+	default:
+		return 0
+	}
+	return n
+}
+
+func codesBlocks(t Type, e Elem, codes []byte, absmax []float32, src []byte, blockSize int) int {
+	n := fullBlocks(e, src, absmax, blockSize)
+	if n == 0 {
+		return 0
+	}
+	_ = codes[:n*blockSize/2]
+	c, a, s := &codes[0], &absmax[0], &src[0]
+	if current == avx512 {
+		table := &cellTables[t].threshold[0]
+		switch {
+		case t == NF4 && e == F32:
+			codesNF4F32AVX512(c, a, s, n, blockSize, table)
+		case t == NF4 && e == BF16:
+			codesNF4BF16AVX512(c, a, s, n, blockSize, table)
+		case t == NF4 && e == F16:
+			codesNF4F16AVX512(c, a, s, n, blockSize, table)
+		case t == FP4 && e == F32:
+			codesFP4F32AVX512(c, a, s, n, blockSize, table)
+		case t == FP4 && e == BF16:
+			codesFP4BF16AVX512(c, a, s, n, blockSize, table)
+		case t == FP4 && e == F16:
+			codesFP4F16AVX512(c, a, s, n, blockSize, table)
+		default:
+			return 0
+		}
+		return n
+	}
+	table := &bisections[t].level[0][0]
+	switch {
+	case t == NF4 && e == F32:
+		codesNF4F32AVX2(c, a, s, n, blockSize, table)
+	case t == NF4 && e == BF16:
+		codesNF4BF16AVX2(c, a, s, n, blockSize, table)
+	case t == NF4 && e == F16:
+		codesNF4F16AVX2(c, a, s, n, blockSize, table)
+	case t == FP4 && e == F32:
+		codesFP4F32AVX2(c, a, s, n, blockSize, table)
+	case t == FP4 && e == BF16:
+		codesFP4BF16AVX2(c, a, s, n, blockSize, table)
+	case t == FP4 && e == F16:
+		codesFP4F16AVX2(c, a, s, n, blockSize, table)
+	default:
+		return 0
+	}
+	return n
+}
+
+func dequantizeBlocks(t Type, e Elem, dst, codes []byte, absmax []float32, blockSize int) int {
+	n := fullBlocks(e, dst, absmax, blockSize)
+	if n == 0 {
+		return 0
+	}
+	_ = codes[:n*blockSize/2]
+	d, c, a, v := &dst[0], &codes[0], &absmax[0], &books[t].value[0]
+	wide := current == avx512
+	switch e {
+	case F32:
+		if wide {
+			dequantizeF32AVX512(d, c, a, n, blockSize, v)
+		} else {
+			dequantizeF32AVX2(d, c, a, n, blockSize, v)
+		}
+	case BF16:
+		if wide {
+			dequantizeBF16AVX512(d, c, a, n, blockSize, v)
+		} else {
+			dequantizeBF16AVX2(d, c, a, n, blockSize, v)
+		}
+	case F16:
+		if wide {
+			dequantizeF16AVX512(d, c, a, n, blockSize, v)
+		} else {
+			dequantizeF16AVX2(d, c, a, n, blockSize, v)
+		}
+	default:
+		return 0
+	}
+	return n
+}
+
+func errorSumsBlocks(l *lanes, t Type, e Elem, src, codes []byte, scale []float32, blockSize int) int {
+	n := fullBlocks(e, src, scale, blockSize)
+	if n == 0 {
+		return 0
+	}
+	_ = codes[:n*blockSize/2]
+	sums, s, c, a, v := &l.x2[0], &src[0], &codes[0], &scale[0], &books[t].value[0]
+	wide := current == avx512
+	switch e {
+	case F32:
+		if wide {
+			errorSumsF32AVX512(sums, s, c, a, n, blockSize, v)
+		} else {
+			errorSumsF32AVX2(sums, s, c, a, n, blockSize, v)
+		}
+	case BF16:
+		if wide {
+			errorSumsBF16AVX512(sums, s, c, a, n, blockSize, v)
+		} else {
+			errorSumsBF16AVX2(sums, s, c, a, n, blockSize, v)
+		}
+	case F16:
+		if wide {
+			errorSumsF16AVX512(sums, s, c, a, n, blockSize, v)
+		} else {
+			errorSumsF16AVX2(sums, s, c, a, n, blockSize, v)
+		}
+	default:
+		return 0
+	}
+	return n
+}
+
+func dynamicQuantizeBlocks(codes []byte, nested, scales []float32, offset float32) int {
+	n := len(scales) / DynamicBlock
+	if current == generic || n == 0 {
+		return 0
+	}
+	_, _ = codes[:n*DynamicBlock], nested[:n]
+	dynamicQuantizeAVX2(&codes[0], &nested[0], &scales[0], n, offset, &dynamicSearcher.level[0][0])
+	return n
+}
+
+func dynamicDequantizeBlocks(scales []float32, codes []byte, nested []float32, offset float32) int {
+	n := len(codes) / DynamicBlock
+	if current == generic || n == 0 {
+		return 0
+	}
+	_, _ = scales[:n*DynamicBlock], nested[:n]
+	dynamicDequantizeAVX2(&scales[0], &codes[0], &nested[0], n, offset, &dynamicMap[0])
+	return n
+}
+
+// convertVector converts as many elements as the assembly can and returns how many. dst and src hold equally many.
+func convertVector(dst []byte, de Elem, src []byte, se Elem) int {
+	steps := len(dst) / de.Size() / 32
+	if current == generic || steps == 0 {
+		return 0
+	}
+	d, s := &dst[0], &src[0]
+	wide := current == avx512
+	switch [2]Elem{se, de} {
+	case [2]Elem{F32, BF16}:
+		if wide {
+			convertF32ToBF16AVX512(d, s, steps)
+		} else {
+			convertF32ToBF16AVX2(d, s, steps)
+		}
+	case [2]Elem{F32, F16}:
+		if wide {
+			convertF32ToF16AVX512(d, s, steps)
+		} else {
+			convertF32ToF16AVX2(d, s, steps)
+		}
+	case [2]Elem{BF16, F32}:
+		if wide {
+			convertBF16ToF32AVX512(d, s, steps)
+		} else {
+			convertBF16ToF32AVX2(d, s, steps)
+		}
+	case [2]Elem{BF16, F16}:
+		if wide {
+			convertBF16ToF16AVX512(d, s, steps)
+		} else {
+			convertBF16ToF16AVX2(d, s, steps)
+		}
+	case [2]Elem{F16, F32}:
+		if wide {
+			convertF16ToF32AVX512(d, s, steps)
+		} else {
+			convertF16ToF32AVX2(d, s, steps)
+		}
+	case [2]Elem{F16, BF16}:
+		if wide {
+			convertF16ToBF16AVX512(d, s, steps)
+		} else {
+			convertF16ToBF16AVX2(d, s, steps)
+		}
+	case [2]Elem{F8E4M3, F32}:
+		if wide {
+			convertE4M3ToF32AVX512(d, s, steps)
+		} else {
+			convertE4M3ToF32AVX2(d, s, steps)
+		}
+	case [2]Elem{F8E4M3, BF16}:
+		if wide {
+			convertE4M3ToBF16AVX512(d, s, steps)
+		} else {
+			convertE4M3ToBF16AVX2(d, s, steps)
+		}
+	case [2]Elem{F8E4M3, F16}:
+		if wide {
+			convertE4M3ToF16AVX512(d, s, steps)
+		} else {
+			convertE4M3ToF16AVX2(d, s, steps)
+		}
+	case [2]Elem{F8E5M2, F32}:
+		if wide {
+			convertE5M2ToF32AVX512(d, s, steps)
+		} else {
+			convertE5M2ToF32AVX2(d, s, steps)
+		}
+	case [2]Elem{F8E5M2, BF16}:
+		if wide {
+			convertE5M2ToBF16AVX512(d, s, steps)
+		} else {
+			convertE5M2ToBF16AVX2(d, s, steps)
+		}
+	case [2]Elem{F8E5M2, F16}:
+		if wide {
+			convertE5M2ToF16AVX512(d, s, steps)
+		} else {
+			convertE5M2ToF16AVX2(d, s, steps)
+		}
+	default:
+		return 0
+	}
+	return 32 * steps
+}

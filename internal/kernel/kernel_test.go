@@ -1,0 +1,504 @@
+package kernel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// pattern fills src, a row of elements in blocks of blockSize, with one kind of data.
+type pattern struct {
+	name   string
+	finite bool
+	fill   func(r *rand.Rand, v []float32, e Elem, blockSize int)
+}
+
+var patterns = []pattern{
+	{"normal", true, func(r *rand.Rand, v []float32, e Elem, blockSize int) {
+		for i := range v {
+			v[i] = float32(r.NormFloat64() * 0.03)
+		}
+	}},
+	// Scaled values on, just below and just above every threshold, with a different absmax in every block.
+	{"ties", true, func(r *rand.Rand, v []float32, e Elem, blockSize int) {
+		for lo := 0; lo < len(v); lo += blockSize {
+			block := v[lo:min(lo+blockSize, len(v))]
+			a := float32(1 + r.Float64())
+			if r.IntN(2) == 0 {
+				a = float32(math.Ldexp(1, r.IntN(8)-6))
+			}
+			for i := range block {
+				x := books[r.IntN(2)].threshold[r.IntN(15)] * a
+				if x == 0 {
+					x = float32(r.IntN(5)-2) * math.SmallestNonzeroFloat32
+				} else if e == F32 {
+					x = math.Float32frombits(math.Float32bits(x) + uint32(r.IntN(5)) - 2)
+				}
+				block[i] = x
+			}
+			block[r.IntN(len(block))] = -a
+		}
+	}},
+	// Blocks of zeros of both signs, and of zeros with one value.
+	{"zero", true, func(r *rand.Rand, v []float32, e Elem, blockSize int) {
+		for i := range v {
+			v[i] = float32(math.Copysign(0, r.Float64()-0.5))
+			if r.IntN(3*blockSize) == 0 {
+				v[i] = float32(r.NormFloat64())
+			}
+		}
+	}},
+	{"subnormal", true, func(r *rand.Rand, v []float32, e Elem, blockSize int) {
+		low := -149
+		if e == F16 {
+			low = -25
+		}
+		for i := range v {
+			v[i] = float32(math.Ldexp(r.NormFloat64(), low+r.IntN(18)))
+		}
+	}},
+	{"huge", true, func(r *rand.Rand, v []float32, e Elem, blockSize int) {
+		top := 3.38e38
+		if e == F16 {
+			top = 65504
+		}
+		for i := range v {
+			v[i] = float32(top * (1 - r.ExpFloat64()/4))
+			v[i] = float32(min(max(float64(v[i]), -top), top))
+		}
+	}},
+	// Any bits at all, rounded to the element type.
+	{"bits", false, func(r *rand.Rand, v []float32, e Elem, blockSize int) {
+		for i := range v {
+			v[i] = math.Float32frombits(r.Uint32())
+		}
+	}},
+	{"special", false, func(r *rand.Rand, v []float32, e Elem, blockSize int) {
+		special := []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), 0, 1, math.SmallestNonzeroFloat32}
+		for i := range v {
+			v[i] = float32(r.NormFloat64())
+			if r.IntN(blockSize) == 0 {
+				v[i] = special[r.IntN(len(special))]
+			}
+		}
+	}},
+}
+
+// elements returns n elements of a pattern.
+func (p *pattern) elements(seed uint64, e Elem, n, blockSize int) []byte {
+	v := make([]float32, n)
+	p.fill(rand.New(rand.NewPCG(seed, 7)), v, e, blockSize)
+	b := make([]byte, n*e.Size())
+	Narrow(b, e, v)
+	return b
+}
+
+var runElems = []Elem{F32, BF16, F16}
+
+// buffers hands out slices of guarded memory that end where the accessible page does, or begin where it begins. As
+// lengths change, slices at the end have every alignment.
+type buffers struct {
+	t     testing.TB
+	pages [][]byte
+	used  int
+	front bool
+}
+
+const bufferSize = 1 << 16
+
+func (b *buffers) reset(front bool) { b.used, b.front = 0, front }
+
+func (b *buffers) bytes(n int) []byte {
+	if b.used == len(b.pages) {
+		b.pages = append(b.pages, guarded(b.t, bufferSize))
+	}
+	p := b.pages[b.used]
+	b.used++
+	if b.front {
+		return p[:n:n]
+	}
+	return p[len(p)-n:]
+}
+
+func (b *buffers) copy(src []byte) []byte {
+	dst := b.bytes(len(src))
+	copy(dst, src)
+	return dst
+}
+
+// lengths are those tested for blocks of a size: all around the block boundaries and the steps of the assembly for small
+// blocks, fewer for large ones.
+func lengths(blockSize int) []int {
+	var l []int
+	if blockSize <= 64 {
+		for n := range 1026 {
+			l = append(l, n)
+		}
+		return l
+	}
+	for _, n := range []int{0, 1, 32, 33, blockSize / 2, blockSize - 1, blockSize, blockSize + 1, 2 * blockSize, 3*blockSize - 31, 3*blockSize + 33} {
+		l = append(l, n)
+	}
+	return l
+}
+
+// row is one input: n elements of a pattern.
+type row struct {
+	*pattern
+	src  []byte
+	n    int
+	seed uint64
+}
+
+// rows calls f for every pattern and length.
+func rows(t *testing.T, e Elem, blockSize int, f func(r row)) {
+	l := lengths(blockSize)
+	longest := l[len(l)-1]
+	for i := range patterns {
+		p := &patterns[i]
+		data := [2][]byte{p.elements(1, e, longest, blockSize), p.elements(2, e, longest, blockSize)}
+		for _, n := range l {
+			f(row{p, data[n%2][:n*e.Size()], n, uint64(n)})
+			if t.Failed() {
+				t.Fatalf("pattern %s, %d elements in blocks of %d", p.name, n, blockSize)
+			}
+		}
+	}
+}
+
+var blockSizes = []int{32, 64, 128, 512, 4096}
+
+func TestQuantize(t *testing.T) {
+	b := &buffers{t: t}
+	for _, e := range runElems {
+		for _, blockSize := range blockSizes {
+			t.Run(fmt.Sprintf("%v/%d", e, blockSize), func(t *testing.T) {
+				rows(t, e, blockSize, func(r row) {
+					blocks, bytes := (r.n+blockSize-1)/blockSize, (r.n+1)/2
+					wantAbsmax, want := make([]float32, blocks), make([]byte, bytes)
+					absmaxGeneric(e, wantAbsmax, r.src, blockSize)
+					for _, typ := range []Type{NF4, FP4} {
+						codesGeneric(typ, e, want, wantAbsmax, r.src, blockSize)
+						assembly(t, func() {
+							b.reset(r.n%5 == 4)
+							src, got, absmax := b.copy(r.src), b.bytes(bytes), make([]float32, blocks)
+							clear(got)
+							Quantize(typ, e, got, absmax, src, blockSize)
+							sameFloats(t, "absmax", wantAbsmax, absmax)
+							forgetNonFinite(want, got, absmax, blockSize)
+							sameBytes(t, fmt.Sprintf("%v codes", typ), want, got)
+						})
+					}
+				})
+			})
+		}
+	}
+}
+
+// Scales that are not the absmax of their block, too small ones included, where the clamp matters.
+func TestCodesOfAnyScale(t *testing.T) {
+	for _, e := range runElems {
+		assembly(t, func() {
+			r := rand.New(rand.NewPCG(11, 12))
+			for _, n := range []int{64, 100, 1024} {
+				for i := range patterns {
+					p := &patterns[i]
+					if !p.finite {
+						continue
+					}
+					src := p.elements(5, e, n, 64)
+					absmax := make([]float32, (n+63)/64)
+					absmaxGeneric(e, absmax, src, 64)
+					for i := range absmax {
+						absmax[i] *= []float32{0, 1e-30, 0.3, 0.9, 1.1, 100}[r.IntN(6)]
+						absmax[i] = min(absmax[i], math.MaxFloat32)
+					}
+					for _, typ := range []Type{NF4, FP4} {
+						want, got := make([]byte, n/2), make([]byte, n/2)
+						codesGeneric(typ, e, want, absmax, src, 64)
+						Codes(typ, e, got, absmax, src, 64)
+						sameBytes(t, fmt.Sprintf("%v of %s %v", typ, p.name, e), want, got)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestDequantize(t *testing.T) {
+	b := &buffers{t: t}
+	for _, e := range runElems {
+		for _, blockSize := range blockSizes {
+			t.Run(fmt.Sprintf("%v/%d", e, blockSize), func(t *testing.T) {
+				rows(t, F32, blockSize, func(r row) {
+					// The row's first values are the scales; its bytes are codes as good as any.
+					scales := floats(r.src[:(r.n+blockSize-1)/blockSize*4])
+					codes, want := r.src[:(r.n+1)/2], make([]byte, r.n*e.Size())
+					for _, typ := range []Type{NF4, FP4} {
+						dequantizeGeneric(typ, e, want, codes, scales, r.n, blockSize)
+						assembly(t, func() {
+							b.reset(r.n%5 == 4)
+							codes, got := b.copy(codes), b.bytes(len(want))
+							clear(got)
+							Dequantize(typ, e, got, codes, scales, r.n, blockSize)
+							sameElements(t, fmt.Sprintf("%v decoded", typ), e, want, got)
+						})
+					}
+				})
+			})
+		}
+	}
+}
+
+// The float32 slices take the same path as bytes, or their own in generic code.
+func TestFloat32Slices(t *testing.T) {
+	implementations(t, func() {
+		for _, n := range []int{0, 1, 63, 64, 65, 1000, 5000} {
+			src := patterns[0].elements(uint64(n), F32, n, 64)
+			want, got := make([]byte, (n+1)/2), make([]byte, (n+1)/2)
+			wantAbsmax, absmax := make([]float32, (n+63)/64), make([]float32, (n+63)/64)
+			absmaxGeneric(F32, wantAbsmax, src, 64)
+			codesGeneric(FP4, F32, want, wantAbsmax, src, 64)
+			QuantizeF32(FP4, got, absmax, floats(src), 64)
+			sameBytes(t, "codes", want, got)
+			sameFloats(t, "absmax", wantAbsmax, absmax)
+			decoded, wantDecoded := make([]float32, n), make([]byte, 4*n)
+			DequantizeF32(FP4, decoded, got, absmax, 64)
+			dequantizeGeneric(FP4, F32, wantDecoded, want, wantAbsmax, n, 64)
+			sameFloats(t, "decoded", floats(wantDecoded), decoded)
+		}
+	})
+}
+
+func TestErrorSums(t *testing.T) {
+	b := &buffers{t: t}
+	for _, e := range runElems {
+		for _, blockSize := range blockSizes {
+			t.Run(fmt.Sprintf("%v/%d", e, blockSize), func(t *testing.T) {
+				rows(t, e, blockSize, func(r row) {
+					typ := Type(r.n >> 1 & 1)
+					absmax, codes := make([]float32, (r.n+blockSize-1)/blockSize), make([]byte, (r.n+1)/2)
+					absmaxGeneric(e, absmax, r.src, blockSize)
+					codesGeneric(typ, e, codes, absmax, r.src, blockSize)
+					scale := slices.Clone(absmax)
+					for i := range scale {
+						scale[i] *= 1 - 0.01*float32(i%3)
+					}
+					var l lanes
+					errorSumsGeneric(&l, typ, e, r.src, codes, scale, blockSize)
+					want := l.sum(r.n)
+					assembly(t, func() {
+						b.reset(r.n%5 == 4)
+						src, codes := b.copy(r.src), b.copy(codes)
+						var got Sums
+						ErrorSums(&got, typ, e, src, codes, scale, blockSize)
+						sameSums(t, "sums", &want, &got)
+						if !r.finite {
+							return
+						}
+						got = Sums{}
+						ErrorSumsOf(&got, typ, e, src, e, src, absmax, scale, blockSize)
+						sameSums(t, "sums of searched codes", &want, &got)
+					})
+				})
+			})
+		}
+	}
+}
+
+// The values searched may be in another encoding than the source.
+func TestErrorSumsOfRounded(t *testing.T) {
+	const n = 5000
+	src := patterns[0].elements(3, F32, n, 64)
+	q := make([]byte, 2*n)
+	Convert(q, BF16, src, F32, n)
+	absmax, codes := make([]float32, (n+63)/64), make([]byte, n/2)
+	Quantize(FP4, BF16, codes, absmax, q, 64)
+	var want, got Sums
+	ErrorSums(&want, FP4, F32, src, codes, absmax, 64)
+	ErrorSumsOf(&got, FP4, BF16, q, F32, src, absmax, absmax, 64)
+	sameSums(t, "sums", &want, &got)
+}
+
+// The sums against a plain loop in the order of the elements, which differs by rounding alone.
+func TestErrorSumsMeaning(t *testing.T) {
+	const n = 1000
+	src := patterns[0].elements(3, BF16, n, 64)
+	absmax, codes := make([]float32, (n+63)/64), make([]byte, n/2)
+	Quantize(NF4, BF16, codes, absmax, src, 64)
+	x, w := make([]float32, n), make([]float32, n)
+	Widen(x, src, BF16)
+	DequantizeF32(NF4, w, codes, absmax, 64)
+	want := Sums{N: n}
+	for i := range x {
+		x, w := float64(x[i]), float64(w[i])
+		want.X2 += x * x
+		want.W2 += w * w
+		want.XW += x * w
+		want.E2 += (x - w) * (x - w)
+		want.AbsE += math.Abs(x - w)
+		want.Max = max(want.Max, math.Abs(x-w))
+	}
+	var got Sums
+	ErrorSums(&got, NF4, BF16, src, codes, absmax, 64)
+	g, v := sumValues(&got), sumValues(&want)
+	for i := range g {
+		if got.N != want.N || math.Abs(g[i]-v[i]) > 1e-13*v[i] {
+			t.Fatalf("sums %+v (want %+v)", got, want)
+		}
+	}
+}
+
+func TestDynamic(t *testing.T) {
+	b := &buffers{t: t}
+	rows(t, F32, 64, func(r row) {
+		scales, offset := floats(r.src), []float32{0, 0.01, -3, 1e30}[r.n%4]
+		blocks := (r.n + DynamicBlock - 1) / DynamicBlock
+		want, wantNested, wantScales := make([]byte, r.n), make([]float32, blocks), make([]float32, r.n)
+		dynamicQuantizeGeneric(want, wantNested, scales, offset)
+		for i, m := range wantNested {
+			if math.Float32bits(m)&infBits == infBits {
+				clear(want[i*DynamicBlock : min((i+1)*DynamicBlock, r.n)])
+			}
+		}
+		dynamicDequantizeGeneric(wantScales, want, wantNested, offset)
+		assembly(t, func() {
+			b.reset(r.n%5 == 4)
+			got, nested, gotScales := b.bytes(r.n), make([]float32, blocks), make([]float32, r.n)
+			clear(got)
+			DynamicQuantize(got, nested, scales, offset)
+			sameFloats(t, "nested", wantNested, nested)
+			for i, m := range nested {
+				if math.Float32bits(m)&infBits == infBits {
+					clear(got[i*DynamicBlock : min((i+1)*DynamicBlock, r.n)])
+				}
+			}
+			sameBytes(t, "codes", want, got)
+			DynamicDequantize(gotScales, got, wantNested, offset)
+			sameFloats(t, "scales", wantScales, gotScales)
+		})
+	})
+}
+
+// Every dynamic threshold and its neighbours, and what is beyond the map's lowest value.
+func TestDynamicThresholds(t *testing.T) {
+	scales := []float32{1, -1, -0.9999, math.SmallestNonzeroFloat32, -math.SmallestNonzeroFloat32}
+	for _, v := range dynamicThreshold[:255] {
+		scales = append(scales, v, math.Nextafter32(v, -2), math.Nextafter32(v, 2))
+	}
+	for len(scales)%DynamicBlock != 0 {
+		scales = append(scales, 1)
+	}
+	for i := 0; i < len(scales); i += DynamicBlock {
+		scales[i] = 1
+	}
+	want, nested := make([]byte, len(scales)), make([]float32, len(scales)/DynamicBlock)
+	for i, s := range scales {
+		for want[i] < 255 && s > dynamicThreshold[want[i]] {
+			want[i]++
+		}
+	}
+	implementations(t, func() {
+		got := make([]byte, len(scales))
+		DynamicQuantize(got, nested, scales, 0)
+		sameBytes(t, "codes", want, got)
+	})
+}
+
+// The search against a count of the thresholds below, over all float32 values near the interval, sampled.
+func TestSearch(t *testing.T) {
+	for _, typ := range []Type{NF4, FP4} {
+		b := &books[typ]
+		check := func(v float32) {
+			rank := 0
+			for rank < 15 && v > b.threshold[rank] {
+				rank++
+			}
+			if got := b.search(v); got != b.order[rank] {
+				t.Fatalf("%v: code of %v is %d (want %d)", typ, v, got, b.order[rank])
+			}
+		}
+		for _, v := range b.threshold[:15] {
+			for d := range 21 {
+				check(math.Float32frombits(math.Float32bits(v) + uint32(d) - 10))
+			}
+		}
+		for u := uint32(0); u <= 0x3f800000; u += 4099 {
+			check(math.Float32frombits(u))
+			check(-math.Float32frombits(u))
+		}
+	}
+}
+
+func sameBytes(t *testing.T, what string, want, got []byte) {
+	t.Helper()
+	if !bytes.Equal(want, got) {
+		for i := range want {
+			if want[i] != got[i] {
+				t.Errorf("%s: byte %d of %d is %#02x (want %#02x)", what, i, len(want), got[i], want[i])
+				return
+			}
+		}
+	}
+}
+
+func sameFloats(t *testing.T, what string, want, got []float32) {
+	t.Helper()
+	for i := range want {
+		if math.Float32bits(want[i]) != math.Float32bits(got[i]) && (want[i] == want[i] || got[i] == got[i]) {
+			t.Errorf("%s: value %d of %d is %v (want %v)", what, i, len(want), got[i], want[i])
+			return
+		}
+	}
+}
+
+// sameElements compares elements of a run dtype, any NaN with any NaN.
+func sameElements(t *testing.T, what string, e Elem, want, got []byte) {
+	t.Helper()
+	if bytes.Equal(want, got) {
+		return
+	}
+	w, g := make([]float32, len(want)/e.Size()), make([]float32, len(want)/e.Size())
+	Widen(w, want, e)
+	Widen(g, got, e)
+	sameFloats(t, what, w, g)
+}
+
+func sumValues(s *Sums) [6]float64 { return [6]float64{s.X2, s.W2, s.XW, s.E2, s.AbsE, s.Max} }
+
+func sameSums(t *testing.T, what string, want, got *Sums) {
+	t.Helper()
+	w, g := sumValues(want), sumValues(got)
+	for i := range w {
+		if math.Float64bits(w[i]) != math.Float64bits(g[i]) && (w[i] == w[i] || g[i] == g[i]) {
+			t.Errorf("%s: %+v (want %+v)", what, *got, *want)
+			return
+		}
+	}
+	if want.N != got.N {
+		t.Errorf("%s: %d elements (want %d)", what, got.N, want.N)
+	}
+}
+
+// forgetNonFinite clears the codes of blocks that hold a NaN or an infinity.
+func forgetNonFinite(want, got []byte, absmax []float32, blockSize int) {
+	for i, a := range absmax {
+		if math.Float32bits(a) >= infBits {
+			lo, hi := i*blockSize/2, min((i+1)*blockSize/2, len(want))
+			clear(want[lo:hi])
+			clear(got[lo:hi])
+		}
+	}
+}
+
+func floats(b []byte) []float32 {
+	v := make([]float32, len(b)/4)
+	for i := range v {
+		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
+	}
+	return v
+}

@@ -1,0 +1,99 @@
+//go:build !purego
+
+package kernel
+
+import "math"
+
+// bisection is what the AVX2 code search looks up, see _asm/codes.go. The outcomes of the levels so far, as a number p,
+// index a level negated: the threshold for p is at place -p modulo the level's size.
+type bisection struct {
+	level [4][8]float32
+	high  [16]uint8 // codes by rank, in the high nibble
+	low   [16]uint8
+}
+
+// cellTable is what the AVX-512 code search looks up, see _asm/codes.go. There are 32 cells; threshold is the one in the
+// cell or +Inf, and even and odd hold the rank below it, for the high and the low nibble. The last four are for FP4,
+// whose ranks go through code, and which has two more thresholds beside the one at 0, which the cells leave out.
+type cellTable struct {
+	threshold         [32]float32
+	even, odd         [32]uint32
+	codeEven, codeOdd [16]uint32
+	below, above      [16]float32
+}
+
+// dynamicBisection is what the search for 8-bit codes looks up, see _asm/dynamic.go. From the fifth level on there is a
+// threshold for every p, in descending order of p.
+type dynamicBisection struct {
+	level [4][8]float32
+	deep  [16 + 32 + 64 + 128]float32
+}
+
+var (
+	bisections      = [2]bisection{NF4: newBisection(&books[NF4]), FP4: newBisection(&books[FP4])}
+	cellTables      = [2]cellTable{NF4: newCellTable(&books[NF4]), FP4: newCellTable(&books[FP4])}
+	dynamicSearcher = newDynamicBisection()
+)
+
+// levels lays out the first four levels of a search among the thresholds t.
+func levels(t []float32) (level [4][8]float32) {
+	for l := range level {
+		size := 1 << l
+		span := (len(t) + 1) / size
+		for i := range level[l] {
+			p := -i & (size - 1)
+			level[l][i] = t[p*span+span/2-1]
+		}
+	}
+	return level
+}
+
+func newBisection(b *book) bisection {
+	s := bisection{level: levels(b.threshold[:15])}
+	for rank, code := range b.order {
+		s.high[rank], s.low[rank] = code<<4, code
+	}
+	return s
+}
+
+func newCellTable(b *book) cellTable {
+	var c cellTable
+	for rank, code := range b.order {
+		c.codeEven[rank], c.codeOdd[rank] = uint32(code)<<4, uint32(code)
+	}
+	for i := range c.threshold {
+		c.threshold[i] = float32(math.Inf(1))
+	}
+	wide := b.threshold[:15]
+	if b == &books[FP4] {
+		// Its thresholds 6, 7 and 8 are -0.0026, 0 and 0.0026.
+		for i := range c.below {
+			c.below[i], c.above[i] = b.threshold[6], b.threshold[8]
+		}
+		wide = append(append([]float32{}, b.threshold[:6]...), b.threshold[7])
+		wide = append(wide, b.threshold[9:15]...)
+	}
+	for _, t := range wide {
+		// As the assembly computes it, but for its rounding, which matters nowhere near a threshold.
+		cell := int(math.RoundToEven(float64(t)*float64(float32(15.4)) + 16))
+		c.threshold[cell] = t
+		for i := cell + 1; i < 32; i++ {
+			c.even[i] += 16
+			c.odd[i]++
+		}
+	}
+	return c
+}
+
+func newDynamicBisection() dynamicBisection {
+	s := dynamicBisection{level: levels(dynamicThreshold[:255])}
+	at := 0
+	for size := 16; size <= 128; size *= 2 {
+		span := 256 / size
+		for p := range size {
+			s.deep[at+size-1-p] = dynamicThreshold[p*span+span/2-1]
+		}
+		at += size
+	}
+	return s
+}
