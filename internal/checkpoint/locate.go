@@ -181,6 +181,11 @@ func (s *Source) noWeights(entries []fs.DirEntry) error {
 	return e
 }
 
+// lfsPrefix begins a Git LFS pointer (git-lfs, docs/spec.md).
+var lfsPrefix = []byte("version https://git-lfs")
+
+const lfsHint = "run git lfs pull in its repository"
+
 const pickleHint = "convert them to safetensors first, with save_pretrained(dir, safe_serialization=True) of transformers"
 
 // shardPattern is the hub's naming of shards: huggingface_hub/constants.py.
@@ -296,8 +301,8 @@ func checkWeightFile(path string) error {
 	}
 	e := &InputError{File: path, Expected: "a safetensors file"}
 	switch {
-	case bytes.HasPrefix(head, []byte("version https://git-lfs")):
-		e.Found, e.Hint = "a Git LFS pointer", "run git lfs pull in its repository"
+	case bytes.HasPrefix(head, lfsPrefix):
+		e.Found, e.Hint = "a Git LFS pointer", lfsHint
 	case bytes.HasPrefix(head, []byte("GGUF")), bytes.HasPrefix(head, []byte("tjgg")):
 		e.Found, e.Hint = "a GGUF file", "give the original model in safetensors"
 	case bytes.HasPrefix(head, []byte("PK\x03\x04")), bytes.HasPrefix(head, []byte("\x80\x02")), bytes.HasPrefix(head, []byte("\x80\x04")):

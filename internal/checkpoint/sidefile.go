@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"os"
@@ -91,11 +92,27 @@ func (w *sideWalker) dir(dir, rel string, depth int) error {
 			if reason := refuseFile(name, info.Size(), rel, module, entries); reason != "" {
 				w.skip(sub, reason)
 			} else if rel != "" || name != configName {
+				if err := refusePointer(full, info.Size()); err != nil {
+					return err
+				}
 				w.files = append(w.files, SideFile{Rel: sub, Path: full, Size: info.Size()})
 			}
 		}
 	}
 	return nil
+}
+
+// refusePointer stops at a file whose content has stayed behind in Git LFS: a tokenizer of 130 bytes would pass for
+// one until the model is loaded.
+func refusePointer(path string, size int64) error {
+	if size > 1024 { // the format's own limit
+		return nil
+	}
+	raw, err := readSmall(path, MaxConfigSize)
+	if err == nil && bytes.HasPrefix(raw, lfsPrefix) {
+		return &InputError{File: path, Expected: "the content of the file", Found: "a Git LFS pointer", Hint: lfsHint}
+	}
+	return err
 }
 
 // modulePattern is a module of a sentence-transformers model, such as 1_Pooling or 2_Dense; its weights are not those

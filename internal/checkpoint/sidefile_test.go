@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -134,5 +135,21 @@ func TestSideFilesHub(t *testing.T) {
 	files, _, err := s.SideFiles()
 	if err != nil || len(files) != 1 || files[0].Rel != "tokenizer.json" || files[0].Size != 3 {
 		t.Errorf("%v %v", files, err)
+	}
+}
+
+func TestSideFilesPointer(t *testing.T) {
+	dir := t.TempDir()
+	sharded(t, dir)
+	write(t, dir, map[string]string{"tokenizer.json": "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "README.md": "short"})
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var in *InputError
+	if _, _, err := s.SideFiles(); !errors.As(err, &in) || in.File != filepath.Join(dir, "tokenizer.json") ||
+		in.Found != "a Git LFS pointer" || in.Hint != "run git lfs pull in its repository" {
+		t.Errorf("error %v", err)
 	}
 }
