@@ -37,6 +37,7 @@ type ConvertOptions struct {
 	Recipe       string
 	Targets      []string
 	Towers       string
+	MoE          string
 	MaxShardSize string
 	Jobs         int
 	MaxMemory    string
@@ -50,7 +51,7 @@ type ConvertOptions struct {
 
 // outputFlags are the flags on which output bytes depend.
 var outputFlags = []string{"type", "block-size", "double-quant", "dtype", "compute-dtype", "quant-storage", "skip", "only", "rule",
-	"target", "towers", "max-shard-size"}
+	"target", "towers", "moe", "max-shard-size"}
 
 // given lists the flags that were set, by whatever means, as text.
 func given(fs *pflag.FlagSet, names []string) map[string]string {
@@ -125,8 +126,9 @@ func (o *ConvertOptions) addFlags(cmd *cobra.Command) {
 	fs.StringArrayVar(&o.Only, "only", nil, "quantize only tensors whose name matches `REGEX` (repeatable)")
 	fs.StringArrayVar(&o.Rules, "rule", nil, "`REGEX=SPEC`: keep, or a list such as nf4,block=32,nodq; the first that matches decides (repeatable)")
 	fs.StringVar(&o.Recipe, "recipe", "", "read flags from a YAML `FILE`")
-	fs.StringArrayVar(&o.Targets, "target", nil, "loader to write for: transformers5 or transformers4; default both (repeatable)")
+	fs.StringArrayVar(&o.Targets, "target", nil, "loader to write for: transformers5, transformers4, vllm, sglang or diffusers; default the first two (repeatable)")
 	fs.StringVar(&o.Towers, "towers", "keep", "vision and audio towers: keep, or quantize as transformers would")
+	fs.StringVar(&o.MoE, "moe", "keep", "routed experts: keep them in 16 bits, as transformers 5 needs, or per-expert to quantize those stored one by one, for transformers 4, vLLM and Unsloth")
 	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file")
 	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor")
 	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "memory for tensors in flight")
@@ -138,7 +140,8 @@ func (o *ConvertOptions) addFlags(cmd *cobra.Command) {
 	enum(cmd, "dtype", "auto", "bfloat16", "float16")
 	enum(cmd, "compute-dtype", "auto", "bfloat16", "float16", "float32")
 	enum(cmd, "quant-storage", "uint8", "bfloat16", "float16", "float32")
-	enum(cmd, "target", "transformers5", "transformers4")
+	enum(cmd, "target", arch.TargetNames()...)
+	enum(cmd, "moe", "keep", "per-expert")
 	enum(cmd, "towers", "keep", "quantize")
 }
 
@@ -177,14 +180,11 @@ func (o *ConvertOptions) plan() (convert.Options, error) {
 		opt.Rules = append(opt.Rules, r)
 	}
 	for _, t := range o.Targets {
-		switch t {
-		case "transformers5":
-			opt.Targets |= arch.Transformers5
-		case "transformers4":
-			opt.Targets |= arch.Transformers4
-		default:
-			return opt, usagef("--target %q: want transformers5 or transformers4", t)
+		target, err := arch.ParseTarget(t)
+		if err != nil {
+			return opt, usagef("--target: %w", err)
 		}
+		opt.Targets |= target
 	}
 	switch o.Towers {
 	case "keep":
@@ -192,6 +192,13 @@ func (o *ConvertOptions) plan() (convert.Options, error) {
 		opt.Towers = true
 	default:
 		return opt, usagef("--towers %q: want keep or quantize", o.Towers)
+	}
+	switch o.MoE {
+	case "keep":
+	case "per-expert":
+		opt.PerExpert = true
+	default:
+		return opt, usagef("--moe %q: want keep or per-expert", o.MoE)
 	}
 	if opt.MaxShardSize, err = parseSize("max-shard-size", o.MaxShardSize); err != nil {
 		return opt, err

@@ -41,6 +41,15 @@ func (s *summary) print(w io.Writer, brief bool) error {
 
 func (s *summary) printSizes(w io.Writer) {
 	t := s.p.Totals
+	if t.ExpertParams > 0 {
+		fmt.Fprintf(w, "  %.1f %% of the weights are routed experts and stay in 16 bits", percent(t.ExpertParams, t.Params))
+		if t.PackableExperts > 0 {
+			fmt.Fprint(w, ", as transformers 5 needs;\n  --moe per-expert with --target transformers4 or vllm quantizes them, for those loaders and Unsloth")
+		} else {
+			fmt.Fprint(w, ": they are stored\n  as one tensor a layer, which no loader takes packed")
+		}
+		fmt.Fprint(w, "\n\n")
+	}
 	line := func(label, format string, args ...any) {
 		fmt.Fprintf(w, "  %-12s %s\n", label, fmt.Sprintf(format, args...))
 	}

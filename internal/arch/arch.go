@@ -21,11 +21,25 @@ const (
 	Diffusers                        // diffusers
 )
 
+// targetNames are the names that the command line uses, by bit.
+var targetNames = []string{"transformers5", "transformers4", "vllm", "sglang", "diffusers"}
+
+// TargetNames lists the names of the targets.
+func TargetNames() []string { return slices.Clone(targetNames) }
+
+// ParseTarget returns the target of that name.
+func ParseTarget(name string) (Target, error) {
+	i := slices.Index(targetNames, name)
+	if i < 0 {
+		return 0, fmt.Errorf("%q: want one of %s", name, strings.Join(targetNames, ", "))
+	}
+	return 1 << i, nil
+}
+
 // String lists the targets by the names the command line uses.
 func (t Target) String() string {
-	names := []string{"transformers5", "transformers4", "vllm", "sglang", "diffusers"}
 	var on []string
-	for i, name := range names {
+	for i, name := range targetNames {
 		if t&(1<<i) != 0 {
 			on = append(on, name)
 		}
@@ -179,14 +193,6 @@ func (e *UnknownError) Error() string {
 		msg += " (near: " + strings.Join(e.Near, ", ") + ")"
 	}
 	return msg
-}
-
-// TypeInfo describes one model type of the table.
-type TypeInfo struct {
-	ModelType string
-	Classes   []string // transformers classes, sorted
-	In5, In4  bool     // known to transformers 5.x, to 4.57
-	Notes     []string // where the two versions disagree
 }
 
 func distinct(paths ...string) []string {

@@ -199,22 +199,26 @@ func (m *Model) CheckNull(t Target, kept, quantized []Tensor) []Violation {
 }
 
 // SkipList returns the llm_int8_skip_modules list that keeps exactly the kept
-// modules in 16 bits in every loader of the targets, or nil if none is needed
-// because null does the same. Violations name what no list of ours can
+// modules in 16 bits in every loader of the targets, or nil if there are none
+// and null keeps none either. A list is written also where null would do: what
+// null means has changed between versions (transformers issue 45674). Only where
+// no list serves every loader is null preferred. Violations name what no list of ours can
 // satisfy; the list is then the best found.
 //
 // Entries are the shortest names that match nothing else: a leaf (lm_head), a
 // component (visual, which serves 4.57 and vLLM), a path (model.visual, which
 // 5.x needs), and only then paths with layer numbers.
 func (m *Model) SkipList(t Target, kept, quantized []Tensor) (list []string, bad []Violation) {
-	if len(m.CheckNull(t, kept, quantized)) == 0 {
-		return nil, nil
-	}
 	loaders := t.loaders()
 	keep, quant := groups(kept, loaders), groups(quantized, loaders)
+	keep = append(keep, m.absentHeads(keep, loaders)...)
 	list = cover(keep, quant)
 	list = append(list, m.freshHeads(list, loaders, quant)...)
+	null := m.CheckNull(t, kept, quantized)
 	if len(list) == 0 {
+		if len(null) == 0 {
+			return nil, nil
+		}
 		// Null keeps too much: an empty list says to keep nothing.
 		list = []string{}
 	}
@@ -223,6 +227,9 @@ func (m *Model) SkipList(t Target, kept, quantized []Tensor) (list []string, bad
 	if len(list) > MaxSkip {
 		list = list[:MaxSkip]
 		bad = checkGroups(list, loaders, keep, quant)
+	}
+	if len(bad) > 0 && len(null) == 0 {
+		return nil, nil
 	}
 	return list, bad
 }
@@ -314,7 +321,7 @@ func coverMembers(keep []*pathGroup, usable func(*skipEntry) bool, room int) []s
 	var list []string
 	rejected := map[string]bool{}
 	for _, g := range keep {
-		if g.covered {
+		if g.covered || strings.Contains(g.members[0], "#") {
 			continue
 		}
 		if g.done == nil {
@@ -357,6 +364,47 @@ func markMembers(keep []*pathGroup, e *skipEntry) {
 			g.done[i] = g.done[i] || e.matches(g.loader, p)
 		}
 	}
+}
+
+// absentHeads returns the modules that the class keeps by default and that the
+// checkpoint has no tensor for, because it is tied to another: an explicit
+// list must name them too, or the loader would convert them.
+func (m *Model) absentHeads(keep []*pathGroup, loaders []Loader) []*pathGroup {
+	if m.entry == nil {
+		return nil
+	}
+	have := map[Loader]map[string]bool{}
+	for _, g := range keep {
+		if have[g.loader] == nil {
+			have[g.loader] = map[string]bool{}
+		}
+		have[g.loader][g.pattern] = true
+	}
+	var out []*pathGroup
+	for _, l := range loaders {
+		k, tied := m.entry.class.keep5, m.entry.tied5
+		switch l {
+		case LoaderT4:
+			k, tied = m.entry.class.keep4, m.entry.tied4
+		case LoaderVLLM:
+			continue
+		}
+		set := maps.Clone(k.both)
+		if set == nil {
+			set = map[string]bool{}
+		}
+		if tied {
+			maps.Copy(set, k.tied)
+		} else {
+			maps.Copy(set, k.untied)
+		}
+		for _, p := range slices.Sorted(maps.Keys(set)) {
+			if pattern := digitless(p, "#"); !strings.Contains(p, "$") && !have[l][pattern] {
+				out = append(out, &pathGroup{loader: l, pattern: pattern, members: []string{p}})
+			}
+		}
+	}
+	return out
 }
 
 // freshHeads returns entries for the task heads of the type's other classes.

@@ -93,18 +93,20 @@ func (r narrowed) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// transposed presents a matrix stored as [rows of src = cols, cols of src =
-// rows] in its transpose, row-major: the [in, out] weight of a Conv1D as the
-// [out, in] weight of a Linear.
+// transposed presents a part of a stored tensor as a matrix in its transpose,
+// row-major: the [in, out] weight of a Conv1D as the [out, in] weight of a
+// Linear, or one expert's half of a fused stack.
 //
-//	src  in  x out          logical  out x in
+//	src  in x out          logical  out x in
 //	     a b c d                     a e i
 //	     e f g h       ->            b f j    <- a read of rows 1..2 takes the
 //	     i j k l                     c g k       strip b c, f g, j k
 //	                                 d h l
 type transposed struct {
 	src     io.ReaderAt
-	in, out int64
+	in, out int64 // of the part
+	stride  int64 // elements from a row of src to the next; out, if the part is all of the row
+	first   int64 // element of src where the part begins
 	size    int64 // bytes of an element
 }
 
@@ -120,7 +122,7 @@ func (r transposed) ReadAt(p []byte, off int64) (int, error) {
 	row0, row1 := first/r.in, (end-1)/r.in
 	strip := make([]byte, (row1-row0+1)*r.size)
 	for i := range r.in {
-		if err := readFull(r.src, strip, (i*r.out+row0)*r.size); err != nil {
+		if err := readFull(r.src, strip, (r.first+i*r.stride+row0)*r.size); err != nil {
 			return 0, err
 		}
 		for row := row0; row <= row1; row++ {

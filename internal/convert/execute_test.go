@@ -204,7 +204,7 @@ func TestTransposedReadsTheTranspose(t *testing.T) {
 			binary.LittleEndian.PutUint16(want[2*(o*in+i):], v)
 		}
 	}
-	r := transposed{src: bytes.NewReader(src), in: in, out: out, size: 2}
+	r := transposed{src: bytes.NewReader(src), in: in, out: out, stride: out, size: 2}
 	for _, step := range []int{2, 4, 2 * in, 2*in + 2, 2 * 100, len(want)} {
 		got := make([]byte, len(want))
 		for at := 0; at < len(want); at += step {

@@ -140,6 +140,7 @@ type Options struct {
 	Rules        []Rule
 	Targets      arch.Target // 0: transformers 5 and 4
 	Towers       bool        // quantize vision and audio towers too, as transformers would
+	PerExpert    bool        // quantize routed experts that are stored one by one, as transformers 4 would
 
 	MaxShardSize int64 // bytes of tensor data a file; 0: DefaultMaxShardSize
 }

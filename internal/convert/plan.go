@@ -108,15 +108,17 @@ type Plan struct {
 
 // Totals are sums over the items.
 type Totals struct {
-	Params      int64 // logical weights of all tensors
-	QuantParams int64 // those that are quantized
-	QuantCount  int   // quantized tensors
-	KeptCount   int
-	SrcBytes    int64 // tensor bytes of the source
-	OutBytes    int64 // tensor bytes of the output
-	QuantBytes  int64 // output bytes of the quantized tensors, tables and records included
-	CodeBytes   int64 // of them, codes and constants alone (no tables, no quant_state)
-	FileBytes   int64 // weights files of the output, headers included
+	Params          int64 // logical weights of all tensors
+	QuantParams     int64 // those that are quantized
+	QuantCount      int   // quantized tensors
+	KeptCount       int
+	ExpertParams    int64 // of routed experts that are kept
+	PackableExperts int64 // of them, those that --moe per-expert would quantize
+	SrcBytes        int64 // tensor bytes of the source
+	OutBytes        int64 // tensor bytes of the output
+	QuantBytes      int64 // output bytes of the quantized tensors, tables and records included
+	CodeBytes       int64 // of them, codes and constants alone (no tables, no quant_state)
+	FileBytes       int64 // weights files of the output, headers included
 }
 
 // BitsPerParam is the measure of the whole output: all tensor bytes.
@@ -208,35 +210,58 @@ func (p *Plan) resolve(src *checkpoint.Source) error {
 
 // decide fills the items.
 func (p *Plan) decide(src *checkpoint.Source, pol *policy) error {
-	for _, t := range inFileOrder(src) {
-		if !supported(t.DType) {
-			return &SourceError{Path: src.Path, Tensor: t.Name,
-				Msg: fmt.Sprintf("dtype %s is not supported as a source yet; want F64, F32, F16 or BF16 weights", t.DType)}
+	tensors, err := p.logical(src)
+	if err != nil {
+		return err
+	}
+	for _, t := range tensors {
+		if !supported(t.dtype) {
+			return &SourceError{Path: src.Path, Tensor: t.name,
+				Msg: fmt.Sprintf("dtype %s is not supported as a source; want F64, F32, F16 or BF16 weights", t.dtype)}
 		}
-		d := pol.decide(t.Name, t.DType, t.Shape)
-		it := Item{
-			Name: t.Name, File: t.Shard.Name, DType: t.DType, Shape: t.Shape, Source: t, SrcBytes: t.Size(),
-			Quantize: d.quantize, Spec: d.spec, Reason: d.reason, Class: d.class, elem: kernelElem(t.DType),
-			index: len(p.Items),
+		c := pol.classify(t.name)
+		if c.Split && len(t.shape) == 3 {
+			parts, err := split(t, c)
+			if err != nil {
+				return &SourceError{Path: src.Path, Tensor: t.name, Msg: err.Error()}
+			}
+			for _, part := range parts {
+				p.add(part.logical, pol.decide(part.name, t.dtype, part.shape, part.class))
+			}
+			continue
 		}
-		it.cache = &t
-		if d.quantize && d.class.Conv1D {
-			it.cache = nil
-			it.Source = transposed{src: t, in: t.Shape[0], out: t.Shape[1], size: int64(t.DType.Bits() / 8)}
-			it.Shape = []int64{t.Shape[1], t.Shape[0]}
-		}
-		p.Items = append(p.Items, it)
-		p.Totals.Params += it.Elems()
-		p.Totals.SrcBytes += it.SrcBytes
-		if d.quantize {
-			p.Totals.QuantCount++
-			p.Totals.QuantParams += it.Elems()
-		} else {
-			p.Totals.KeptCount++
-		}
+		p.add(t, pol.decide(t.name, t.dtype, t.shape, c))
 	}
 	kinds(p.Items)
 	return nil
+}
+
+// add appends the item of a logical tensor and what was decided about it.
+func (p *Plan) add(t logical, d decision) {
+	it := Item{
+		Name: t.name, File: t.file, DType: t.dtype, Shape: t.shape, Source: t.data, SrcBytes: t.bytes, cache: t.cache,
+		Quantize: d.quantize, Spec: d.spec, Reason: d.reason, Class: d.class, elem: kernelElem(t.dtype), index: len(p.Items),
+	}
+	if d.quantize && d.class.Conv1D {
+		in, out := t.shape[0], t.shape[1]
+		it.Source, it.cache = transposed{src: t.data, in: in, out: out, stride: out, size: int64(t.dtype.Bits() / 8)}, nil
+		it.Shape = []int64{out, in}
+	}
+	p.Items = append(p.Items, it)
+	p.Totals.Params += it.Elems()
+	p.Totals.SrcBytes += it.SrcBytes
+	if d.quantize {
+		p.Totals.QuantCount++
+		p.Totals.QuantParams += it.Elems()
+		return
+	}
+	p.Totals.KeptCount++
+	if d.class.Expert && !d.class.Router {
+		p.Totals.ExpertParams += it.Elems()
+		if d.class.Module {
+			p.Totals.PackableExperts += it.Elems()
+		}
+	}
 }
 
 // supported reports whether a tensor of this dtype can be written: floats are

@@ -193,14 +193,14 @@ func TestBareFilePolicy(t *testing.T) {
 		"rel_pos_bias":                           false,
 	} {
 		p := newPolicy(&Options{}, nil)
-		if d := p.decide(name, safetensors.F32, []int64{4, 4}); d.quantize != want {
+		if d := p.decide(name, safetensors.F32, []int64{4, 4}, arch.Class{}); d.quantize != want {
 			t.Errorf("%s: quantized %v (%s); want %v", name, d.quantize, d.reason, want)
 		}
 		only := newPolicy(&Options{Only: []*regexp.Regexp{regexp.MustCompile(".")}}, nil)
-		if d := only.decide(name, safetensors.F32, []int64{4, 4}); !d.quantize {
+		if d := only.decide(name, safetensors.F32, []int64{4, 4}, arch.Class{}); !d.quantize {
 			t.Errorf("%s: --only does not override: %s", name, d.reason)
 		}
-		if d := only.decide(name, safetensors.I64, []int64{4, 4}); d.quantize {
+		if d := only.decide(name, safetensors.I64, []int64{4, 4}, arch.Class{}); d.quantize {
 			t.Errorf("%s: integers quantized", name)
 		}
 	}

@@ -16,8 +16,6 @@ type decision struct {
 	spec     Spec
 	class    arch.Class
 	reason   string // why the tensor is kept
-	fixed    bool   // no option can have it quantized
-	rule     int    // index of the rule that matched, or -1
 }
 
 // policy decides for one checkpoint. model is nil for a bare file: then names
@@ -50,16 +48,21 @@ func isFloat(d safetensors.DType) bool {
 	return false
 }
 
-// decide is called once for each tensor of the source.
-func (p *policy) decide(name string, d safetensors.DType, shape []int64) decision {
-	dec := decision{spec: p.opt.Spec, rule: -1}
-	if p.model != nil {
-		dec.class = p.model.Classify(name)
+// classify looks the tensor up in the table of architectures.
+func (p *policy) classify(name string) arch.Class {
+	if p.model == nil {
+		return arch.Class{}
 	}
-	dec.reason, dec.fixed = p.defaultReason(name, d, shape, dec.class)
+	return p.model.Classify(name)
+}
+
+// decide is called once for each logical tensor of the source.
+func (p *policy) decide(name string, d safetensors.DType, shape []int64, class arch.Class) decision {
+	dec := decision{spec: p.opt.Spec, class: class}
+	dec.reason = p.defaultReason(name, d, shape, class)
 	only := p.match(p.opt.Only, p.only, name)
 	if p.model == nil && only && isFloat(d) && len(shape) == 2 && shape[0] > 0 && shape[1] > 0 {
-		dec.reason, dec.fixed = "", false // on a bare file, --only overrides every default exclusion
+		dec.reason = "" // on a bare file, --only overrides every default exclusion
 	}
 	quantizable := dec.reason == ""
 	if only && quantizable {
@@ -77,7 +80,6 @@ func (p *policy) decide(name string, d safetensors.DType, shape []int64) decisio
 			continue
 		}
 		p.rules[i].matched++
-		dec.rule = i
 		if quantizable {
 			p.rules[i].used++
 		}
@@ -113,38 +115,50 @@ func (p *policy) use(list []*regexp.Regexp, n []usage, name string) {
 	}
 }
 
-// defaultReason says why a tensor is kept whatever the options, or "".
-func (p *policy) defaultReason(name string, d safetensors.DType, shape []int64, c arch.Class) (reason string, fixed bool) {
+// defaultReason says why a tensor is kept before --only, --skip and --rule are
+// asked, or "".
+func (p *policy) defaultReason(name string, d safetensors.DType, shape []int64, c arch.Class) string {
 	if len(shape) != 2 || !strings.HasSuffix(name, ".weight") && p.model != nil {
-		return "not a matrix of weights", true
+		return "not a matrix of weights"
 	}
 	if !isFloat(d) {
-		return fmt.Sprintf("its dtype is %s", d), true
+		return fmt.Sprintf("its dtype is %s", d)
 	}
 	if shape[0] == 0 || shape[1] == 0 {
-		return "it has no elements", true
+		return "it has no elements"
 	}
 	if p.model == nil {
-		return bareReason(name), true
-	}
-	if c.Quantize(p.t) {
-		if (c.Tower || c.Projector) && !p.opt.Towers {
-			return "vision and audio towers and projectors stay in 16 bits (--towers quantize changes that)", false
-		}
-		return "", false
-	}
-	if c.Reason != "" {
-		return c.Reason, true
+		return bareReason(name)
 	}
 	switch {
-	case !c.Module:
-		return "not a Linear", true
-	case c.Quant5:
-		return "transformers 4.57 does not quantize it", true
-	case c.Quant4:
-		return "transformers 5 does not quantize it", true
+	case c.Router:
+		return "a router" // quantized by 4.57, where nothing else reads the result (refused by vLLM and 5.x)
+	case c.Expert && c.Module && !c.Split:
+		if p.opt.PerExpert {
+			return ""
+		}
+		return "a routed expert (--moe per-expert quantizes it)"
+	case !c.Quantize(p.t):
+		return why(c)
+	case (c.Tower || c.Projector) && !p.opt.Towers:
+		return "in a vision or audio tower or a projector (--towers quantize quantizes it)"
 	}
-	return "transformers does not quantize it", true
+	return ""
+}
+
+// why says why transformers keeps a module.
+func why(c arch.Class) string {
+	switch {
+	case c.Reason != "":
+		return c.Reason
+	case !c.Module:
+		return "not a Linear"
+	case c.Quant5:
+		return "not quantized by transformers 4.57"
+	case c.Quant4:
+		return "not quantized by transformers 5"
+	}
+	return "not quantized by transformers"
 }
 
 // bareKeep holds the words that, in a component of a tensor's name, mark what

@@ -100,10 +100,16 @@ func (p *Plan) nothing(opt *Options) error {
 // checkTargets runs the plan against what is known to break in the loaders it
 // is meant for.
 func (p *Plan) checkTargets(opt *Options) error {
+	if p.config == nil {
+		return nil
+	}
 	t := opt.targets()
+	refuse := func(l arch.Target, format string, args ...any) error {
+		return &OptionError{fmt.Sprintf("%s %s", l, fmt.Sprintf(format, args...))}
+	}
 	types := map[nf4.Type]string{}
 	dq := map[bool]string{}
-	small := ""
+	var small, expert, odd, fp4Expert string
 	for i := range p.Items {
 		it := &p.Items[i]
 		if !it.Quantize {
@@ -114,23 +120,52 @@ func (p *Plan) checkTargets(opt *Options) error {
 		if it.Spec.blockSize() == 32 {
 			small = it.Name
 		}
+		if it.Elems()%2 != 0 {
+			odd = it.Name
+		}
+		if it.Class.Expert {
+			expert = it.Name
+			if it.Spec.Type == nf4.FP4 {
+				fp4Expert = it.Name
+			}
+			if t&arch.VLLM != 0 && it.Elems()%64 != 0 {
+				return refuse(arch.VLLM, "cannot load expert %s: %d weights are no multiple of 64", it.Name, it.Elems())
+			}
+		}
 	}
-	if t&arch.Transformers4 != 0 && p.Source.Config != nil {
-		if len(types) > 1 {
-			return &OptionError{fmt.Sprintf("transformers 4.57 cannot load NF4 (%s) and FP4 (%s) in one checkpoint; --target transformers5 allows it",
-				types[nf4.NF4], types[nf4.FP4])}
-		}
-		if len(dq) > 1 {
-			return &OptionError{fmt.Sprintf("transformers 4.57 cannot load weights with (%s) and without (%s) double quantization in one checkpoint; --target transformers5 allows it",
-				dq[true], dq[false])}
-		}
+	served := t & (arch.VLLM | arch.SGLang)
+	storage := opt.Storage != "" && opt.Storage != "uint8"
+	switch {
+	case t&(arch.Transformers4|arch.Diffusers) != 0 && len(types) > 1:
+		return refuse(t&(arch.Transformers4|arch.Diffusers), "cannot load NF4 (%s) and FP4 (%s) in one checkpoint; --target transformers5 alone allows it",
+			types[nf4.NF4], types[nf4.FP4])
+	case t&(arch.Transformers4|arch.Diffusers) != 0 && len(dq) > 1:
+		return refuse(t&(arch.Transformers4|arch.Diffusers), "cannot load weights with (%s) and without (%s) double quantization in one checkpoint; --target transformers5 alone allows it",
+			dq[true], dq[false])
+	case t&arch.Transformers5 != 0 && expert != "":
+		return refuse(arch.Transformers5, "cannot load packed experts (%s): --moe per-expert needs --target transformers4 or vllm", expert)
+	case t&arch.SGLang != 0 && expert != "":
+		return refuse(arch.SGLang, "cannot load packed experts (%s)", expert)
+	case t&arch.VLLM != 0 && fp4Expert != "":
+		return refuse(arch.VLLM, "reads packed experts as NF4, and %s would be FP4", fp4Expert)
+	case served != 0 && odd != "":
+		return refuse(served, "cannot load %s, which has an odd number of weights; keep it with --skip", odd)
+	case t&(arch.VLLM|arch.SGLang|arch.Diffusers) != 0 && storage:
+		return refuse(t&(arch.VLLM|arch.SGLang|arch.Diffusers), "cannot load quant storage %s", opt.Storage)
 	}
 	if small != "" {
 		p.Notices = append(p.Notices, fmt.Sprintf("block size 32 (%s) needs bitsandbytes 0.50 or newer to load", small))
 	}
-	switch opt.Storage {
-	case "", "uint8":
-	default:
+	if t&arch.VLLM != 0 {
+		p.Notices = append(p.Notices, "vLLM 0.28 and newer need vllm-bnb-plugin for this format; tensor parallelism is not supported")
+		if p.Totals.ExpertParams > 0 {
+			p.Warnings = append(p.Warnings, "vLLM up to 0.27.1 cannot load experts in 16 bits beside packed weights; --moe per-expert --target vllm packs them")
+		}
+	}
+	if opt.PerExpert && expert == "" {
+		p.Warnings = append(p.Warnings, "--moe per-expert: the checkpoint has no routed experts that are stored one by one")
+	}
+	if storage {
 		w := fmt.Sprintf("quant storage %s: vLLM, SGLang and diffusers refuse it; transformers 4 reads garbage unless the model is loaded with dtype %s", opt.Storage, opt.Storage)
 		if opt.Storage == "float32" {
 			w = "quant storage float32: vLLM, SGLang and diffusers refuse it; transformers 4 crashes on it"
