@@ -45,7 +45,7 @@ var exits = []struct {
 			as[*bnb.Problem](err) || as[*bnb.StateError](err) || as[*convert.ValueError](err) || as[*convert.SourceError](err)
 	}},
 	{4, "a check or threshold was not met", as[*checkError]},
-	{5, "not enough disk or memory", as[*checkpoint.SpaceError]},
+	{5, "not enough disk or memory", func(err error) bool { return as[*checkpoint.SpaceError](err) || checkpoint.IsNoSpace(err) }},
 	{1, "failed: DST exists, a file cannot be read or written, ...", func(err error) bool { return true }},
 }
 

@@ -184,7 +184,7 @@ type pages struct {
 }
 
 func newPages(it *Item, elems int64) pages {
-	if it.cache == nil || it.cache.Cached() {
+	if it.cache == nil || it.SrcBytes <= rangeBytes || it.cache.Cached() {
 		return pages{}
 	}
 	return pages{it.cache, elems * int64(it.DType.Bits()) / 8}
