@@ -1,0 +1,103 @@
+package internal
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/nf4kit/nf4kit/"
+
+// rank is the diagram of ARCHITECTURE.md as data: a package may import packages
+// of lower rank only. A new package must be given its place here.
+var rank = map[string]int{
+	"internal/kernel": -1,
+	"internal/stream": -1,
+
+	"nf4":         0,
+	"doublequant": 0,
+	"safetensors": 0,
+
+	"internal/bnb":        1,
+	"internal/checkpoint": 1,
+	"internal/arch":       1,
+	"internal/decode":     1,
+	"internal/modelshape": 1,
+
+	"internal/manifest": 2,
+	"internal/memplan":  2,
+
+	"internal/convert": 3,
+
+	"internal/quality":   4,
+	"internal/footprint": 4,
+	"internal/origin":    4,
+
+	"internal/measure": 5,
+	"internal/verify":  5,
+
+	"cmd/nf4kit": 6,
+}
+
+// owners lists who may import a dependency that must not spread.
+var owners = map[string][]string{
+	"github.com/nlpodyssey/safetensors": {"safetensors"},
+	"github.com/spf13/cobra":            {"cmd/nf4kit"},
+	"github.com/spf13/pflag":            {"cmd/nf4kit"},
+	"golang.org/x/sys/cpu":              {"internal/kernel"},
+}
+
+type goPackage struct {
+	ImportPath string
+	Imports    []string
+}
+
+func list(t *testing.T) []goPackage {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", "./...")
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var pkgs []goPackage
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+func TestImportsPointDown(t *testing.T) {
+	for _, p := range list(t) {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		if name == "internal" || strings.HasPrefix(name, "internal/interop") || strings.HasPrefix(name, "internal/arch/gen/") {
+			continue
+		}
+		r, ok := rank[name]
+		if !ok {
+			t.Errorf("%s has no place in the diagram: add it to rank and to ARCHITECTURE.md", name)
+			continue
+		}
+		for _, imp := range p.Imports {
+			if dep, ours := strings.CutPrefix(imp, module); ours {
+				if dr, ok := rank[dep]; ok && dr >= r {
+					t.Errorf("%s (rank %d) imports %s (rank %d)", name, r, dep, dr)
+				}
+			}
+			for lib, who := range owners {
+				if (imp == lib || strings.HasPrefix(imp, lib+"/")) && !slices.Contains(who, name) {
+					t.Errorf("%s imports %s, which only %s may", name, imp, strings.Join(who, ", "))
+				}
+			}
+		}
+	}
+}
