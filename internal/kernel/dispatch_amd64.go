@@ -43,26 +43,13 @@ func absmaxBlocks(e Elem, absmax []float32, src []byte, blockSize int) int {
 	if n == 0 {
 		return 0
 	}
-	wide := current == avx512
 	switch e {
 	case F32:
-		if wide {
-			absmaxF32AVX512(&absmax[0], &src[0], n, blockSize)
-		} else {
-			absmaxF32AVX2(&absmax[0], &src[0], n, blockSize)
-		}
+		absmaxF32AVX2(&absmax[0], &src[0], n, blockSize)
 	case BF16:
-		if wide {
-			absmaxBF16AVX512(&absmax[0], &src[0], n, blockSize)
-		} else {
-			absmaxBF16AVX2(&absmax[0], &src[0], n, blockSize)
-		}
+		absmaxBF16AVX2(&absmax[0], &src[0], n, blockSize)
 	case F16:
-		if wide {
-			absmaxF16AVX512(&absmax[0], &src[0], n, blockSize)
-		} else {
-			absmaxF16AVX2(&absmax[0], &src[0], n, blockSize)
-		}
+		absmaxF16AVX2(&absmax[0], &src[0], n, blockSize)
 	default:
 		return 0
 	}
@@ -209,80 +196,31 @@ func convertVector(dst []byte, de Elem, src []byte, se Elem) int {
 		return 0
 	}
 	d, s := &dst[0], &src[0]
-	wide := current == avx512
 	switch [2]Elem{se, de} {
 	case [2]Elem{F32, BF16}:
-		if wide {
-			convertF32ToBF16AVX512(d, s, steps)
-		} else {
-			convertF32ToBF16AVX2(d, s, steps)
-		}
+		convertF32ToBF16AVX2(d, s, steps)
 	case [2]Elem{F32, F16}:
-		if wide {
-			convertF32ToF16AVX512(d, s, steps)
-		} else {
-			convertF32ToF16AVX2(d, s, steps)
-		}
+		convertF32ToF16AVX2(d, s, steps)
 	case [2]Elem{BF16, F32}:
-		if wide {
-			convertBF16ToF32AVX512(d, s, steps)
-		} else {
-			convertBF16ToF32AVX2(d, s, steps)
-		}
+		convertBF16ToF32AVX2(d, s, steps)
 	case [2]Elem{BF16, F16}:
-		if wide {
-			convertBF16ToF16AVX512(d, s, steps)
-		} else {
-			convertBF16ToF16AVX2(d, s, steps)
-		}
+		convertBF16ToF16AVX2(d, s, steps)
 	case [2]Elem{F16, F32}:
-		if wide {
-			convertF16ToF32AVX512(d, s, steps)
-		} else {
-			convertF16ToF32AVX2(d, s, steps)
-		}
+		convertF16ToF32AVX2(d, s, steps)
 	case [2]Elem{F16, BF16}:
-		if wide {
-			convertF16ToBF16AVX512(d, s, steps)
-		} else {
-			convertF16ToBF16AVX2(d, s, steps)
-		}
+		convertF16ToBF16AVX2(d, s, steps)
 	case [2]Elem{F8E4M3, F32}:
-		if wide {
-			convertE4M3ToF32AVX512(d, s, steps)
-		} else {
-			convertE4M3ToF32AVX2(d, s, steps)
-		}
+		convertE4M3ToF32AVX2(d, s, steps)
 	case [2]Elem{F8E4M3, BF16}:
-		if wide {
-			convertE4M3ToBF16AVX512(d, s, steps)
-		} else {
-			convertE4M3ToBF16AVX2(d, s, steps)
-		}
+		convertE4M3ToBF16AVX2(d, s, steps)
 	case [2]Elem{F8E4M3, F16}:
-		if wide {
-			convertE4M3ToF16AVX512(d, s, steps)
-		} else {
-			convertE4M3ToF16AVX2(d, s, steps)
-		}
+		convertE4M3ToF16AVX2(d, s, steps)
 	case [2]Elem{F8E5M2, F32}:
-		if wide {
-			convertE5M2ToF32AVX512(d, s, steps)
-		} else {
-			convertE5M2ToF32AVX2(d, s, steps)
-		}
+		convertE5M2ToF32AVX2(d, s, steps)
 	case [2]Elem{F8E5M2, BF16}:
-		if wide {
-			convertE5M2ToBF16AVX512(d, s, steps)
-		} else {
-			convertE5M2ToBF16AVX2(d, s, steps)
-		}
+		convertE5M2ToBF16AVX2(d, s, steps)
 	case [2]Elem{F8E5M2, F16}:
-		if wide {
-			convertE5M2ToF16AVX512(d, s, steps)
-		} else {
-			convertE5M2ToF16AVX2(d, s, steps)
-		}
+		convertE5M2ToF16AVX2(d, s, steps)
 	default:
 		return 0
 	}

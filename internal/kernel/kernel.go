@@ -4,6 +4,9 @@ package kernel
 // NaN or an infinity if and only if the block holds one.
 func Absmax(e Elem, absmax []float32, src []byte, blockSize int) {
 	done := absmaxBlocks(e, absmax, src, blockSize)
+	if done == len(absmax) {
+		return
+	}
 	absmaxGeneric(e, absmax[done:], src[done*blockSize*e.Size():], blockSize)
 }
 
@@ -14,6 +17,9 @@ func Absmax(e Elem, absmax []float32, src []byte, blockSize int) {
 // Where a scale is negative or a NaN, or an element is not finite, the codes of that block are unspecified.
 func Codes(t Type, e Elem, codes []byte, absmax []float32, src []byte, blockSize int) {
 	done := codesBlocks(t, e, codes, absmax, src, blockSize)
+	if done == len(absmax) {
+		return
+	}
 	codesGeneric(t, e, codes[done*blockSize/2:], absmax[done:], src[done*blockSize*e.Size():], blockSize)
 }
 
@@ -75,8 +81,9 @@ func Convert(dst []byte, de Elem, src []byte, se Elem, n int) (overflow, nonFini
 	for at := 0; at < n; at += stretch {
 		k := min(stretch, n-at)
 		d, s := dst[at*ds:][:k*ds], src[at*ss:][:k*ss]
-		done := convertVector(d, de, s, se)
-		convertGeneric(d[done*ds:], de, s[done*ss:], se, k-done)
+		if done := convertVector(d, de, s, se); done < k {
+			convertGeneric(d[done*ds:], de, s[done*ss:], se, k-done)
+		}
 		// A value that is not finite in src is not finite in dst either, which is at hand in the first-level cache.
 		for i := FirstNonFinite(de, d, k); i >= 0 && i < k; {
 			if finite(se, s, i) {
@@ -146,6 +153,9 @@ func ErrorSums(s *Sums, t Type, e Elem, src []byte, codes []byte, scale []float3
 
 func errorSums(l *lanes, t Type, e Elem, src []byte, codes []byte, scale []float32, blockSize int) {
 	done := errorSumsBlocks(l, t, e, src, codes, scale, blockSize)
+	if done == len(scale) {
+		return
+	}
 	at := done * blockSize
 	errorSumsGeneric(l, t, e, src[at*e.Size():], codes[at/2:], scale[done:], blockSize)
 }

@@ -11,8 +11,6 @@ TEXT ·absmaxF32AVX2(SB), NOSPLIT|RODATA, $0-32
 	MOVQ         src+8(FP), CX
 	VPBROADCASTD word7fffffff<>+0(SB), Y0
 	MOVQ         blocks+16(FP), DX
-	TESTQ        DX, DX
-	JZ           done
 	MOVQ         blockSize+24(FP), BX
 
 block:
@@ -43,53 +41,11 @@ step:
 	ADDQ         $+4, AX
 	SUBQ         $+1, DX
 	JNZ          block
-
-done:
 	VZEROUPPER
 	RET
 
 DATA word7fffffff<>+0(SB)/4, $0x7fffffff
 GLOBL word7fffffff<>(SB), RODATA|NOPTR, $4
-
-// func absmaxF32AVX512(absmax *float32, src *byte, blocks int, blockSize int)
-// Requires: AVX, AVX2, AVX512F
-TEXT ·absmaxF32AVX512(SB), NOSPLIT|RODATA, $0-32
-	MOVQ         absmax+0(FP), AX
-	MOVQ         src+8(FP), CX
-	VPBROADCASTD word7fffffff<>+0(SB), Z0
-	MOVQ         blocks+16(FP), DX
-	TESTQ        DX, DX
-	JZ           done
-	MOVQ         blockSize+24(FP), BX
-
-block:
-	VPXORD Z1, Z1, Z1
-	MOVQ   BX, SI
-
-step:
-	VPANDD        (CX), Z0, Z2
-	VPMAXUD       Z2, Z1, Z1
-	VPANDD        64(CX), Z0, Z2
-	VPMAXUD       Z2, Z1, Z1
-	ADDQ          $+128, CX
-	SUBQ          $+32, SI
-	JNZ           step
-	VEXTRACTI64X4 $0x01, Z1, Y2
-	VPMAXUD       Y2, Y1, Y1
-	VEXTRACTI128  $0x01, Y1, X2
-	VPMAXUD       X2, X1, X1
-	VPSHUFD       $0x4e, X1, X2
-	VPMAXUD       X2, X1, X1
-	VPSHUFD       $0xb1, X1, X2
-	VPMAXUD       X2, X1, X1
-	VMOVD         X1, (AX)
-	ADDQ          $+4, AX
-	SUBQ          $+1, DX
-	JNZ           block
-
-done:
-	VZEROUPPER
-	RET
 
 // func codesNF4F32AVX2(codes *byte, absmax *float32, src *byte, blocks int, blockSize int, t *float32)
 // Requires: AVX, AVX2
@@ -103,8 +59,6 @@ TEXT ·codesNF4F32AVX2(SB), NOSPLIT|RODATA, $0-48
 	VMOVUPS 64(BX), Y2
 	VMOVUPS 96(BX), Y3
 	MOVQ    blocks+24(FP), BX
-	TESTQ   BX, BX
-	JZ      done
 	MOVQ    blockSize+32(FP), SI
 
 block:
@@ -199,8 +153,6 @@ step:
 	JNZ          step
 	SUBQ         $+1, BX
 	JNZ          block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -240,8 +192,6 @@ TEXT ·codesNF4F32AVX512(SB), NOSPLIT|RODATA, $0-48
 	VMOVDQU32    even32<>+0(SB), Z11
 	VMOVDQU32    odd32<>+0(SB), Z12
 	MOVQ         blocks+24(FP), BX
-	TESTQ        BX, BX
-	JZ           done
 	MOVQ         blockSize+32(FP), SI
 
 block:
@@ -286,8 +236,6 @@ step:
 	JNZ         step
 	SUBQ        $+1, BX
 	JNZ         block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -351,8 +299,6 @@ TEXT ·codesFP4F32AVX2(SB), NOSPLIT|RODATA, $0-48
 	VMOVUPS 64(BX), Y2
 	VMOVUPS 96(BX), Y3
 	MOVQ    blocks+24(FP), SI
-	TESTQ   SI, SI
-	JZ      done
 	MOVQ    blockSize+32(FP), DI
 
 block:
@@ -456,8 +402,6 @@ step:
 	JNZ          step
 	SUBQ         $+1, SI
 	JNZ          block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -492,8 +436,6 @@ TEXT ·codesFP4F32AVX512(SB), NOSPLIT|RODATA, $0-48
 	VMOVDQU32    even32<>+0(SB), Z12
 	VMOVDQU32    odd32<>+0(SB), Z13
 	MOVQ         blocks+24(FP), BX
-	TESTQ        BX, BX
-	JZ           done
 	MOVQ         blockSize+32(FP), SI
 
 block:
@@ -548,8 +490,6 @@ step:
 	JNZ         step
 	SUBQ        $+1, BX
 	JNZ         block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -563,8 +503,6 @@ TEXT ·dequantizeF32AVX2(SB), NOSPLIT|RODATA, $0-48
 	VMOVUPS (BX), Y0
 	VMOVUPS 32(BX), Y1
 	MOVQ    blocks+24(FP), BX
-	TESTQ   BX, BX
-	JZ      done
 	MOVQ    blockSize+32(FP), SI
 
 block:
@@ -615,8 +553,6 @@ step:
 	JNZ        step
 	SUBQ       $+1, BX
 	JNZ        block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -671,8 +607,6 @@ TEXT ·dequantizeF32AVX512(SB), NOSPLIT|RODATA, $0-48
 	MOVQ    values+40(FP), BX
 	VMOVUPS (BX), Z0
 	MOVQ    blocks+24(FP), BX
-	TESTQ   BX, BX
-	JZ      done
 	MOVQ    blockSize+32(FP), SI
 
 block:
@@ -700,8 +634,6 @@ step:
 	JNZ       step
 	SUBQ      $+1, BX
 	JNZ       block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -1030,8 +962,6 @@ TEXT ·absmaxBF16AVX2(SB), NOSPLIT|RODATA, $0-32
 	MOVQ         src+8(FP), CX
 	VPBROADCASTD word7fff7fff<>+0(SB), Y0
 	MOVQ         blocks+16(FP), DX
-	TESTQ        DX, DX
-	JZ           done
 	MOVQ         blockSize+24(FP), BX
 
 block:
@@ -1059,52 +989,11 @@ step:
 	ADDQ         $+4, AX
 	SUBQ         $+1, DX
 	JNZ          block
-
-done:
 	VZEROUPPER
 	RET
 
 DATA word7fff7fff<>+0(SB)/4, $0x7fff7fff
 GLOBL word7fff7fff<>(SB), RODATA|NOPTR, $4
-
-// func absmaxBF16AVX512(absmax *float32, src *byte, blocks int, blockSize int)
-// Requires: AVX, AVX2, AVX512BW, AVX512F
-TEXT ·absmaxBF16AVX512(SB), NOSPLIT|RODATA, $0-32
-	MOVQ         absmax+0(FP), AX
-	MOVQ         src+8(FP), CX
-	VPBROADCASTD word7fff7fff<>+0(SB), Z0
-	MOVQ         blocks+16(FP), DX
-	TESTQ        DX, DX
-	JZ           done
-	MOVQ         blockSize+24(FP), BX
-
-block:
-	VPXORD Z1, Z1, Z1
-	MOVQ   BX, SI
-
-step:
-	VPANDD        (CX), Z0, Z2
-	VPMAXUW       Z2, Z1, Z1
-	ADDQ          $+64, CX
-	SUBQ          $+32, SI
-	JNZ           step
-	VEXTRACTI64X4 $0x01, Z1, Y2
-	VPMAXUW       Y2, Y1, Y1
-	VEXTRACTI128  $0x01, Y1, X2
-	VPMAXUW       X2, X1, X1
-	VPCMPEQD      X2, X2, X2
-	VPXOR         X2, X1, X1
-	VPHMINPOSUW   X1, X1
-	VPXOR         X2, X1, X1
-	VPSLLD        $0x10, X1, X1
-	VMOVD         X1, (AX)
-	ADDQ          $+4, AX
-	SUBQ          $+1, DX
-	JNZ           block
-
-done:
-	VZEROUPPER
-	RET
 
 // func codesNF4BF16AVX2(codes *byte, absmax *float32, src *byte, blocks int, blockSize int, t *float32)
 // Requires: AVX, AVX2
@@ -1119,8 +1008,6 @@ TEXT ·codesNF4BF16AVX2(SB), NOSPLIT|RODATA, $0-48
 	VMOVUPS      96(BX), Y3
 	VPBROADCASTD wordffff0000<>+0(SB), Y4
 	MOVQ         blocks+24(FP), BX
-	TESTQ        BX, BX
-	JZ           done
 	MOVQ         blockSize+32(FP), SI
 
 block:
@@ -1212,8 +1099,6 @@ step:
 	JNZ          step
 	SUBQ         $+1, BX
 	JNZ          block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -1240,8 +1125,6 @@ TEXT ·codesNF4BF16AVX512(SB), NOSPLIT|RODATA, $0-48
 	VPBROADCASTD word00000001<>+0(SB), Z10
 	VPBROADCASTD wordffff0000<>+0(SB), Z11
 	MOVQ         blocks+24(FP), BX
-	TESTQ        BX, BX
-	JZ           done
 	MOVQ         blockSize+32(FP), SI
 
 block:
@@ -1283,8 +1166,6 @@ step:
 	JNZ         step
 	SUBQ        $+1, BX
 	JNZ         block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -1301,8 +1182,6 @@ TEXT ·codesFP4BF16AVX2(SB), NOSPLIT|RODATA, $0-48
 	VMOVUPS      96(BX), Y3
 	VPBROADCASTD wordffff0000<>+0(SB), Y4
 	MOVQ         blocks+24(FP), SI
-	TESTQ        SI, SI
-	JZ           done
 	MOVQ         blockSize+32(FP), DI
 
 block:
@@ -1403,8 +1282,6 @@ step:
 	JNZ          step
 	SUBQ         $+1, SI
 	JNZ          block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -1432,8 +1309,6 @@ TEXT ·codesFP4BF16AVX512(SB), NOSPLIT|RODATA, $0-48
 	VMOVUPS      448(BX), Z11
 	VPBROADCASTD wordffff0000<>+0(SB), Z12
 	MOVQ         blocks+24(FP), BX
-	TESTQ        BX, BX
-	JZ           done
 	MOVQ         blockSize+32(FP), SI
 
 block:
@@ -1485,8 +1360,6 @@ step:
 	JNZ         step
 	SUBQ        $+1, BX
 	JNZ         block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -1500,8 +1373,6 @@ TEXT ·dequantizeBF16AVX2(SB), NOSPLIT|RODATA, $0-48
 	VMOVUPS (BX), Y0
 	VMOVUPS 32(BX), Y1
 	MOVQ    blocks+24(FP), BX
-	TESTQ   BX, BX
-	JZ      done
 	MOVQ    blockSize+32(FP), SI
 
 block:
@@ -1555,8 +1426,6 @@ step:
 	JNZ        step
 	SUBQ       $+1, BX
 	JNZ        block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -1609,8 +1478,6 @@ TEXT ·dequantizeBF16AVX512(SB), NOSPLIT|RODATA, $0-48
 	MOVQ    values+40(FP), BX
 	VMOVUPS (BX), Z0
 	MOVQ    blocks+24(FP), BX
-	TESTQ   BX, BX
-	JZ      done
 	MOVQ    blockSize+32(FP), SI
 
 block:
@@ -1641,8 +1508,6 @@ step:
 	JNZ       step
 	SUBQ      $+1, BX
 	JNZ       block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -1992,8 +1857,6 @@ TEXT ·absmaxF16AVX2(SB), NOSPLIT|RODATA, $0-32
 	MOVQ         src+8(FP), CX
 	VPBROADCASTD word7fff7fff<>+0(SB), Y0
 	MOVQ         blocks+16(FP), DX
-	TESTQ        DX, DX
-	JZ           done
 	MOVQ         blockSize+24(FP), BX
 
 block:
@@ -2021,47 +1884,6 @@ step:
 	ADDQ         $+4, AX
 	SUBQ         $+1, DX
 	JNZ          block
-
-done:
-	VZEROUPPER
-	RET
-
-// func absmaxF16AVX512(absmax *float32, src *byte, blocks int, blockSize int)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, F16C
-TEXT ·absmaxF16AVX512(SB), NOSPLIT|RODATA, $0-32
-	MOVQ         absmax+0(FP), AX
-	MOVQ         src+8(FP), CX
-	VPBROADCASTD word7fff7fff<>+0(SB), Z0
-	MOVQ         blocks+16(FP), DX
-	TESTQ        DX, DX
-	JZ           done
-	MOVQ         blockSize+24(FP), BX
-
-block:
-	VPXORD Z1, Z1, Z1
-	MOVQ   BX, SI
-
-step:
-	VPANDD        (CX), Z0, Z2
-	VPMAXUW       Z2, Z1, Z1
-	ADDQ          $+64, CX
-	SUBQ          $+32, SI
-	JNZ           step
-	VEXTRACTI64X4 $0x01, Z1, Y2
-	VPMAXUW       Y2, Y1, Y1
-	VEXTRACTI128  $0x01, Y1, X2
-	VPMAXUW       X2, X1, X1
-	VPCMPEQD      X2, X2, X2
-	VPXOR         X2, X1, X1
-	VPHMINPOSUW   X1, X1
-	VPXOR         X2, X1, X1
-	VCVTPH2PS     X1, X1
-	VMOVD         X1, (AX)
-	ADDQ          $+4, AX
-	SUBQ          $+1, DX
-	JNZ           block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2077,8 +1899,6 @@ TEXT ·codesNF4F16AVX2(SB), NOSPLIT|RODATA, $0-48
 	VMOVUPS 64(BX), Y2
 	VMOVUPS 96(BX), Y3
 	MOVQ    blocks+24(FP), BX
-	TESTQ   BX, BX
-	JZ      done
 	MOVQ    blockSize+32(FP), SI
 
 block:
@@ -2173,8 +1993,6 @@ step:
 	JNZ          step
 	SUBQ         $+1, BX
 	JNZ          block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2198,8 +2016,6 @@ TEXT ·codesNF4F16AVX512(SB), NOSPLIT|RODATA, $0-48
 	VPBROADCASTD word00000001<>+0(SB), Z10
 	VMOVDQU32    split16<>+0(SB), Z11
 	MOVQ         blocks+24(FP), BX
-	TESTQ        BX, BX
-	JZ           done
 	MOVQ         blockSize+32(FP), SI
 
 block:
@@ -2242,8 +2058,6 @@ step:
 	JNZ           step
 	SUBQ          $+1, BX
 	JNZ           block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2277,8 +2091,6 @@ TEXT ·codesFP4F16AVX2(SB), NOSPLIT|RODATA, $0-48
 	VMOVUPS 64(BX), Y2
 	VMOVUPS 96(BX), Y3
 	MOVQ    blocks+24(FP), SI
-	TESTQ   SI, SI
-	JZ      done
 	MOVQ    blockSize+32(FP), DI
 
 block:
@@ -2382,8 +2194,6 @@ step:
 	JNZ          step
 	SUBQ         $+1, SI
 	JNZ          block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2411,8 +2221,6 @@ TEXT ·codesFP4F16AVX512(SB), NOSPLIT|RODATA, $0-48
 	VMOVUPS      448(BX), Z11
 	VMOVDQU32    split16<>+0(SB), Z12
 	MOVQ         blocks+24(FP), BX
-	TESTQ        BX, BX
-	JZ           done
 	MOVQ         blockSize+32(FP), SI
 
 block:
@@ -2465,8 +2273,6 @@ step:
 	JNZ           step
 	SUBQ          $+1, BX
 	JNZ           block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2480,8 +2286,6 @@ TEXT ·dequantizeF16AVX2(SB), NOSPLIT|RODATA, $0-48
 	VMOVUPS (BX), Y0
 	VMOVUPS 32(BX), Y1
 	MOVQ    blocks+24(FP), BX
-	TESTQ   BX, BX
-	JZ      done
 	MOVQ    blockSize+32(FP), SI
 
 block:
@@ -2520,8 +2324,6 @@ step:
 	JNZ        step
 	SUBQ       $+1, BX
 	JNZ        block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2534,8 +2336,6 @@ TEXT ·dequantizeF16AVX512(SB), NOSPLIT|RODATA, $0-48
 	MOVQ    values+40(FP), BX
 	VMOVUPS (BX), Z0
 	MOVQ    blocks+24(FP), BX
-	TESTQ   BX, BX
-	JZ      done
 	MOVQ    blockSize+32(FP), SI
 
 block:
@@ -2559,8 +2359,6 @@ step:
 	JNZ       step
 	SUBQ      $+1, BX
 	JNZ       block
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2912,41 +2710,6 @@ step:
 	VZEROUPPER
 	RET
 
-// func convertF32ToBF16AVX512(dst *byte, src *byte, steps int)
-// Requires: AVX, AVX512F
-TEXT ·convertF32ToBF16AVX512(SB), NOSPLIT|RODATA, $0-24
-	MOVQ dst+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ steps+16(FP), DX
-
-step:
-	VMOVUPS (CX), Z0
-	VCMPPS  $0x03, Z0, Z0, K1
-	VPSRLD  $0x10, Z0, Z1
-	VPANDD  all00000001<>+0(SB), Z1, Z1
-	VPADDD  Z0, Z1, Z1
-	VPADDD  all00007fff<>+0(SB), Z1, Z1
-	VPORD   all00400000<>+0(SB), Z0, K1, Z1
-	VPSRLD  $0x10, Z1, Z1
-	VPMOVDW Z1, Y0
-	VMOVDQU Y0, (AX)
-	VMOVUPS 64(CX), Z0
-	VCMPPS  $0x03, Z0, Z0, K1
-	VPSRLD  $0x10, Z0, Z1
-	VPANDD  all00000001<>+0(SB), Z1, Z1
-	VPADDD  Z0, Z1, Z1
-	VPADDD  all00007fff<>+0(SB), Z1, Z1
-	VPORD   all00400000<>+0(SB), Z0, K1, Z1
-	VPSRLD  $0x10, Z1, Z1
-	VPMOVDW Z1, Y0
-	VMOVDQU Y0, 32(AX)
-	ADDQ    $+128, CX
-	ADDQ    $+64, AX
-	SUBQ    $+1, DX
-	JNZ     step
-	VZEROUPPER
-	RET
-
 // func convertF32ToF16AVX2(dst *byte, src *byte, steps int)
 // Requires: AVX, AVX2, F16C
 TEXT ·convertF32ToF16AVX2(SB), NOSPLIT|RODATA, $0-24
@@ -2974,27 +2737,6 @@ step:
 	VZEROUPPER
 	RET
 
-// func convertF32ToF16AVX512(dst *byte, src *byte, steps int)
-// Requires: AVX, AVX512F
-TEXT ·convertF32ToF16AVX512(SB), NOSPLIT|RODATA, $0-24
-	MOVQ dst+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ steps+16(FP), DX
-
-step:
-	VMOVUPS   (CX), Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU   Y0, (AX)
-	VMOVUPS   64(CX), Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU   Y0, 32(AX)
-	ADDQ      $+128, CX
-	ADDQ      $+64, AX
-	SUBQ      $+1, DX
-	JNZ       step
-	VZEROUPPER
-	RET
-
 // func convertBF16ToF32AVX2(dst *byte, src *byte, steps int)
 // Requires: AVX, AVX2
 TEXT ·convertBF16ToF32AVX2(SB), NOSPLIT|RODATA, $0-24
@@ -3015,27 +2757,6 @@ step:
 	VPSLLD    $0x10, Y1, Y1
 	VMOVUPS   Y0, 64(AX)
 	VMOVUPS   Y1, 96(AX)
-	ADDQ      $+64, CX
-	ADDQ      $+128, AX
-	SUBQ      $+1, DX
-	JNZ       step
-	VZEROUPPER
-	RET
-
-// func convertBF16ToF32AVX512(dst *byte, src *byte, steps int)
-// Requires: AVX, AVX512F
-TEXT ·convertBF16ToF32AVX512(SB), NOSPLIT|RODATA, $0-24
-	MOVQ dst+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ steps+16(FP), DX
-
-step:
-	VPMOVZXWD (CX), Z0
-	VPSLLD    $0x10, Z0, Z0
-	VMOVUPS   Z0, (AX)
-	VPMOVZXWD 32(CX), Z0
-	VPSLLD    $0x10, Z0, Z0
-	VMOVUPS   Z0, 64(AX)
 	ADDQ      $+64, CX
 	ADDQ      $+128, AX
 	SUBQ      $+1, DX
@@ -3074,29 +2795,6 @@ step:
 	VZEROUPPER
 	RET
 
-// func convertBF16ToF16AVX512(dst *byte, src *byte, steps int)
-// Requires: AVX, AVX512F
-TEXT ·convertBF16ToF16AVX512(SB), NOSPLIT|RODATA, $0-24
-	MOVQ dst+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ steps+16(FP), DX
-
-step:
-	VPMOVZXWD (CX), Z0
-	VPSLLD    $0x10, Z0, Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU   Y0, (AX)
-	VPMOVZXWD 32(CX), Z0
-	VPSLLD    $0x10, Z0, Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU   Y0, 32(AX)
-	ADDQ      $+64, CX
-	ADDQ      $+64, AX
-	SUBQ      $+1, DX
-	JNZ       step
-	VZEROUPPER
-	RET
-
 // func convertF16ToF32AVX2(dst *byte, src *byte, steps int)
 // Requires: AVX, F16C
 TEXT ·convertF16ToF32AVX2(SB), NOSPLIT|RODATA, $0-24
@@ -3113,25 +2811,6 @@ step:
 	VCVTPH2PS 48(CX), Y1
 	VMOVUPS   Y0, 64(AX)
 	VMOVUPS   Y1, 96(AX)
-	ADDQ      $+64, CX
-	ADDQ      $+128, AX
-	SUBQ      $+1, DX
-	JNZ       step
-	VZEROUPPER
-	RET
-
-// func convertF16ToF32AVX512(dst *byte, src *byte, steps int)
-// Requires: AVX, AVX512F
-TEXT ·convertF16ToF32AVX512(SB), NOSPLIT|RODATA, $0-24
-	MOVQ dst+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ steps+16(FP), DX
-
-step:
-	VCVTPH2PS (CX), Z0
-	VMOVUPS   Z0, (AX)
-	VCVTPH2PS 32(CX), Z0
-	VMOVUPS   Z0, 64(AX)
 	ADDQ      $+64, CX
 	ADDQ      $+128, AX
 	SUBQ      $+1, DX
@@ -3188,41 +2867,6 @@ step:
 	VPSRLD    $0x10, Y1, Y1
 	VPACKUSDW Y1, Y0, Y0
 	VPERMQ    $0xd8, Y0, Y0
-	VMOVDQU   Y0, 32(AX)
-	ADDQ      $+64, CX
-	ADDQ      $+64, AX
-	SUBQ      $+1, DX
-	JNZ       step
-	VZEROUPPER
-	RET
-
-// func convertF16ToBF16AVX512(dst *byte, src *byte, steps int)
-// Requires: AVX, AVX512F
-TEXT ·convertF16ToBF16AVX512(SB), NOSPLIT|RODATA, $0-24
-	MOVQ dst+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ steps+16(FP), DX
-
-step:
-	VCVTPH2PS (CX), Z0
-	VCMPPS    $0x03, Z0, Z0, K1
-	VPSRLD    $0x10, Z0, Z1
-	VPANDD    all00000001<>+0(SB), Z1, Z1
-	VPADDD    Z0, Z1, Z1
-	VPADDD    all00007fff<>+0(SB), Z1, Z1
-	VPORD     all00400000<>+0(SB), Z0, K1, Z1
-	VPSRLD    $0x10, Z1, Z1
-	VPMOVDW   Z1, Y0
-	VMOVDQU   Y0, (AX)
-	VCVTPH2PS 32(CX), Z0
-	VCMPPS    $0x03, Z0, Z0, K1
-	VPSRLD    $0x10, Z0, Z1
-	VPANDD    all00000001<>+0(SB), Z1, Z1
-	VPADDD    Z0, Z1, Z1
-	VPADDD    all00007fff<>+0(SB), Z1, Z1
-	VPORD     all00400000<>+0(SB), Z0, K1, Z1
-	VPSRLD    $0x10, Z1, Z1
-	VPMOVDW   Z1, Y0
 	VMOVDQU   Y0, 32(AX)
 	ADDQ      $+64, CX
 	ADDQ      $+64, AX
@@ -3364,173 +3008,6 @@ DATA nan32<>+24(SB)/4, $0x7fc00000
 DATA nan32<>+28(SB)/4, $0x7fc00000
 GLOBL nan32<>(SB), RODATA|NOPTR, $32
 
-// func convertE4M3ToF32AVX512(dst *byte, src *byte, steps int)
-// Requires: AVX, AVX2, AVX512F
-TEXT ·convertE4M3ToF32AVX512(SB), NOSPLIT|RODATA, $0-24
-	MOVQ dst+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ steps+16(FP), DX
-
-step:
-	VPMOVZXBW (CX), Y0
-	VPSLLW    $0x08, Y0, Y1
-	VPSLLW    $0x07, Y0, Y0
-	VPAND     all80008000<>+0(SB), Y1, Y1
-	VPAND     all3f803f80<>+0(SB), Y0, Y0
-	VPOR      Y1, Y0, Y0
-	VCVTPH2PS Y0, Z0
-	VMULPS    all43800000<>+0(SB), Z0, Z0
-	VPANDD    all7fffffff<>+0(SB), Z0, Z1
-	VPCMPEQD  all43f00000<>+0(SB), Z1, K1
-	VPANDD    all80000000<>+0(SB), Z0, K1, Z0
-	VPORD     all7fc00000<>+0(SB), Z0, K1, Z0
-	VMOVUPS   Z0, (AX)
-	VPMOVZXBW 16(CX), Y0
-	VPSLLW    $0x08, Y0, Y1
-	VPSLLW    $0x07, Y0, Y0
-	VPAND     all80008000<>+0(SB), Y1, Y1
-	VPAND     all3f803f80<>+0(SB), Y0, Y0
-	VPOR      Y1, Y0, Y0
-	VCVTPH2PS Y0, Z0
-	VMULPS    all43800000<>+0(SB), Z0, Z0
-	VPANDD    all7fffffff<>+0(SB), Z0, Z1
-	VPCMPEQD  all43f00000<>+0(SB), Z1, K1
-	VPANDD    all80000000<>+0(SB), Z0, K1, Z0
-	VPORD     all7fc00000<>+0(SB), Z0, K1, Z0
-	VMOVUPS   Z0, 64(AX)
-	ADDQ      $+32, CX
-	ADDQ      $+128, AX
-	SUBQ      $+1, DX
-	JNZ       step
-	VZEROUPPER
-	RET
-
-DATA all80008000<>+0(SB)/4, $0x80008000
-DATA all80008000<>+4(SB)/4, $0x80008000
-DATA all80008000<>+8(SB)/4, $0x80008000
-DATA all80008000<>+12(SB)/4, $0x80008000
-DATA all80008000<>+16(SB)/4, $0x80008000
-DATA all80008000<>+20(SB)/4, $0x80008000
-DATA all80008000<>+24(SB)/4, $0x80008000
-DATA all80008000<>+28(SB)/4, $0x80008000
-DATA all80008000<>+32(SB)/4, $0x80008000
-DATA all80008000<>+36(SB)/4, $0x80008000
-DATA all80008000<>+40(SB)/4, $0x80008000
-DATA all80008000<>+44(SB)/4, $0x80008000
-DATA all80008000<>+48(SB)/4, $0x80008000
-DATA all80008000<>+52(SB)/4, $0x80008000
-DATA all80008000<>+56(SB)/4, $0x80008000
-DATA all80008000<>+60(SB)/4, $0x80008000
-GLOBL all80008000<>(SB), RODATA|NOPTR, $64
-
-DATA all3f803f80<>+0(SB)/4, $0x3f803f80
-DATA all3f803f80<>+4(SB)/4, $0x3f803f80
-DATA all3f803f80<>+8(SB)/4, $0x3f803f80
-DATA all3f803f80<>+12(SB)/4, $0x3f803f80
-DATA all3f803f80<>+16(SB)/4, $0x3f803f80
-DATA all3f803f80<>+20(SB)/4, $0x3f803f80
-DATA all3f803f80<>+24(SB)/4, $0x3f803f80
-DATA all3f803f80<>+28(SB)/4, $0x3f803f80
-DATA all3f803f80<>+32(SB)/4, $0x3f803f80
-DATA all3f803f80<>+36(SB)/4, $0x3f803f80
-DATA all3f803f80<>+40(SB)/4, $0x3f803f80
-DATA all3f803f80<>+44(SB)/4, $0x3f803f80
-DATA all3f803f80<>+48(SB)/4, $0x3f803f80
-DATA all3f803f80<>+52(SB)/4, $0x3f803f80
-DATA all3f803f80<>+56(SB)/4, $0x3f803f80
-DATA all3f803f80<>+60(SB)/4, $0x3f803f80
-GLOBL all3f803f80<>(SB), RODATA|NOPTR, $64
-
-DATA all43800000<>+0(SB)/4, $0x43800000
-DATA all43800000<>+4(SB)/4, $0x43800000
-DATA all43800000<>+8(SB)/4, $0x43800000
-DATA all43800000<>+12(SB)/4, $0x43800000
-DATA all43800000<>+16(SB)/4, $0x43800000
-DATA all43800000<>+20(SB)/4, $0x43800000
-DATA all43800000<>+24(SB)/4, $0x43800000
-DATA all43800000<>+28(SB)/4, $0x43800000
-DATA all43800000<>+32(SB)/4, $0x43800000
-DATA all43800000<>+36(SB)/4, $0x43800000
-DATA all43800000<>+40(SB)/4, $0x43800000
-DATA all43800000<>+44(SB)/4, $0x43800000
-DATA all43800000<>+48(SB)/4, $0x43800000
-DATA all43800000<>+52(SB)/4, $0x43800000
-DATA all43800000<>+56(SB)/4, $0x43800000
-DATA all43800000<>+60(SB)/4, $0x43800000
-GLOBL all43800000<>(SB), RODATA|NOPTR, $64
-
-DATA all7fffffff<>+0(SB)/4, $0x7fffffff
-DATA all7fffffff<>+4(SB)/4, $0x7fffffff
-DATA all7fffffff<>+8(SB)/4, $0x7fffffff
-DATA all7fffffff<>+12(SB)/4, $0x7fffffff
-DATA all7fffffff<>+16(SB)/4, $0x7fffffff
-DATA all7fffffff<>+20(SB)/4, $0x7fffffff
-DATA all7fffffff<>+24(SB)/4, $0x7fffffff
-DATA all7fffffff<>+28(SB)/4, $0x7fffffff
-DATA all7fffffff<>+32(SB)/4, $0x7fffffff
-DATA all7fffffff<>+36(SB)/4, $0x7fffffff
-DATA all7fffffff<>+40(SB)/4, $0x7fffffff
-DATA all7fffffff<>+44(SB)/4, $0x7fffffff
-DATA all7fffffff<>+48(SB)/4, $0x7fffffff
-DATA all7fffffff<>+52(SB)/4, $0x7fffffff
-DATA all7fffffff<>+56(SB)/4, $0x7fffffff
-DATA all7fffffff<>+60(SB)/4, $0x7fffffff
-GLOBL all7fffffff<>(SB), RODATA|NOPTR, $64
-
-DATA all43f00000<>+0(SB)/4, $0x43f00000
-DATA all43f00000<>+4(SB)/4, $0x43f00000
-DATA all43f00000<>+8(SB)/4, $0x43f00000
-DATA all43f00000<>+12(SB)/4, $0x43f00000
-DATA all43f00000<>+16(SB)/4, $0x43f00000
-DATA all43f00000<>+20(SB)/4, $0x43f00000
-DATA all43f00000<>+24(SB)/4, $0x43f00000
-DATA all43f00000<>+28(SB)/4, $0x43f00000
-DATA all43f00000<>+32(SB)/4, $0x43f00000
-DATA all43f00000<>+36(SB)/4, $0x43f00000
-DATA all43f00000<>+40(SB)/4, $0x43f00000
-DATA all43f00000<>+44(SB)/4, $0x43f00000
-DATA all43f00000<>+48(SB)/4, $0x43f00000
-DATA all43f00000<>+52(SB)/4, $0x43f00000
-DATA all43f00000<>+56(SB)/4, $0x43f00000
-DATA all43f00000<>+60(SB)/4, $0x43f00000
-GLOBL all43f00000<>(SB), RODATA|NOPTR, $64
-
-DATA all80000000<>+0(SB)/4, $0x80000000
-DATA all80000000<>+4(SB)/4, $0x80000000
-DATA all80000000<>+8(SB)/4, $0x80000000
-DATA all80000000<>+12(SB)/4, $0x80000000
-DATA all80000000<>+16(SB)/4, $0x80000000
-DATA all80000000<>+20(SB)/4, $0x80000000
-DATA all80000000<>+24(SB)/4, $0x80000000
-DATA all80000000<>+28(SB)/4, $0x80000000
-DATA all80000000<>+32(SB)/4, $0x80000000
-DATA all80000000<>+36(SB)/4, $0x80000000
-DATA all80000000<>+40(SB)/4, $0x80000000
-DATA all80000000<>+44(SB)/4, $0x80000000
-DATA all80000000<>+48(SB)/4, $0x80000000
-DATA all80000000<>+52(SB)/4, $0x80000000
-DATA all80000000<>+56(SB)/4, $0x80000000
-DATA all80000000<>+60(SB)/4, $0x80000000
-GLOBL all80000000<>(SB), RODATA|NOPTR, $64
-
-DATA all7fc00000<>+0(SB)/4, $0x7fc00000
-DATA all7fc00000<>+4(SB)/4, $0x7fc00000
-DATA all7fc00000<>+8(SB)/4, $0x7fc00000
-DATA all7fc00000<>+12(SB)/4, $0x7fc00000
-DATA all7fc00000<>+16(SB)/4, $0x7fc00000
-DATA all7fc00000<>+20(SB)/4, $0x7fc00000
-DATA all7fc00000<>+24(SB)/4, $0x7fc00000
-DATA all7fc00000<>+28(SB)/4, $0x7fc00000
-DATA all7fc00000<>+32(SB)/4, $0x7fc00000
-DATA all7fc00000<>+36(SB)/4, $0x7fc00000
-DATA all7fc00000<>+40(SB)/4, $0x7fc00000
-DATA all7fc00000<>+44(SB)/4, $0x7fc00000
-DATA all7fc00000<>+48(SB)/4, $0x7fc00000
-DATA all7fc00000<>+52(SB)/4, $0x7fc00000
-DATA all7fc00000<>+56(SB)/4, $0x7fc00000
-DATA all7fc00000<>+60(SB)/4, $0x7fc00000
-GLOBL all7fc00000<>(SB), RODATA|NOPTR, $64
-
 // func convertE4M3ToBF16AVX2(dst *byte, src *byte, steps int)
 // Requires: AVX, AVX2, F16C
 TEXT ·convertE4M3ToBF16AVX2(SB), NOSPLIT|RODATA, $0-24
@@ -3636,63 +3113,6 @@ step:
 	VZEROUPPER
 	RET
 
-// func convertE4M3ToBF16AVX512(dst *byte, src *byte, steps int)
-// Requires: AVX, AVX2, AVX512F
-TEXT ·convertE4M3ToBF16AVX512(SB), NOSPLIT|RODATA, $0-24
-	MOVQ dst+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ steps+16(FP), DX
-
-step:
-	VPMOVZXBW (CX), Y0
-	VPSLLW    $0x08, Y0, Y1
-	VPSLLW    $0x07, Y0, Y0
-	VPAND     all80008000<>+0(SB), Y1, Y1
-	VPAND     all3f803f80<>+0(SB), Y0, Y0
-	VPOR      Y1, Y0, Y0
-	VCVTPH2PS Y0, Z0
-	VMULPS    all43800000<>+0(SB), Z0, Z0
-	VPANDD    all7fffffff<>+0(SB), Z0, Z1
-	VPCMPEQD  all43f00000<>+0(SB), Z1, K1
-	VPANDD    all80000000<>+0(SB), Z0, K1, Z0
-	VPORD     all7fc00000<>+0(SB), Z0, K1, Z0
-	VCMPPS    $0x03, Z0, Z0, K1
-	VPSRLD    $0x10, Z0, Z1
-	VPANDD    all00000001<>+0(SB), Z1, Z1
-	VPADDD    Z0, Z1, Z1
-	VPADDD    all00007fff<>+0(SB), Z1, Z1
-	VPORD     all00400000<>+0(SB), Z0, K1, Z1
-	VPSRLD    $0x10, Z1, Z1
-	VPMOVDW   Z1, Y0
-	VMOVDQU   Y0, (AX)
-	VPMOVZXBW 16(CX), Y0
-	VPSLLW    $0x08, Y0, Y1
-	VPSLLW    $0x07, Y0, Y0
-	VPAND     all80008000<>+0(SB), Y1, Y1
-	VPAND     all3f803f80<>+0(SB), Y0, Y0
-	VPOR      Y1, Y0, Y0
-	VCVTPH2PS Y0, Z0
-	VMULPS    all43800000<>+0(SB), Z0, Z0
-	VPANDD    all7fffffff<>+0(SB), Z0, Z1
-	VPCMPEQD  all43f00000<>+0(SB), Z1, K1
-	VPANDD    all80000000<>+0(SB), Z0, K1, Z0
-	VPORD     all7fc00000<>+0(SB), Z0, K1, Z0
-	VCMPPS    $0x03, Z0, Z0, K1
-	VPSRLD    $0x10, Z0, Z1
-	VPANDD    all00000001<>+0(SB), Z1, Z1
-	VPADDD    Z0, Z1, Z1
-	VPADDD    all00007fff<>+0(SB), Z1, Z1
-	VPORD     all00400000<>+0(SB), Z0, K1, Z1
-	VPSRLD    $0x10, Z1, Z1
-	VPMOVDW   Z1, Y0
-	VMOVDQU   Y0, 32(AX)
-	ADDQ      $+32, CX
-	ADDQ      $+64, AX
-	SUBQ      $+1, DX
-	JNZ       step
-	VZEROUPPER
-	RET
-
 // func convertE4M3ToF16AVX2(dst *byte, src *byte, steps int)
 // Requires: AVX, AVX2, F16C
 TEXT ·convertE4M3ToF16AVX2(SB), NOSPLIT|RODATA, $0-24
@@ -3768,49 +3188,6 @@ step:
 	VZEROUPPER
 	RET
 
-// func convertE4M3ToF16AVX512(dst *byte, src *byte, steps int)
-// Requires: AVX, AVX2, AVX512F
-TEXT ·convertE4M3ToF16AVX512(SB), NOSPLIT|RODATA, $0-24
-	MOVQ dst+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ steps+16(FP), DX
-
-step:
-	VPMOVZXBW (CX), Y0
-	VPSLLW    $0x08, Y0, Y1
-	VPSLLW    $0x07, Y0, Y0
-	VPAND     all80008000<>+0(SB), Y1, Y1
-	VPAND     all3f803f80<>+0(SB), Y0, Y0
-	VPOR      Y1, Y0, Y0
-	VCVTPH2PS Y0, Z0
-	VMULPS    all43800000<>+0(SB), Z0, Z0
-	VPANDD    all7fffffff<>+0(SB), Z0, Z1
-	VPCMPEQD  all43f00000<>+0(SB), Z1, K1
-	VPANDD    all80000000<>+0(SB), Z0, K1, Z0
-	VPORD     all7fc00000<>+0(SB), Z0, K1, Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU   Y0, (AX)
-	VPMOVZXBW 16(CX), Y0
-	VPSLLW    $0x08, Y0, Y1
-	VPSLLW    $0x07, Y0, Y0
-	VPAND     all80008000<>+0(SB), Y1, Y1
-	VPAND     all3f803f80<>+0(SB), Y0, Y0
-	VPOR      Y1, Y0, Y0
-	VCVTPH2PS Y0, Z0
-	VMULPS    all43800000<>+0(SB), Z0, Z0
-	VPANDD    all7fffffff<>+0(SB), Z0, Z1
-	VPCMPEQD  all43f00000<>+0(SB), Z1, K1
-	VPANDD    all80000000<>+0(SB), Z0, K1, Z0
-	VPORD     all7fc00000<>+0(SB), Z0, K1, Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU   Y0, 32(AX)
-	ADDQ      $+32, CX
-	ADDQ      $+64, AX
-	SUBQ      $+1, DX
-	JNZ       step
-	VZEROUPPER
-	RET
-
 // func convertE5M2ToF32AVX2(dst *byte, src *byte, steps int)
 // Requires: AVX, F16C
 TEXT ·convertE5M2ToF32AVX2(SB), NOSPLIT|RODATA, $0-24
@@ -3835,29 +3212,6 @@ step:
 	VCVTPH2PS X1, Y1
 	VMOVUPS   Y0, 64(AX)
 	VMOVUPS   Y1, 96(AX)
-	ADDQ      $+32, CX
-	ADDQ      $+128, AX
-	SUBQ      $+1, DX
-	JNZ       step
-	VZEROUPPER
-	RET
-
-// func convertE5M2ToF32AVX512(dst *byte, src *byte, steps int)
-// Requires: AVX, AVX2, AVX512F
-TEXT ·convertE5M2ToF32AVX512(SB), NOSPLIT|RODATA, $0-24
-	MOVQ dst+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ steps+16(FP), DX
-
-step:
-	VPMOVZXBW (CX), Y0
-	VPSLLW    $0x08, Y0, Y0
-	VCVTPH2PS Y0, Z0
-	VMOVUPS   Z0, (AX)
-	VPMOVZXBW 16(CX), Y0
-	VPSLLW    $0x08, Y0, Y0
-	VCVTPH2PS Y0, Z0
-	VMOVUPS   Z0, 64(AX)
 	ADDQ      $+32, CX
 	ADDQ      $+128, AX
 	SUBQ      $+1, DX
@@ -3930,45 +3284,6 @@ step:
 	VZEROUPPER
 	RET
 
-// func convertE5M2ToBF16AVX512(dst *byte, src *byte, steps int)
-// Requires: AVX, AVX2, AVX512F
-TEXT ·convertE5M2ToBF16AVX512(SB), NOSPLIT|RODATA, $0-24
-	MOVQ dst+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ steps+16(FP), DX
-
-step:
-	VPMOVZXBW (CX), Y0
-	VPSLLW    $0x08, Y0, Y0
-	VCVTPH2PS Y0, Z0
-	VCMPPS    $0x03, Z0, Z0, K1
-	VPSRLD    $0x10, Z0, Z1
-	VPANDD    all00000001<>+0(SB), Z1, Z1
-	VPADDD    Z0, Z1, Z1
-	VPADDD    all00007fff<>+0(SB), Z1, Z1
-	VPORD     all00400000<>+0(SB), Z0, K1, Z1
-	VPSRLD    $0x10, Z1, Z1
-	VPMOVDW   Z1, Y0
-	VMOVDQU   Y0, (AX)
-	VPMOVZXBW 16(CX), Y0
-	VPSLLW    $0x08, Y0, Y0
-	VCVTPH2PS Y0, Z0
-	VCMPPS    $0x03, Z0, Z0, K1
-	VPSRLD    $0x10, Z0, Z1
-	VPANDD    all00000001<>+0(SB), Z1, Z1
-	VPADDD    Z0, Z1, Z1
-	VPADDD    all00007fff<>+0(SB), Z1, Z1
-	VPORD     all00400000<>+0(SB), Z0, K1, Z1
-	VPSRLD    $0x10, Z1, Z1
-	VPMOVDW   Z1, Y0
-	VMOVDQU   Y0, 32(AX)
-	ADDQ      $+32, CX
-	ADDQ      $+64, AX
-	SUBQ      $+1, DX
-	JNZ       step
-	VZEROUPPER
-	RET
-
 // func convertE5M2ToF16AVX2(dst *byte, src *byte, steps int)
 // Requires: AVX, AVX2, F16C
 TEXT ·convertE5M2ToF16AVX2(SB), NOSPLIT|RODATA, $0-24
@@ -4001,31 +3316,6 @@ step:
 	ADDQ        $+64, AX
 	SUBQ        $+1, DX
 	JNZ         step
-	VZEROUPPER
-	RET
-
-// func convertE5M2ToF16AVX512(dst *byte, src *byte, steps int)
-// Requires: AVX, AVX2, AVX512F
-TEXT ·convertE5M2ToF16AVX512(SB), NOSPLIT|RODATA, $0-24
-	MOVQ dst+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ steps+16(FP), DX
-
-step:
-	VPMOVZXBW (CX), Y0
-	VPSLLW    $0x08, Y0, Y0
-	VCVTPH2PS Y0, Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU   Y0, (AX)
-	VPMOVZXBW 16(CX), Y0
-	VPSLLW    $0x08, Y0, Y0
-	VCVTPH2PS Y0, Z0
-	VCVTPS2PH $0x00, Z0, Y0
-	VMOVDQU   Y0, 32(AX)
-	ADDQ      $+32, CX
-	ADDQ      $+64, AX
-	SUBQ      $+1, DX
-	JNZ       step
 	VZEROUPPER
 	RET
 

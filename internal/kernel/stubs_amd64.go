@@ -9,11 +9,6 @@ package kernel
 //go:noescape
 func absmaxF32AVX2(absmax *float32, src *byte, blocks int, blockSize int)
 
-// absmaxF32AVX512 is absmaxGeneric for full blocks of a multiple of 32 elements.
-//
-//go:noescape
-func absmaxF32AVX512(absmax *float32, src *byte, blocks int, blockSize int)
-
 // codesNF4F32AVX2 is codesGeneric for full blocks of a multiple of 32 elements.
 //
 //go:noescape
@@ -58,11 +53,6 @@ func errorSumsF32AVX512(l *float64, src *byte, codes *byte, scale *float32, bloc
 //
 //go:noescape
 func absmaxBF16AVX2(absmax *float32, src *byte, blocks int, blockSize int)
-
-// absmaxBF16AVX512 is absmaxGeneric for full blocks of a multiple of 32 elements.
-//
-//go:noescape
-func absmaxBF16AVX512(absmax *float32, src *byte, blocks int, blockSize int)
 
 // codesNF4BF16AVX2 is codesGeneric for full blocks of a multiple of 32 elements.
 //
@@ -109,11 +99,6 @@ func errorSumsBF16AVX512(l *float64, src *byte, codes *byte, scale *float32, blo
 //go:noescape
 func absmaxF16AVX2(absmax *float32, src *byte, blocks int, blockSize int)
 
-// absmaxF16AVX512 is absmaxGeneric for full blocks of a multiple of 32 elements.
-//
-//go:noescape
-func absmaxF16AVX512(absmax *float32, src *byte, blocks int, blockSize int)
-
 // codesNF4F16AVX2 is codesGeneric for full blocks of a multiple of 32 elements.
 //
 //go:noescape
@@ -159,120 +144,60 @@ func errorSumsF16AVX512(l *float64, src *byte, codes *byte, scale *float32, bloc
 //go:noescape
 func convertF32ToBF16AVX2(dst *byte, src *byte, steps int)
 
-// convertF32ToBF16AVX512 is convertGeneric for steps of 32 elements, at least one.
-//
-//go:noescape
-func convertF32ToBF16AVX512(dst *byte, src *byte, steps int)
-
 // convertF32ToF16AVX2 is convertGeneric for steps of 32 elements, at least one.
 //
 //go:noescape
 func convertF32ToF16AVX2(dst *byte, src *byte, steps int)
-
-// convertF32ToF16AVX512 is convertGeneric for steps of 32 elements, at least one.
-//
-//go:noescape
-func convertF32ToF16AVX512(dst *byte, src *byte, steps int)
 
 // convertBF16ToF32AVX2 is convertGeneric for steps of 32 elements, at least one.
 //
 //go:noescape
 func convertBF16ToF32AVX2(dst *byte, src *byte, steps int)
 
-// convertBF16ToF32AVX512 is convertGeneric for steps of 32 elements, at least one.
-//
-//go:noescape
-func convertBF16ToF32AVX512(dst *byte, src *byte, steps int)
-
 // convertBF16ToF16AVX2 is convertGeneric for steps of 32 elements, at least one.
 //
 //go:noescape
 func convertBF16ToF16AVX2(dst *byte, src *byte, steps int)
-
-// convertBF16ToF16AVX512 is convertGeneric for steps of 32 elements, at least one.
-//
-//go:noescape
-func convertBF16ToF16AVX512(dst *byte, src *byte, steps int)
 
 // convertF16ToF32AVX2 is convertGeneric for steps of 32 elements, at least one.
 //
 //go:noescape
 func convertF16ToF32AVX2(dst *byte, src *byte, steps int)
 
-// convertF16ToF32AVX512 is convertGeneric for steps of 32 elements, at least one.
-//
-//go:noescape
-func convertF16ToF32AVX512(dst *byte, src *byte, steps int)
-
 // convertF16ToBF16AVX2 is convertGeneric for steps of 32 elements, at least one.
 //
 //go:noescape
 func convertF16ToBF16AVX2(dst *byte, src *byte, steps int)
-
-// convertF16ToBF16AVX512 is convertGeneric for steps of 32 elements, at least one.
-//
-//go:noescape
-func convertF16ToBF16AVX512(dst *byte, src *byte, steps int)
 
 // convertE4M3ToF32AVX2 is convertGeneric for steps of 32 elements, at least one.
 //
 //go:noescape
 func convertE4M3ToF32AVX2(dst *byte, src *byte, steps int)
 
-// convertE4M3ToF32AVX512 is convertGeneric for steps of 32 elements, at least one.
-//
-//go:noescape
-func convertE4M3ToF32AVX512(dst *byte, src *byte, steps int)
-
 // convertE4M3ToBF16AVX2 is convertGeneric for steps of 32 elements, at least one.
 //
 //go:noescape
 func convertE4M3ToBF16AVX2(dst *byte, src *byte, steps int)
-
-// convertE4M3ToBF16AVX512 is convertGeneric for steps of 32 elements, at least one.
-//
-//go:noescape
-func convertE4M3ToBF16AVX512(dst *byte, src *byte, steps int)
 
 // convertE4M3ToF16AVX2 is convertGeneric for steps of 32 elements, at least one.
 //
 //go:noescape
 func convertE4M3ToF16AVX2(dst *byte, src *byte, steps int)
 
-// convertE4M3ToF16AVX512 is convertGeneric for steps of 32 elements, at least one.
-//
-//go:noescape
-func convertE4M3ToF16AVX512(dst *byte, src *byte, steps int)
-
 // convertE5M2ToF32AVX2 is convertGeneric for steps of 32 elements, at least one.
 //
 //go:noescape
 func convertE5M2ToF32AVX2(dst *byte, src *byte, steps int)
-
-// convertE5M2ToF32AVX512 is convertGeneric for steps of 32 elements, at least one.
-//
-//go:noescape
-func convertE5M2ToF32AVX512(dst *byte, src *byte, steps int)
 
 // convertE5M2ToBF16AVX2 is convertGeneric for steps of 32 elements, at least one.
 //
 //go:noescape
 func convertE5M2ToBF16AVX2(dst *byte, src *byte, steps int)
 
-// convertE5M2ToBF16AVX512 is convertGeneric for steps of 32 elements, at least one.
-//
-//go:noescape
-func convertE5M2ToBF16AVX512(dst *byte, src *byte, steps int)
-
 // convertE5M2ToF16AVX2 is convertGeneric for steps of 32 elements, at least one.
 //
 //go:noescape
 func convertE5M2ToF16AVX2(dst *byte, src *byte, steps int)
-
-// convertE5M2ToF16AVX512 is convertGeneric for steps of 32 elements, at least one.
-//
-//go:noescape
-func convertE5M2ToF16AVX512(dst *byte, src *byte, steps int)
 
 // dynamicQuantizeAVX2 is dynamicQuantizeGeneric for full blocks, at least one.
 //

@@ -39,37 +39,6 @@ func absmaxAVX2(e elem) {
 	})
 }
 
-func absmaxAVX512(e elem) {
-	TEXT(fmt.Sprintf("absmax%vAVX512", e), 8|4, absmaxArgs)
-	Doc(fmt.Sprintf("absmax%vAVX512 is absmaxGeneric for full blocks of a multiple of 32 elements.", e))
-	Pragma("noescape")
-	out, src := ptr("absmax"), ptr("src")
-	mask := allZ(magnitudeMask(e))
-	blocks(func(size GPVirtual) {
-		a := ZMM()
-		VPXORD(a, a, a)
-		left := GP64()
-		MOVQ(size, left)
-		loop("step", left, 32, func() {
-			for i := 0; i < 32*e.size(); i += 64 {
-				t := ZMM()
-				VPANDD(src.Offset(i), mask, t)
-				if e == f32 {
-					VPMAXUD(t, a, a)
-				} else {
-					VPMAXUW(t, a, a)
-				}
-			}
-			advance(src, 32*e.size())
-		})
-		half := YMM()
-		VEXTRACTI64X4(Imm(1), a, half)
-		maxInto(e, half, a.AsY())
-		foldMax(e, a, out)
-		advance(out, 4)
-	})
-}
-
 func magnitudeMask(e elem) Mem {
 	if e == f32 {
 		return word(0x7fffffff)
@@ -85,10 +54,10 @@ func maxInto(e elem, v, acc Op) {
 	}
 }
 
-// foldMax stores the largest of the magnitudes in the lower 32 bytes of v as a float32.
+// foldMax stores the largest of the magnitudes in v as a float32.
 func foldMax(e elem, v VecVirtual, out Mem) {
 	x, half := v.AsX(), XMM()
-	VEXTRACTI128(Imm(1), v.AsY(), half)
+	VEXTRACTI128(Imm(1), v, half)
 	maxInto(e, half, x)
 	if e == f32 {
 		VPSHUFD(Imm(0x4e), x, half)

@@ -116,9 +116,7 @@ func errorSumsAVX2(e elem) {
 	}
 	x := scratch(256)
 	w := x.Offset(128)
-	n := Load(Param("blocks"), GP64())
-	size := Load(Param("blockSize"), GP64())
-	loop("block", n, 1, func() {
+	blocks(func(size GPVirtual) {
 		s, a, b := YMM(), YMM(), YMM()
 		VBROADCASTSS(scale, s)
 		VMULPS(values, s, a)
@@ -167,6 +165,4 @@ func errorSumsAVX2(e elem) {
 			advance(codes, 16)
 		})
 	})
-	VZEROUPPER()
-	RET()
 }
