@@ -1,0 +1,380 @@
+package measure
+
+import (
+	"hash/fnv"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/nf4kit/nf4kit/doublequant"
+	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/origin"
+	"github.com/nf4kit/nf4kit/internal/stream"
+)
+
+// job measures one tensor: a first pass over its chunks finds every scale, a second one encodes with them.
+type job struct {
+	*origin.Elements
+	run      kernel.Elem
+	opt      *Options
+	set      *formatSet
+	progress func(string, int64)
+
+	n      int64
+	chunks []int64 // numbers of the chunks measured, ascending
+	of     int64   // chunks of the tensor
+	hold   bool    // the bytes stay in memory between the passes
+	data   []byte
+
+	absmax [][]float32 // by block size of the set, scales of the measured chunks in order
+	scale  [][]float32 // what double quantization makes of them
+	mean   []float64   // of absmax
+	rows   []uint32    // largest magnitude of each row, as bits
+	most   uint32      // of the tensor, as bits
+
+	weights []float32 // by column; nil: none
+	sums    [][]kernel.Sums
+	wE2     [][]float64
+	wX2     []float64
+
+	mu     sync.Mutex
+	counts [][256]int64
+	zeros  []int64
+	errors []ErrorHistogram
+	hist   Histogram
+}
+
+func newJob(e *origin.Elements, run kernel.Elem, opt *Options, set *formatSet, progress func(string, int64)) *job {
+	j := &job{Elements: e, run: run, opt: opt, set: set, progress: progress, n: e.Len()}
+	j.of = (j.n + kernel.Chunk - 1) / kernel.Chunk
+	j.chunks = sampleChunks(e.Name, j.of, opt.Sample)
+	return j
+}
+
+// minSample is how many chunks of a tensor are measured at least: a variance needs two, and few tell little.
+const minSample = 4
+
+// sampleChunks draws a share of n chunks, ascending. The draw depends on the tensor's name alone.
+func sampleChunks(name string, n int64, share float64) []int64 {
+	m := n
+	if share > 0 && share < 1 {
+		m = min(n, max(minSample, int64(math.Ceil(share*float64(n)))))
+	}
+	out := make([]int64, 0, m)
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(name)) // a hash never fails
+	rng := rand.New(rand.NewPCG(h.Sum64(), uint64(n)))
+	// Selection sampling (Knuth, TAOCP 2, 3.4.2, algorithm S).
+	for c := int64(0); c < n; c++ {
+		if rng.Int64N(n-c) < m-int64(len(out)) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func (j *job) measured() int64 {
+	var n int64
+	for _, c := range j.chunks {
+		n += j.length(c)
+	}
+	return n
+}
+
+// length of chunk c.
+func (j *job) length(c int64) int64 { return min(kernel.Chunk, j.n-c*kernel.Chunk) }
+
+func (j *job) dataBytes() int64 { return int64(len(j.chunks)) * kernel.Chunk * int64(j.Elem.Size()) }
+
+// fixedBytes is what a job holds besides the weights.
+func (j *job) fixedBytes() int64 {
+	var b int64
+	chunks := int64(len(j.chunks))
+	for i, size := range j.set.blocks {
+		scales := chunks * kernel.Chunk / int64(size)
+		b += 4 * scales
+		if j.set.double[i] {
+			b += 5 * scales
+		}
+	}
+	if j.set.rows {
+		b += 4 * j.n / max(j.Shape[len(j.Shape)-1], 1)
+	}
+	return b + int64(len(j.set.formats))*(chunks*64+ErrorBins*4+256*8)
+}
+
+// scratch is the memory of one worker.
+type scratch struct {
+	src, run []byte
+	x, q     []float32
+	v        [piece]float32
+	codes    [piece]byte
+	packed   [kernel.Chunk / 2]byte
+	nested   [piece / kernel.DynamicBlock]float32
+	counts   []counts
+	errors   []ErrorHistogram
+	zeros    []int64
+}
+
+func newScratch(set *formatSet) *scratch {
+	s := &scratch{src: make([]byte, kernel.Chunk*8), run: make([]byte, kernel.Chunk*4), x: make([]float32, kernel.Chunk), q: make([]float32, kernel.Chunk),
+		counts: make([]counts, len(set.formats)), zeros: make([]int64, len(set.formats)), errors: make([]ErrorHistogram, len(set.formats))}
+	for i := range s.errors {
+		s.errors[i] = make(ErrorHistogram, ErrorBins)
+	}
+	return s
+}
+
+func (j *job) measure(each stream.Each[*scratch]) error {
+	if j.n == 0 {
+		return nil
+	}
+	if j.opt.Weights != nil {
+		var err error
+		if j.weights, err = j.opt.Weights(j.Name, j.Shape[len(j.Shape)-1]); err != nil {
+			return err
+		}
+	}
+	chunks := len(j.chunks)
+	if j.hold {
+		j.data = make([]byte, j.dataBytes())
+	}
+	j.absmax = make([][]float32, len(j.set.blocks))
+	for i, size := range j.set.blocks {
+		j.absmax[i] = make([]float32, (j.measured()+int64(size)-1)/int64(size))
+	}
+	if j.set.rows {
+		j.rows = make([]uint32, j.n/j.Shape[len(j.Shape)-1])
+	}
+	if err := each(chunks, j.scan); err != nil {
+		return err
+	}
+	j.scales()
+	formats := len(j.set.formats)
+	j.sums, j.wE2, j.wX2 = make([][]kernel.Sums, formats), make([][]float64, formats), make([]float64, chunks)
+	for i := range j.sums {
+		j.sums[i], j.wE2[i] = make([]kernel.Sums, chunks), make([]float64, chunks)
+	}
+	j.counts, j.zeros, j.errors = make([][256]int64, formats), make([]int64, formats), make([]ErrorHistogram, formats)
+	err := each(chunks, j.encode)
+	j.data, j.scale = nil, nil
+	return err
+}
+
+// load gives the bytes of a chunk and those of its values in the run dtype.
+func (j *job) load(w *scratch, k int, read bool) (src, run []byte, err error) {
+	size := j.Elem.Size()
+	c := j.chunks[k]
+	n := int(j.length(c))
+	src = w.src[:n*size]
+	if j.hold {
+		src = j.data[k*kernel.Chunk*size:][:n*size]
+	}
+	if read || !j.hold {
+		if err := j.Read(src, c*kernel.Chunk); err != nil {
+			return nil, nil, err
+		}
+	}
+	if j.Elem == j.run {
+		return src, src, nil
+	}
+	run = w.run[:n*j.run.Size()]
+	overflow, nonFinite := kernel.Convert(run, j.run, src, j.Elem, n)
+	at := overflow
+	if at < 0 || nonFinite >= 0 && nonFinite < at {
+		at = nonFinite
+	}
+	if at >= 0 {
+		return nil, nil, j.bad(src, c, at)
+	}
+	return src, run, nil
+}
+
+// bad reports element at of chunk c.
+func (j *job) bad(src []byte, c int64, at int) error {
+	var v [1]float32
+	kernel.Widen(v[:], src[at*j.Elem.Size():], j.Elem)
+	return &convert.ValueError{File: j.File, Tensor: j.Name, Index: c*kernel.Chunk + int64(at), Shape: j.Shape, Value: float64(v[0]), DType: j.opt.Run}
+}
+
+// scan is the first pass: the largest magnitudes of blocks, rows and the tensor.
+func (j *job) scan(w *scratch, k int) error {
+	src, run, err := j.load(w, k, true)
+	if err != nil {
+		return err
+	}
+	c := j.chunks[k]
+	n := int(j.length(c))
+	smallest := j.set.blocks[0]
+	abs := j.blocksOf(0, k, n)
+	kernel.Quantize(kernel.NF4, j.run, w.packed[:(n+1)/2], abs, run, smallest)
+	var most float32
+	for _, a := range abs {
+		if !(a <= math.MaxFloat32) {
+			return j.bad(src, c, kernel.FirstNonFinite(j.run, run, n))
+		}
+		most = max(most, a)
+	}
+	// A larger block's magnitude is the largest of its parts'; a short last block's is clamped in the same way.
+	for i := 1; i < len(j.set.blocks); i++ {
+		small, large := j.blocksOf(i-1, k, n), j.blocksOf(i, k, n)
+		ratio := j.set.blocks[i] / j.set.blocks[i-1]
+		for b := range large {
+			part := small[b*ratio : min((b+1)*ratio, len(small))]
+			large[b] = slices.Max(part)
+			if (b+1)*j.set.blocks[i] > n {
+				large[b] = max(large[b], minScale)
+			}
+		}
+	}
+	if j.set.tensor || j.set.rows {
+		kernel.Widen(w.q[:n], run, j.run)
+		atomicMax(&j.most, math.Float32bits(maxAbs(w.q[:n])))
+	}
+	if j.set.rows {
+		cols := j.Shape[len(j.Shape)-1]
+		for lo := int64(0); lo < int64(n); {
+			row := (c*kernel.Chunk + lo) / cols
+			hi := min((row+1)*cols-c*kernel.Chunk, int64(n))
+			atomicMax(&j.rows[row], math.Float32bits(maxAbs(w.q[lo:hi])))
+			lo = hi
+		}
+	}
+	j.progress(j.Name, int64(len(src)))
+	return nil
+}
+
+func atomicMax(p *uint32, v uint32) {
+	for {
+		old := atomic.LoadUint32(p)
+		if v <= old || atomic.CompareAndSwapUint32(p, old, v) {
+			return
+		}
+	}
+}
+
+// blocksOf are the scales of chunk k in block size i.
+func (j *job) blocksOf(i, k, n int) []float32 {
+	size := j.set.blocks[i]
+	return j.absmax[i][k*(kernel.Chunk/size):][:(n+size-1)/size]
+}
+
+// scales computes what depends on all scales of the tensor.
+func (j *job) scales() {
+	j.scale = make([][]float32, len(j.set.blocks))
+	j.mean = make([]float64, len(j.set.blocks))
+	for i, abs := range j.absmax {
+		var sum float64
+		for _, a := range abs {
+			sum += float64(a)
+		}
+		j.mean[i] = sum / float64(len(abs))
+		if !j.set.double[i] {
+			continue
+		}
+		offset := doublequant.Offset(abs)
+		codes, nested := make([]byte, len(abs)), make([]float32, doublequant.NestedLen(len(abs)))
+		kernel.DynamicQuantize(codes, nested, abs, offset)
+		j.scale[i] = make([]float32, len(abs))
+		kernel.DynamicDequantize(j.scale[i], codes, nested, offset)
+	}
+}
+
+// errorChunks is how many chunks a tensor may have before only every 16th goes into the error histogram.
+const errorChunks = 64
+
+// encode is the second pass, over all formats of one chunk.
+func (j *job) encode(w *scratch, k int) error {
+	src, run, err := j.load(w, k, false)
+	if err != nil {
+		return err
+	}
+	n := int(j.length(j.chunks[k]))
+	x := w.x[:n]
+	kernel.Widen(x, src, j.Elem)
+	q := x
+	if j.Elem != j.run {
+		q = w.q[:n]
+		kernel.Widen(q, run, j.run)
+	}
+	c := &chunk{job: j, w: w, k: k, first: j.chunks[k] * kernel.Chunk, src: src, run: run, x: x, q: q, x2: squares(x),
+		errors: len(j.chunks) <= errorChunks || k%16 == 0}
+	if j.weights != nil {
+		j.wX2[k] = weighted(x, nil, j.weights, c.column(0))
+	}
+	for i := range j.set.formats {
+		w.counts[i] = counts{}
+		w.zeros[i] = 0
+		clear(w.errors[i])
+		c.format(i)
+	}
+	hist := c.histogram()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i := range j.set.formats {
+		for v := range j.set.codes[i] {
+			j.counts[i][v] += w.counts[i].total(v)
+		}
+		j.zeros[i] += w.zeros[i]
+		if c.errors {
+			j.errors[i].Merge(w.errors[i])
+		}
+	}
+	for b, m := range hist {
+		j.hist[b] += m
+	}
+	return nil
+}
+
+// tensor is the outcome.
+func (j *job) tensor() Tensor {
+	t := Tensor{Name: j.Name, Kind: j.Kind, Layer: Layer(j.Name), Shape: j.Shape, Elements: j.n, Measured: j.measured(), Weights: j.hist}
+	for i, f := range j.set.formats {
+		r := Result{Format: f, Counts: j.resultCounts(i)}
+		r.Codes, r.Bytes = f.Bytes(j.Shape)
+		if j.n > 0 {
+			r.Errors, r.Zeros = j.errors[i], j.zeros[i]
+			r.spread.of = int(j.of)
+			for k := range j.sums[i] {
+				s := &j.sums[i][k]
+				r.Sums.Add(s)
+				r.WeightedE2 += j.wE2[i][k]
+				r.WeightedX2 += j.wX2[k]
+				r.spread.add(s.E2, s.X2)
+			}
+			r.scaleUp(float64(t.Elements) / float64(t.Measured))
+			r.Sums.N = t.Elements
+			if traits[f.Kind].double {
+				b := j.set.block(f.BlockSize)
+				r.Blocks = int64(len(j.absmax[b]))
+				for _, a := range j.absmax[b] {
+					if float64(a) > 2*j.mean[b] {
+						r.Outliers++
+					}
+				}
+			}
+		}
+		t.Results = append(t.Results, r)
+	}
+	return t
+}
+
+func (j *job) resultCounts(i int) []int64 {
+	if j.counts == nil {
+		return make([]int64, j.set.codes[i])
+	}
+	return slices.Clone(j.counts[i][:j.set.codes[i]])
+}
+
+// scaleUp makes the sums of a sample estimates of those of the tensor.
+func (r *Result) scaleUp(by float64) {
+	if by == 1 {
+		return
+	}
+	for _, p := range []*float64{&r.Sums.X2, &r.Sums.W2, &r.Sums.XW, &r.Sums.E2, &r.Sums.AbsE, &r.WeightedE2, &r.WeightedX2} {
+		*p *= by
+	}
+}
