@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
@@ -15,8 +14,8 @@ func newManCommand(g *globals) *cobra.Command {
 		Short: "Print the manual page, or write one page a command into DIR",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			// The date is fixed so that the same version writes the same pages.
-			head := &doc.GenManHeader{Title: "NF4KIT", Section: "1", Source: "nf4kit " + versionText(), Date: &time.Time{}}
+			// The date is today's, or that of SOURCE_DATE_EPOCH.
+			head := &doc.GenManHeader{Title: "NF4KIT", Section: "1", Source: "nf4kit " + versionText()}
 			root := cmd.Root()
 			root.DisableAutoGenTag = true
 			if len(args) == 0 {

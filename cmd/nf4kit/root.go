@@ -61,9 +61,9 @@ nf4kit turns a full-precision safetensors checkpoint into the 4-bit NormalFloat
 quant_state as bitsandbytes writes them, loaded by transformers, PEFT and vLLM
 as they are. It needs no Python, no GPU and no memory for the whole model.
 
-Every flag can also be given as an environment variable NF4KIT_<FLAG>, such as
-NF4KIT_BLOCK_SIZE=64; repeatable flags take one value a line. The command line
-wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
+Every flag can also be given as an environment variable, such as
+NF4KIT_BLOCK_SIZE=64 for --block-size 64; repeatable flags take one value a line.
+The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 		Example: `  nf4kit convert Llama-3.2-1B Llama-3.2-1B-nf4
   nf4kit convert Llama-3.2-1B out --dry-run
   nf4kit inspect Llama-3.2-1B-nf4
@@ -71,7 +71,7 @@ wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
   nf4kit dequantize Llama-3.2-1B-nf4 Llama-3.2-1B-bf16`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
@@ -92,10 +92,22 @@ wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 		newVersionCommand(g),
 		newManCommand(g),
 	)
-	root.CompletionOptions.HiddenDefaultCmd = false
+	root.SuggestionsMinimumDistance = 2
 	root.InitDefaultCompletionCmd()
 	misuse(root)
 	return root
+}
+
+// unknownCommand refuses what is no command, and says what may have been meant.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	near := ""
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		near = "; did you mean " + strings.Join(s, " or ") + "?"
+	}
+	return fmt.Errorf("unknown command %q%s", args[0], near)
 }
 
 // misuse makes the argument errors of cobra usage errors.
