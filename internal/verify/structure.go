@@ -208,7 +208,11 @@ func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, gr
 	for _, w := range groups.Weights {
 		quantized = append(quantized, arch.Tensor{Name: w.Name, Class: model.Classify(w.Name)})
 	}
-	for _, v := range arch.CheckSkip(qc.SkipModules, targets, kept, quantized) {
+	violations := arch.CheckSkip(qc.SkipModules, targets, kept, quantized)
+	if qc.SkipModules == nil { // null: the defaults of each loader
+		violations = model.CheckNull(targets, kept, quantized)
+	}
+	for _, v := range violations {
 		text := fmt.Sprintf("llm_int8_skip_modules: in %s the plain weight of %s is taken for quantized: no entry matches", v.Loader, v.Path)
 		if v.Over {
 			text = fmt.Sprintf("llm_int8_skip_modules: in %s entry %q skips %s, which is quantized", v.Loader, v.Entry, v.Path)
