@@ -123,6 +123,7 @@ type Class struct {
 	Projector bool // between a tower and the text model
 	KeepFP32  bool // _keep_in_fp32_modules_strict: the loaders hold it in float32 whatever the dtype of the model
 	FusedBy5  bool // consumed by a WeightConverter of 5.x, so it cannot be loaded packed there
+	Unlisted  bool // quantized by both, but no skip list tells it from a kept module in all their versions, so not in the set for both
 	Split     bool // fused experts that a quantized checkpoint must hold one by one, transposed (Llama-4)
 
 	Reason string // why it is not quantized by both versions, in words; "" if it is
@@ -153,7 +154,7 @@ func (c Class) Quantize(t Target) bool {
 	case Transformers4:
 		return c.Quant4
 	default:
-		return c.Quant5 && c.Quant4
+		return c.Quant5 && c.Quant4 && !c.Unlisted
 	}
 }
 

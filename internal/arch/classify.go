@@ -2,13 +2,12 @@ package arch
 
 import (
 	"slices"
-	"sort"
 	"strings"
 )
 
 func (e *entry) classify(name string) Class {
-	f, ok := e.find(name)
-	if !ok {
+	f, found := e.find(name)
+	if !found {
 		return e.stranger(name)
 	}
 	c := e.describe(f, name)
@@ -30,7 +29,12 @@ func (e *entry) classify(name string) Class {
 	if !c.Embedding {
 		c.Paths = distinct(slices.Concat([]string{path}, c.Paths4, c.Paths5)...)
 	}
+	kept, ok := e.unlisted[digitless(name, "#")]
+	c.Unlisted = ok && c.Quantize(Transformers5|Transformers4)
 	c.Reason = e.reason(c, f)
+	if c.Unlisted {
+		c.Reason = "no skip list keeps " + kept + " without also keeping this one in transformers 5"
+	}
 	return c
 }
 
@@ -206,24 +210,3 @@ func (e *entry) stranger(name string) Class {
 	}
 	return Class{In5: e.class.in5, In4: e.class.in4, Reason: "not a tensor that " + e.class.name + " has"}
 }
-
-// Types lists the table's model types, sorted.
-func Types() []TypeInfo {
-	var out []TypeInfo
-	for name := range blocks() {
-		t := lookupType(name)
-		info := TypeInfo{ModelType: name, In5: t.in5, In4: t.in4}
-		for _, c := range t.classes {
-			info.Classes = append(info.Classes, c.name)
-			info.Notes = append(info.Notes, c.disagreements()...)
-		}
-		sort.Strings(info.Classes)
-		out = append(out, info)
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].ModelType < out[j].ModelType })
-	return out
-}
-
-func (e *entry) notes() []string { return nil }
-
-func (c *class) disagreements() []string { return nil }

@@ -28,7 +28,18 @@ func Resolve(q Query, names []string) (*Model, error) {
 		c = bestClass(t, c, q, patterns)
 	}
 	e := newEntry(c, q, names)
-	return &Model{Type: t.name, Class: c.name, In5: c.in5, In4: c.in4, Notes: e.notes(), entry: e}, nil
+	e.unlisted = e.settle(patterns)
+	return &Model{Type: t.name, Class: c.name, In5: c.in5, In4: c.in4, Notes: c.notes(), entry: e}, nil
+}
+
+func (c *class) notes() []string {
+	switch {
+	case !c.in4:
+		return []string{"transformers 4.57 has no " + c.name + "; the result loads in 5.x only"}
+	case !c.in5:
+		return []string{"transformers 5.x has no " + c.name + "; the result loads in 4.57 only"}
+	}
+	return nil
 }
 
 // bestClass returns the class with the most rows for the patterns: the given
@@ -55,7 +66,8 @@ type entry struct {
 	class        *class
 	sub          map[string]string
 	tied5, tied4 bool
-	last5, last4 map[string]bool // "$" paths of the keep lists, with the last index in place
+	last5, last4 map[string]bool   // "$" paths of the keep lists, with the last index in place
+	unlisted     map[string]string // name patterns that cannot be quantized because of a kept module, and its path
 }
 
 func newEntry(c *class, q Query, names []string) *entry {

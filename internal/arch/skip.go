@@ -285,6 +285,95 @@ func cover(keep, quant []*pathGroup) []string {
 	return append(list, coverMembers(keep, usable, MaxSkip-len(list))...)
 }
 
+// settle finds what both versions quantize and no list can keep apart from a
+// module that must be kept: 5.x compares the end of the path, so that the
+// entry "classifier" that 4.57 needs for DistilBERT's head also hits
+// pre_classifier in 5.x. Those are kept too. names has one tensor a pattern.
+func (e *entry) settle(names []string) map[string]string {
+	if !e.class.in5 || !e.class.in4 {
+		return nil
+	}
+	const both = Transformers5 | Transformers4
+	m := &Model{entry: e}
+	var kept, quantized []Tensor
+	for _, n := range names {
+		c := e.classify(n)
+		switch {
+		case c.Quantize(both) && !c.Tower && !c.Projector:
+			quantized = append(quantized, Tensor{n, c})
+		case c.Module:
+			kept = append(kept, Tensor{n, c})
+		}
+	}
+	if len(m.CheckNull(both, kept, quantized)) == 0 {
+		return nil
+	}
+	var out map[string]string
+	for {
+		loaders := both.loaders()
+		keep, quant := groups(kept, loaders), groups(quantized, loaders)
+		keep = append(keep, m.absentHeads(keep, loaders)...)
+		list := cover(keep, quant)
+		var missed *pathGroup
+		entries := make([]skipEntry, len(list))
+		for i, text := range list {
+			entries[i] = newSkipEntry(text)
+		}
+		for _, g := range keep {
+			if len(g.missed(entries)) > 0 {
+				missed = g
+				break
+			}
+		}
+		if missed == nil {
+			return out
+		}
+		hit := cheapest(missed, quantized, loaders)
+		if len(hit) == 0 {
+			return out // the caller's own check will say so
+		}
+		if out == nil {
+			out = map[string]string{}
+		}
+		for _, t := range hit {
+			out[digitless(t.Name, "#")] = missed.members[0]
+		}
+		var rest []Tensor
+		for _, t := range quantized {
+			if _, ok := out[digitless(t.Name, "#")]; ok {
+				kept = append(kept, t)
+			} else {
+				rest = append(rest, t)
+			}
+		}
+		quantized = rest
+	}
+}
+
+// cheapest returns the quantized tensors that have to be given up for the
+// kept group: those hit by the candidate entry that hits fewest.
+func cheapest(g *pathGroup, quantized []Tensor, loaders []Loader) []Tensor {
+	var best []Tensor
+	for _, text := range candidates(g.pattern) {
+		e := newSkipEntry(text)
+		if !g.all(&e) {
+			continue
+		}
+		var hit []Tensor
+		for _, t := range quantized {
+			if slices.ContainsFunc(loaders, func(l Loader) bool {
+				return slices.ContainsFunc(t.loaderPaths(l), func(p string) bool { return e.matches(l, p) })
+			}) {
+				hit = append(hit, t)
+			}
+		}
+		if len(hit) > 0 && (best == nil || len(hit) < len(best)) {
+			best = hit
+		}
+	}
+	return best
+}
+
 // better prefers more patterns covered, then fewer components, then the
 // shorter and the first name.
 func better(gainA int, a string, gainB int, b string) bool {

@@ -12,12 +12,13 @@ import (
 //	type NAME FLAGS [tied=FLAGS]      FLAGS: the versions that have the type, of "5" and "4";
 //	                                  tied: those in which tie_word_embeddings is true by default
 //	strict NAME...                    _keep_in_fp32_modules_strict
-//	class NAME [base] [causal] [in=FLAGS] [prefix=P] [rows=TYPE/CLASS] [no=PATH,...] [keep5=PATH,...] [keep4=...]
+//	class NAME [base] [causal] [varies] [in=FLAGS] [prefix=P] [rows=TYPE/CLASS] [no=PATH,...] [keep5=PATH,...] [keep4=...]
 //	 KK[ROLES] PARENT [P5 P4]: LEAF...
 //	 KK[ROLES] PATH [P5 P4]
 //	 @[ROLES] PATH [P5 P4]: KEY TYPE CLASS
 //
-// base and causal mark the type's base model and its ForCausalLM class.
+// base and causal mark the type's base model and its ForCausalLM class, varies
+// one whose null skip list depends on settings the table does not follow.
 // prefix=P says that the class holds the base model's rows under P ("." for
 // none), besides its own, but for those in no=. rows= shares the rows of another class.
 // keep5 and keep4 list the module paths, in that version, that a null skip
@@ -28,8 +29,8 @@ import (
 // of it (converted by 4.57 only), C Conv1D, K a Linear in
 // _keep_in_fp32_modules, F consumed by a WeightConverter or otherwise not
 // loadable packed, X fused experts that must be split, E embedding, P another
-// parameter, - absent. ROLES: r router, x expert, v tower, j projector. A path
-// is a tensor name without ".weight", or with "!" at the end a whole tensor
+// parameter, - absent. ROLES: r router, x expert, v tower, j projector, a a name
+// that the newest version with the class reads but does not write. A path is a tensor name without ".weight", or with "!" at the end a whole tensor
 // name; "#" stands for any number. P5 and P4 are the module paths in the two
 // versions where they differ from the name ("=" if not; "." is the root); a
 // name split into several modules lists the last components with commas.
@@ -80,6 +81,7 @@ type class struct {
 	prefix   string // of the base model's rows, with the dot
 	onBase   bool   // the base model's rows belong to the class
 	no       map[string]bool
+	varies   bool
 	root     *node
 	keep5    keeps
 	keep4    keeps
@@ -233,6 +235,10 @@ func (t *modelType) parseClass(rest string) (*class, error) {
 		}
 		if !ok && f == "causal" {
 			t.causal = c
+			continue
+		}
+		if !ok && f == "varies" {
+			c.varies = true
 			continue
 		}
 		switch key {

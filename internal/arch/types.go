@@ -1,0 +1,109 @@
+package arch
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// TypeInfo describes one model type of the table.
+type TypeInfo struct {
+	ModelType string
+	Classes   []string // transformers classes, sorted
+	In5, In4  bool     // known to transformers 5.x, to 4.57
+	Notes     []string // modules on which the two versions disagree, by class
+}
+
+// Types lists the table's model types, sorted. It reads the whole table.
+func Types() []TypeInfo {
+	var out []TypeInfo
+	for _, name := range slices.Sorted(maps.Keys(blocks())) {
+		t := lookupType(name)
+		info := TypeInfo{ModelType: name, In5: t.in5, In4: t.in4}
+		for _, c := range t.classes {
+			info.Classes = append(info.Classes, c.name)
+			if note := c.disagreement(); note != "" {
+				info.Notes = append(info.Notes, note)
+			}
+		}
+		slices.Sort(info.Classes)
+		out = append(out, info)
+	}
+	return out
+}
+
+// disagreement says which modules of the class only one of the two versions
+// quantizes, with the class's default for tied embeddings.
+func (c *class) disagreement() string {
+	if !c.in5 || !c.in4 {
+		return ""
+	}
+	e := newEntry(c, Query{}, nil)
+	only := map[bool]map[string]bool{true: {}, false: {}}
+	for _, name := range c.names("0") {
+		if d := e.classify(name); d.Quant5 != d.Quant4 {
+			only[d.Quant5][digitless(strings.TrimSuffix(name, ".weight"), "#")] = true
+		}
+	}
+	var parts []string
+	for _, five := range []bool{true, false} {
+		if len(only[five]) == 0 {
+			continue
+		}
+		version := "4.57"
+		if five {
+			version = "5.x"
+		}
+		parts = append(parts, fmt.Sprintf("only %s quantizes %s", version, strings.Join(slices.Sorted(maps.Keys(only[five])), " ")))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return c.name + ": " + strings.Join(parts, "; ")
+}
+
+// names writes out the tensor names of the class, with each of the numbers in
+// every hole of the patterns.
+func (c *class) names(numbers ...string) []string {
+	set := map[string]bool{}
+	e := &entry{class: c}
+	var walk func(n *node, prefix string, depth int)
+	walkClass := func(c *class, prefix string, depth int) {
+		walk(c.root, prefix, depth)
+		if b := c.typ.base; c.onBase && b != nil && b != c {
+			walk(b.root, prefix+c.prefix, depth)
+		}
+	}
+	walk = func(n *node, prefix string, depth int) {
+		path := strings.TrimSuffix(prefix, ".")
+		if n.weight != nil && !n.weight.alias() {
+			set[path+".weight"] = true
+		}
+		if n.param != nil && !n.param.alias() {
+			set[path] = true
+		}
+		for name, k := range n.kids {
+			walk(k, prefix+name+".", depth)
+		}
+		if n.number != nil {
+			for _, d := range numbers {
+				walk(n.number, prefix+d+".", depth)
+			}
+		}
+		if depth == maxDepth {
+			return
+		}
+		for _, m := range n.models {
+			if inner := e.nested(m); inner != nil && !strings.Contains(m.roles, "a") {
+				walkClass(inner, prefix, depth+1)
+			}
+		}
+	}
+	walkClass(c, "", 0)
+	return slices.Sorted(maps.Keys(set))
+}
+
+// alias reports whether the row's name is not the one that the newest version
+// with the class writes.
+func (r *row) alias() bool { return strings.Contains(r.roles, "a") }
