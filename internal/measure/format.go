@@ -3,9 +3,11 @@ package measure
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/bnb"
+	"github.com/nf4kit/nf4kit/nf4"
 )
 
 // Kind is a way to store a weight in 4 or 8 bits. See the package comment for the definitions.
@@ -210,4 +212,56 @@ func (f Format) Bytes(shape []int64) (codes, all int64) {
 		all += tableBytes
 	}
 	return codes, all
+}
+
+// ParseFormat is the inverse of String.
+func ParseFormat(s string) (Format, error) {
+	name, rest, _ := strings.Cut(s, ",")
+	k, err := ParseKind(name)
+	if err != nil {
+		return Format{}, err
+	}
+	f := Format{Kind: k, BlockSize: traits[k].fixed}
+	for rest != "" {
+		var part string
+		part, rest, _ = strings.Cut(rest, ",")
+		size, isBlock := strings.CutPrefix(part, "block=")
+		switch {
+		case isBlock:
+			if f.BlockSize, err = strconv.Atoi(size); err != nil {
+				return Format{}, fmt.Errorf("format %q: block size %q is not a number", s, size)
+			}
+		case part == "dq" || part == "nodq":
+			f.DoubleQuant = part == "dq"
+		default:
+			return Format{}, fmt.Errorf("format %q: %q is none of block=N, dq, nodq", s, part)
+		}
+	}
+	return f, f.Validate()
+}
+
+// Points are the values of a 4-bit code over the largest magnitude of a block, ascending; nil for other codes and for
+// those whose points move with the block.
+func Points(k Kind) []float64 {
+	var v []float64
+	switch k {
+	case NF4, FP4:
+		t := nf4.NF4
+		if k == FP4 {
+			t = nf4.FP4
+		}
+		table := nf4.Codebook(t)
+		for _, c := range nf4.Order(t) {
+			v = append(v, float64(table[c]))
+		}
+	case AF4:
+		for _, x := range af4Values {
+			v = append(v, float64(x))
+		}
+	case Int4:
+		for _, x := range sevenths() {
+			v = append(v, float64(x))
+		}
+	}
+	return slices.Compact(v)
 }

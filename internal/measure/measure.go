@@ -23,6 +23,8 @@ type Options struct {
 	Sample  float64                                               // share of the chunks of each tensor; 0 and 1 are all
 	Weights func(tensor string, columns int64) ([]float32, error) // mean squared activation by input column; nil, or nil for a tensor: none
 
+	Keep func(tensor string) bool // of Written: what is compared; nil: everything
+
 	Stream   stream.Options
 	Progress func(tensor string, bytes int64) // called from one goroutine at a time
 }

@@ -1,0 +1,382 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/imatrix"
+	"github.com/nf4kit/nf4kit/internal/measure"
+	"github.com/nf4kit/nf4kit/internal/report"
+)
+
+// MeasureOptions are the arguments and flags of measure.
+type MeasureOptions struct {
+	Src, Quant  string
+	Formats     []string
+	BlockSizes  []int
+	DoubleQuant string
+	DType       string
+	Only, Skip  []string
+	Towers      string
+	Sample      float64
+	Imatrix     string
+	Reports     []string
+	Worst       int
+	Jobs        int
+	MaxMemory   string
+	Gates
+}
+
+func newMeasureCommand(g *globals) *cobra.Command {
+	var o MeasureOptions
+	cmd := &cobra.Command{
+		Use:   "measure SRC [QUANT]",
+		Short: "Measure the reconstruction error of 4-bit and 8-bit formats, or of a written checkpoint",
+		Long: `measure quantizes and decodes every weight of SRC that convert would quantize, in each
+of --formats, and reports the error against the source with the exact bits per parameter.
+Nothing is written but the reports asked for.
+
+With QUANT, a checkpoint made from SRC by nf4kit or anyone else (bitsandbytes 4-bit or
+LLM.int8), it measures what is written there instead.
+
+Formats: nf4 fp4 af4 int4 int4-asym mxfp4 nvfp4 and, for reference, int8 (LLM.int8) fp8
+(E4M3, one scale a tensor) dynamic8 (bitsandbytes' blockwise 8-bit).
+
+Gates make the command exit with 4. VALUE alone is a limit on the total, KIND=VALUE on one
+kind of module, such as down_proj=0.1; they apply to the first format, or to all that a
+checkpoint has been written in.`,
+		Example: `  nf4kit measure Llama-3.2-1B
+  nf4kit measure Llama-3.2-1B --formats nf4,fp4 --block-sizes 32,64,128 --double-quant both --report rd.html
+  nf4kit measure Llama-3.2-70B --sample 0.02
+  nf4kit measure Llama-3.2-1B Llama-3.2-1B-nf4 --max-rel-rmse 0.1`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Src = args[0]
+			if len(args) > 1 {
+				o.Quant = args[1]
+				for _, name := range []string{"formats", "block-sizes", "double-quant", "dtype", "sample"} {
+					if cmd.Flags().Changed(name) {
+						return usagef("--%s: what is measured in %s is as it was written", name, o.Quant)
+					}
+				}
+			}
+			return runMeasure(cmd.Context(), g, o)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringSliceVar(&o.Formats, "formats", []string{"nf4", "fp4", "int4", "af4", "mxfp4", "nvfp4"}, "formats to compare: "+strings.Join(measure.KindNames(), " "))
+	fs.IntSliceVar(&o.BlockSizes, "block-sizes", []int{64}, "block sizes of nf4, fp4, af4, int4 and int4-asym")
+	fs.StringVar(&o.DoubleQuant, "double-quant", "true", "double quantization of the scales: true, false or both")
+	fs.StringVar(&o.DType, "dtype", "auto", "dtype that weights are rounded to first: auto, bfloat16 or float16")
+	fs.StringArrayVar(&o.Only, "only", nil, "measure tensors whose name matches `REGEX` (repeatable)")
+	fs.StringArrayVar(&o.Skip, "skip", nil, "leave out tensors whose name matches `REGEX` (repeatable)")
+	fs.StringVar(&o.Towers, "towers", "keep", "vision and audio towers: keep, or quantize to measure them too")
+	fs.Float64Var(&o.Sample, "sample", 0, "measure this share of each tensor, such as 0.02, and give 95 % confidence intervals")
+	fs.StringVar(&o.Imatrix, "imatrix", "", "llama.cpp importance matrix `FILE` (GGUF): adds the activation-weighted error")
+	fs.StringArrayVar(&o.Reports, "report", nil, "write `FILE`.html, .md, .json or .csv (repeatable)")
+	fs.IntVar(&o.Worst, "worst", 10, "tensors to list, worst first")
+	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor")
+	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "memory for tensors in flight")
+	o.Gates.addFlags(fs)
+	enum(cmd, "double-quant", "true", "false", "both")
+	enum(cmd, "dtype", "auto", "bfloat16", "float16")
+	enum(cmd, "towers", "keep", "quantize")
+	return cmd
+}
+
+// options turns the flags into options, but for what depends on the source.
+func (o *MeasureOptions) options() (measure.Options, error) {
+	var opt measure.Options
+	var kinds []measure.Kind
+	for _, s := range o.Formats {
+		k, err := measure.ParseKind(s)
+		if err != nil {
+			return opt, usagef("--formats: %w", err)
+		}
+		kinds = append(kinds, k)
+	}
+	double, ok := map[string][]bool{"true": {true}, "false": {false}, "both": {true, false}}[o.DoubleQuant]
+	if !ok {
+		return opt, usagef("--double-quant %q: want true, false or both", o.DoubleQuant)
+	}
+	var err error
+	if opt.Formats, err = measure.Grid(kinds, o.BlockSizes, double); err != nil {
+		return opt, &usageError{err}
+	}
+	if !(o.Sample >= 0 && o.Sample <= 1) {
+		return opt, usagef("--sample %v: want a share between 0 and 1", o.Sample)
+	}
+	opt.Sample = o.Sample
+	opt.Stream, err = streamOptions(o.Jobs, o.MaxMemory)
+	return opt, err
+}
+
+// plan are the options of the conversion whose weights are measured.
+func (o *MeasureOptions) plan() (convert.Options, error) {
+	var opt convert.Options
+	var err error
+	opt.DType = o.DType
+	if opt.Only, err = compile("only", o.Only); err != nil {
+		return opt, err
+	}
+	if opt.Skip, err = compile("skip", o.Skip); err != nil {
+		return opt, err
+	}
+	switch o.Towers {
+	case "keep":
+	case "quantize":
+		opt.Towers = true
+	default:
+		return opt, usagef("--towers %q: want keep or quantize", o.Towers)
+	}
+	if err := opt.Validate(); err != nil {
+		return opt, &usageError{err}
+	}
+	return opt, nil
+}
+
+// runMeasure is the command without cobra.
+func runMeasure(ctx context.Context, g *globals, o MeasureOptions) error {
+	opt, err := o.options()
+	if err != nil {
+		return err
+	}
+	popt, err := o.plan()
+	if err != nil {
+		return err
+	}
+	gates, err := o.Gates.parse()
+	if err != nil {
+		return err
+	}
+	if err := checkReportNames(o.Reports, reportNames); err != nil {
+		return err
+	}
+	if o.Worst < 0 {
+		return usagef("--worst %d: want 0 or more", o.Worst)
+	}
+	if o.Imatrix != "" {
+		m, err := imatrix.Open(o.Imatrix)
+		if err != nil {
+			return err
+		}
+		opt.Weights = m.Columns
+	}
+	start := time.Now()
+	src, err := checkpoint.Open(o.Src)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	for _, w := range src.Warnings {
+		warnf(g.Stderr, "%s", w)
+	}
+	var r *report.Report
+	if o.Quant != "" {
+		r, err = o.written(ctx, g, src, opt)
+	} else {
+		r, err = o.formats(ctx, g, src, opt, popt)
+	}
+	if err != nil {
+		return err
+	}
+	r.Tool, r.Source, r.Imatrix = "nf4kit "+versionText(), o.Src, o.Imatrix
+	for _, name := range o.Reports {
+		if err := createFile(name, reportWriter(r, name)); err != nil {
+			return fmt.Errorf("write report %s: %w", name, err)
+		}
+	}
+	if g.JSON {
+		err = r.WriteJSON(g.Stdout)
+	} else {
+		o.print(g.Stdout, r, time.Since(start))
+	}
+	if err != nil {
+		return err
+	}
+	return gates.check(r, o.Quant != "")
+}
+
+// formats measures formats on the source.
+func (o *MeasureOptions) formats(ctx context.Context, g *globals, src *checkpoint.Source, opt measure.Options, popt convert.Options) (*report.Report, error) {
+	p, err := convert.NewPlan(src, popt)
+	if err != nil {
+		return nil, optionMistake(err)
+	}
+	for _, w := range p.Warnings {
+		warnf(g.Stderr, "%s", w)
+	}
+	opt.Run = p.RunDType
+	list := measure.Plan(p)
+	var total int64
+	for i := range list {
+		total += list[i].Len() * int64(list[i].Elem.Size())
+	}
+	if opt.Sample > 0 {
+		total = int64(float64(total) * opt.Sample)
+	}
+	bar := newProgress(g.Stderr, "measuring", total, g.Quiet)
+	opt.Progress = bar.advance
+	tensors, err := measure.Run(ctx, list, opt)
+	bar.finish()
+	if err != nil {
+		return nil, err
+	}
+	r := report.New(tensors)
+	r.RunDType, r.Sample = strings.ToLower(p.RunDType.String()), opt.Sample
+	return r, nil
+}
+
+// written measures a checkpoint that exists.
+func (o *MeasureOptions) written(ctx context.Context, g *globals, src *checkpoint.Source, opt measure.Options) (*report.Report, error) {
+	keep, err := selection(o.Only, o.Skip)
+	if err != nil {
+		return nil, err
+	}
+	quant, err := checkpoint.Open(o.Quant)
+	if err != nil {
+		return nil, err
+	}
+	defer quant.Close()
+	bar := newProgress(g.Stderr, "measuring", src.TensorBytes(), g.Quiet)
+	opt.Progress = bar.advance
+	opt.Keep = keep
+	tensors, skipped, err := measure.Written(ctx, src, quant, opt)
+	bar.finish()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range skipped {
+		warnf(g.Stderr, "%s is not measured: %s", s.Tensor, s.Reason)
+	}
+	r := report.New(tensors)
+	r.Against = o.Quant
+	for i := range tensors {
+		if f := tensors[i].Results[0].Format; f != tensors[0].Results[0].Format {
+			r.Formats[0] = report.Format{Name: "as written"}
+		}
+	}
+	return r, nil
+}
+
+// reportNames are the extensions of --report.
+var reportNames = []string{".html", ".md", ".json", ".csv"}
+
+func checkReportNames(names, ext []string) error {
+	for _, r := range names {
+		ok := false
+		for _, e := range ext {
+			ok = ok || strings.EqualFold(filepath.Ext(r), e)
+		}
+		if !ok {
+			return usagef("--report %s: want a name that ends in %s", r, strings.Join(ext, ", "))
+		}
+		if !isDirectory(filepath.Dir(r)) {
+			return usagef("--report %s: %s is not a directory", r, filepath.Dir(r))
+		}
+	}
+	return nil
+}
+
+// reportWriter is the rendering that the name of a file asks for.
+func reportWriter(r *report.Report, name string) func(io.Writer) error {
+	switch strings.ToLower(filepath.Ext(name)) {
+	case ".html":
+		return r.WriteHTML
+	case ".md":
+		return r.WriteMarkdown
+	case ".csv":
+		return r.WriteCSV
+	}
+	return r.WriteJSON
+}
+
+// print is the terminal report: totals by format, the kinds, the layers as a line, and the worst tensors.
+func (o *MeasureOptions) print(w io.Writer, r *report.Report, took time.Duration) {
+	what := o.Src
+	if r.Against != "" {
+		what = r.Against + " against " + o.Src
+	}
+	fmt.Fprintf(w, "%s: %d tensors, %s weights, in %s", what, r.Total.Tensors, countText(r.Total.Elements), durationText(took))
+	if r.Total.Measured < r.Total.Elements {
+		fmt.Fprintf(w, "; a sample of %.1f %%, intervals of 95 %%", percent(r.Total.Measured, r.Total.Elements))
+	}
+	fmt.Fprint(w, "\n\n")
+	if len(r.Formats) == 0 {
+		return
+	}
+	weighted := r.Imatrix != ""
+	head := row("format", "bits/param", "rel RMSE", "SQNR dB", "mean |e|", "p99 |e|", "max |e|", "cosine", "zeros", "entropy", "outliers")
+	if weighted {
+		head = append(head, "act. RMSE")
+	}
+	line := func(name string, f *report.Figures) []any {
+		cells := row(name, fmt.Sprintf("%.4f", f.Bits), interval(f), optional(f.SQNR, "%.2f"), sci(f.MeanAbs), optional(f.P99, "%.2e"), sci(f.MaxAbs),
+			optional(f.Cosine, "%.5f"), share(f.Zeros), optional(f.Entropy, "%.3f"), share(f.Outliers))
+		if weighted {
+			cells = append(cells, optional(f.WeightedRR, "%.4f"))
+		}
+		return cells
+	}
+	t := newTable(w)
+	t.AppendHeader(head)
+	for i := range r.Formats {
+		t.AppendRow(line(r.Formats[i].Name, &r.Total.Formats[i]))
+	}
+	alignRight(t, 2, len(head))
+	t.Render()
+
+	fmt.Fprintf(w, "\nBy kind of module and the worst tensors, in %s:\n\n", r.Formats[0].Name)
+	t = newTable(w)
+	head[0] = "kind"
+	t.AppendHeader(head)
+	for i := range r.Kinds {
+		t.AppendRow(line(fmt.Sprintf("%s (%d)", r.Kinds[i].Name, r.Kinds[i].Tensors), &r.Kinds[i].Formats[0]))
+	}
+	t.AppendSeparator()
+	for _, x := range r.Worst(0, o.Worst) {
+		t.AppendRow(line(shorten(x.Name, 44), &x.Formats[0]))
+	}
+	alignRight(t, 2, len(head))
+	t.Render()
+	if e := r.LayerErrors(0); len(e) > 1 && len(e) <= 256 {
+		lo, hi := math.Inf(1), 0.0
+		for _, v := range e {
+			if !math.IsNaN(v) {
+				lo, hi = min(lo, v), max(hi, v)
+			}
+		}
+		fmt.Fprintf(w, "\nrel RMSE by layer, 0 to %d:  %.4f %s %.4f\n", len(e)-1, lo, report.Sparkline(e), hi)
+	}
+}
+
+func interval(f *report.Figures) string {
+	s := optional(f.RelRMSE, "%.4f")
+	if f.Interval != nil {
+		s += fmt.Sprintf(" +- %.4f", *f.Interval)
+	}
+	return s
+}
+
+func optional(v *float64, format string) string {
+	if v == nil {
+		return "-"
+	}
+	return fmt.Sprintf(format, *v)
+}
+
+func share(v *float64) string {
+	if v == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f %%", 100**v)
+}

@@ -1,0 +1,343 @@
+package measure
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"sync"
+
+	"github.com/nf4kit/nf4kit/internal/bnb"
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/origin"
+	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// A Skipped is a quantized weight that could not be compared, and why.
+type Skipped struct {
+	Tensor, Reason string
+}
+
+// Written measures a checkpoint that somebody wrote, bitsandbytes 4-bit or LLM.int8, against its source. Weights without
+// a counterpart in the source are skipped. Options.Formats, Run and Sample are not used.
+func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([]Tensor, []Skipped, error) {
+	if err := opt.Stream.Validate(); err != nil {
+		return nil, nil, err
+	}
+	groups, err := bnb.Group(convert.BnbTensors(quant))
+	if err != nil {
+		return nil, nil, err
+	}
+	ix := origin.New(src)
+	var jobs []*writtenJob
+	var skipped []Skipped
+	add := func(j *writtenJob, name string, shape []int64) {
+		if opt.Keep != nil && !opt.Keep(name) {
+			return
+		}
+		e, err := ix.Find(name, shape)
+		if err != nil {
+			skipped = append(skipped, Skipped{name, err.Error()})
+			return
+		}
+		j.Elements = e
+		jobs = append(jobs, j)
+	}
+	for _, w := range groups.Weights {
+		add(&writtenJob{w: w}, w.Name, w.State.Shape)
+	}
+	for _, t := range quant.Tensors {
+		name, ok := strings.CutSuffix(t.Name, ".SCB")
+		q, have := quant.Lookup(name + ".weight")
+		if !ok || !have || q.DType != safetensors.I8 || len(q.Shape) != 2 || t.DType != safetensors.F32 || t.Elems() != q.Shape[0] {
+			continue
+		}
+		add(&writtenJob{int8: q.Tensor, scb: t.Tensor, file: q.Shard.Name}, q.Name, q.Shape)
+	}
+	if len(jobs) == 0 {
+		e := &convert.SourceError{Path: quant.Path, Msg: "nothing to compare: no bitsandbytes weight with a counterpart in " + src.Path}
+		if len(skipped) > 0 {
+			e.Msg += fmt.Sprintf("; %s: %s", skipped[0].Tensor, skipped[0].Reason)
+		}
+		if bad := groups.Errors(); len(bad) > 0 {
+			return nil, nil, bad[0]
+		}
+		return nil, nil, e
+	}
+	out := make([]Tensor, len(jobs))
+	var mu sync.Mutex
+	err = stream.Run(ctx, opt.Stream, func() *writtenScratch { return new(writtenScratch) }, len(jobs),
+		func(i int) int64 { return jobs[i].cost() },
+		func(i int, each stream.Each[*writtenScratch]) error {
+			j := jobs[i]
+			j.progress = func(n int64) {
+				if opt.Progress != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					opt.Progress(j.Name, n)
+				}
+			}
+			if opt.Weights != nil {
+				var err error
+				if j.weights, err = opt.Weights(j.Name, j.Shape[len(j.Shape)-1]); err != nil {
+					return err
+				}
+			}
+			var err error
+			out[i], err = j.measure(each)
+			return err
+		})
+	if err != nil {
+		return nil, nil, err
+	}
+	return out, skipped, nil
+}
+
+// writtenJob compares one weight: w, or int8 with scb.
+type writtenJob struct {
+	*origin.Elements
+	w        *bnb.Weight
+	int8     *safetensors.Tensor
+	scb      *safetensors.Tensor
+	file     string
+	weights  []float32
+	progress func(int64)
+
+	scale []float32
+}
+
+type writtenScratch struct {
+	src, codes []byte
+	x, v       []float32
+	counts     counts
+	errors     ErrorHistogram
+}
+
+func (j *writtenJob) cost() int64 {
+	if j.w != nil {
+		return 6*j.w.Sizes.Blocks + 4*j.w.Sizes.Nested
+	}
+	return 4 * j.scb.Elems()
+}
+
+func (j *writtenJob) format() Format {
+	if j.w == nil {
+		return Format{Kind: Int8}
+	}
+	f := Format{Kind: NF4, BlockSize: j.w.State.BlockSize, DoubleQuant: j.w.State.DoubleQuant}
+	if j.w.State.QuantType == bnb.FP4 {
+		f.Kind = FP4
+	}
+	return f
+}
+
+// bytes of the weight as it is stored.
+func (j *writtenJob) bytes() (codes, all int64) {
+	if j.w == nil {
+		n := j.int8.Size() + j.scb.Size()
+		return n, n
+	}
+	for _, t := range []bnb.Tensor{j.w.Packed, j.w.Absmax, j.w.NestedAbsmax} {
+		if t.Tensor != nil {
+			codes += t.Size()
+		}
+	}
+	all = codes
+	for _, t := range []bnb.Tensor{j.w.QuantMap, j.w.NestedQuantMap, j.w.QuantState} {
+		if t.Tensor != nil {
+			all += t.Size()
+		}
+	}
+	return codes, all
+}
+
+func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) {
+	if err := j.loadScales(); err != nil {
+		return Tensor{}, err
+	}
+	n := j.Len()
+	chunks := int((n + kernel.Chunk - 1) / kernel.Chunk)
+	sums := make([]kernel.Sums, chunks)
+	wE2, wX2 := make([]float64, chunks), make([]float64, chunks)
+	f := j.format()
+	r := Result{Format: f, Counts: make([]int64, 1<<f.codeBits())}
+	var mu sync.Mutex
+	err := each(chunks, func(s *writtenScratch, k int) error {
+		first := int64(k) * kernel.Chunk
+		m := int(min(kernel.Chunk, n-first))
+		if err := j.decode(s, first, m); err != nil {
+			return err
+		}
+		x, v := s.x[:m], s.v[:m]
+		var acc accumulator
+		acc.add(x, v)
+		sums[k] = acc.sums(m, squares(x))
+		if j.weights != nil {
+			col := int(first % int64(len(j.weights)))
+			wE2[k], wX2[k] = weighted(x, v, j.weights, col), weighted(x, nil, j.weights, col)
+		}
+		var zeros int64
+		for _, v := range v {
+			if v == 0 {
+				zeros++
+			}
+		}
+		wanted := chunks <= errorChunks || k%16 == 0
+		if wanted {
+			if s.errors == nil {
+				s.errors = make(ErrorHistogram, ErrorBins)
+			}
+			clear(s.errors)
+			s.errors.add(x, v)
+		}
+		j.progress(int64(m * j.Elem.Size()))
+		mu.Lock()
+		defer mu.Unlock()
+		if wanted {
+			r.Errors.Merge(s.errors)
+		}
+		for c := range r.Counts {
+			r.Counts[c] += s.counts.total(c)
+		}
+		r.Zeros += zeros
+		return nil
+	})
+	if err != nil {
+		return Tensor{}, err
+	}
+	for k := range sums {
+		r.Sums.Add(&sums[k])
+		r.WeightedE2 += wE2[k]
+		r.WeightedX2 += wX2[k]
+	}
+	r.Codes, r.Bytes = j.bytes()
+	if j.w != nil {
+		r.Blocks = int64(len(j.scale))
+		var sum float64
+		for _, a := range j.scale {
+			sum += math.Abs(float64(a))
+		}
+		for _, a := range j.scale {
+			if math.Abs(float64(a)) > 2*sum/float64(len(j.scale)) {
+				r.Outliers++
+			}
+		}
+	}
+	j.scale = nil
+	kind := j.Kind
+	if kind == "" {
+		kind = lastPart(j.Name)
+	}
+	return Tensor{Name: j.Name, Kind: kind, Layer: Layer(j.Name), Shape: j.Shape, Elements: n, Measured: n, Results: []Result{r}}, nil
+}
+
+// lastPart is the module's own name.
+func lastPart(name string) string {
+	name = strings.TrimSuffix(name, ".weight")
+	return name[strings.LastIndexByte(name, '.')+1:]
+}
+
+// decode fills s.x with m source values from first on, s.v with the decoded ones and s.counts with their codes.
+func (j *writtenJob) decode(s *writtenScratch, first int64, m int) error {
+	s.src, s.codes = grow(s.src, m*j.Elem.Size()), grow(s.codes, m)
+	s.x, s.v = grow(s.x, m), grow(s.v, m)
+	if err := j.Read(s.src, first); err != nil {
+		return err
+	}
+	kernel.Widen(s.x, s.src, j.Elem)
+	s.counts = counts{}
+	if j.w == nil {
+		if err := readFull(j.int8, s.codes, first); err != nil {
+			return fmt.Errorf("%s: read %s: %w", j.file, j.Name, err)
+		}
+		cols := j.Shape[1]
+		for i, c := range s.codes {
+			s.v[i] = float32(float32(int8(c))*j.scale[(first+int64(i))/cols]) * int8Inverse
+		}
+		s.counts.add(s.codes)
+		return nil
+	}
+	packed := s.codes[:(m+1)/2]
+	if err := readFull(j.w.Packed, packed, first/2); err != nil {
+		return fmt.Errorf("%s: read %s: %w", j.w.Packed.Shard, j.Name, err)
+	}
+	block := j.w.State.BlockSize
+	t := kernel.NF4
+	if j.w.State.QuantType == bnb.FP4 {
+		t = kernel.FP4
+	}
+	kernel.DequantizeF32(t, s.v, packed, j.scale[first/int64(block):][:(m+block-1)/block], block)
+	for i, b := range packed {
+		s.counts[0][b>>4]++
+		if 2*i+1 < m {
+			s.counts[1][b&15]++
+		}
+	}
+	return nil
+}
+
+// loadScales decodes every scale: as stored, or map[code]*nested + offset in float32.
+func (j *writtenJob) loadScales() error {
+	var err error
+	if j.w == nil {
+		j.scale, err = floatsOf(j.scb, j.scb.Size(), j.file, j.scb.Name)
+		return err
+	}
+	w := j.w
+	if !w.State.DoubleQuant {
+		j.scale, err = floatsOf(w.Absmax, w.Absmax.Size(), w.Absmax.Shard, w.Absmax.Name)
+		return err
+	}
+	nested, err := floatsOf(w.NestedAbsmax, w.NestedAbsmax.Size(), w.NestedAbsmax.Shard, w.NestedAbsmax.Name)
+	if err != nil {
+		return err
+	}
+	table, err := floatsOf(w.NestedQuantMap, w.NestedQuantMap.Size(), w.NestedQuantMap.Shard, w.NestedQuantMap.Name)
+	if err != nil {
+		return err
+	}
+	codes := make([]byte, w.Absmax.Size())
+	if err := readFull(w.Absmax, codes, 0); err != nil {
+		return fmt.Errorf("%s: read %s: %w", w.Absmax.Shard, w.Absmax.Name, err)
+	}
+	j.scale = make([]float32, len(codes))
+	for i, c := range codes {
+		j.scale[i] = float32(table[c]*nested[i/w.State.NestedBlockSize]) + w.State.NestedOffset
+	}
+	return nil
+}
+
+func floatsOf(r io.ReaderAt, size int64, file, name string) ([]float32, error) {
+	b := make([]byte, size)
+	if err := readFull(r, b, 0); err != nil {
+		return nil, fmt.Errorf("%s: read %s: %w", file, name, err)
+	}
+	v := make([]float32, len(b)/4)
+	for i := range v {
+		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
+	}
+	return v, nil
+}
+
+func readFull(r io.ReaderAt, p []byte, off int64) error {
+	n, err := r.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func grow[T any](p []T, n int) []T {
+	if cap(p) < n {
+		return make([]T, n)
+	}
+	return p[:n]
+}

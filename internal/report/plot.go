@@ -1,0 +1,94 @@
+package report
+
+import (
+	"bytes"
+	"html/template"
+	"image/color"
+	"strings"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
+)
+
+// palette tells kinds apart in the light and the dark theme (Okabe and Ito, 2008, made for colour blindness).
+var palette = []color.RGBA{
+	{0xd5, 0x5e, 0x00, 0xff}, {0x00, 0x72, 0xb2, 0xff}, {0x00, 0x9e, 0x73, 0xff}, {0xcc, 0x79, 0xa7, 0xff},
+	{0xe6, 0x9f, 0x00, 0xff}, {0x56, 0xb4, 0xe9, 0xff}, {0x8c, 0x6b, 0xb1, 0xff}, {0x99, 0x99, 0x99, 0xff}, {0x7f, 0x6a, 0x3f, 0xff}, {0x3f, 0x9f, 0x9f, 0xff},
+}
+
+// plot draws bits per parameter against relative RMSE, one colour a kind; "" with fewer than two points.
+func (r *Report) plot() (template.HTML, error) {
+	points := map[string]plotter.XYs{}
+	var kinds []string
+	n := 0
+	for i, f := range r.Formats {
+		t := &r.Total.Formats[i]
+		if t.RelRMSE == nil || *t.RelRMSE <= 0 || t.Bits == 0 {
+			continue
+		}
+		if points[f.Kind] == nil {
+			kinds = append(kinds, f.Kind)
+		}
+		points[f.Kind] = append(points[f.Kind], plotter.XY{X: t.Bits, Y: *t.RelRMSE})
+		n++
+	}
+	if n < 2 {
+		return "", nil
+	}
+	p := plot.New()
+	p.BackgroundColor = color.Transparent
+	p.X.Label.Text, p.Y.Label.Text = "bits per parameter", "relative RMSE"
+	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, logTicks{}
+	p.Legend.Top = true
+	p.Legend.Padding = vg.Points(3)
+	p.Add(plotter.NewGrid())
+	for i, k := range kinds {
+		s, err := plotter.NewScatter(points[k])
+		if err != nil {
+			return "", err
+		}
+		s.GlyphStyle = draw.GlyphStyle{Color: palette[i%len(palette)], Radius: vg.Points(4), Shape: draw.CircleGlyph{}}
+		p.Add(s)
+		p.Legend.Add(k, s)
+	}
+	// Room for the legend, and for points at the edge.
+	p.X.Min, p.X.Max = p.X.Min-0.1*(p.X.Max-p.X.Min)-0.02, p.X.Max+0.35*(p.X.Max-p.X.Min)+0.02
+	p.Y.Min, p.Y.Max = p.Y.Min/1.1, p.Y.Max*1.1
+	c := vgsvg.New(13*vg.Centimeter, 8*vg.Centimeter)
+	p.Draw(draw.New(c))
+	var b bytes.Buffer
+	if _, err := c.WriteTo(&b); err != nil {
+		return "", err
+	}
+	s := b.String()
+	if i := strings.Index(s, "<svg"); i > 0 {
+		s = s[i:] // the XML prologue does not belong inside a page
+	}
+	// What gonum draws in black follows the theme.
+	s = strings.ReplaceAll(s, "#000000", "currentColor")
+	s = strings.ReplaceAll(s, "#808080", "var(--line)")
+	return template.HTML(s), nil
+}
+
+// logTicks labels a logarithmic axis at 1, 2 and 5 times powers of ten, and more closely if that gives too few.
+type logTicks struct{}
+
+func (logTicks) Ticks(lo, hi float64) []plot.Tick {
+	for _, steps := range [][]float64{{1, 2, 5}, {1, 1.5, 2, 3, 4, 5, 6, 8}, {1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2, 2.2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 6.5, 7, 7.5, 8, 8.5, 9, 9.5}} {
+		var out []plot.Tick
+		for decade := 1e-12; decade <= hi; decade *= 10 {
+			for _, s := range steps {
+				if v := s * decade; v >= lo && v <= hi {
+					out = append(out, plot.Tick{Value: v, Label: label(v)})
+				}
+			}
+		}
+		if len(out) >= 3 {
+			return out
+		}
+	}
+	return plot.DefaultTicks{}.Ticks(lo, hi)
+}

@@ -1,0 +1,243 @@
+// Package report turns measurements into what people and programs read: a table for the terminal, JSON and CSV, a
+// Markdown table for a model card, and one HTML page without any outside resource.
+//
+// All of them are renderings of a [Report], which is also the JSON schema (docs/measure.md).
+package report
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strconv"
+
+	"github.com/nf4kit/nf4kit/internal/measure"
+	"github.com/nf4kit/nf4kit/internal/quality"
+)
+
+// Schema names the JSON. Members may be added under the same name, and none removed or changed.
+const Schema = "nf4kit.measure/1"
+
+// A Report is everything measured of one source.
+type Report struct {
+	Schema   string   `json:"schema"`
+	Tool     string   `json:"tool"`
+	Source   string   `json:"source"`
+	Against  string   `json:"quantized,omitempty"` // a written checkpoint that was compared
+	RunDType string   `json:"run_dtype,omitempty"`
+	Sample   float64  `json:"sample,omitempty"` // share of the chunks; 0: all
+	Imatrix  string   `json:"imatrix,omitempty"`
+	Formats  []Format `json:"formats"`
+	Total    Row      `json:"total"`
+	Kinds    []Row    `json:"kinds"`
+	Layers   []Row    `json:"layers"`
+	Tensors  []Row    `json:"tensors"` // in the order of the source
+}
+
+// Format is a column of figures.
+type Format struct {
+	Name        string    `json:"name"` // "nf4,block=64,dq"
+	Kind        string    `json:"kind"` // "nf4"
+	BlockSize   int       `json:"block_size,omitempty"`
+	DoubleQuant bool      `json:"double_quant"`
+	Points      []float64 `json:"-"` // of a 4-bit code, over the block's largest magnitude
+}
+
+// A Row is a tensor, or a sum over tensors.
+type Row struct {
+	Name       string    `json:"name"`
+	Kind       string    `json:"kind,omitempty"`
+	Layer      *int      `json:"layer,omitempty"`
+	Shape      []int64   `json:"shape,omitempty"`
+	Tensors    int       `json:"tensors"`
+	Elements   int64     `json:"elements"`
+	Measured   int64     `json:"elements_measured"`
+	SumSquares float64   `json:"sum_squares"` // of the source's weights
+	Formats    []Figures `json:"formats"`     // in the order of Report.Formats
+
+	Histogram []int64 `json:"-"`
+}
+
+// Figures are one row in one format. null stands for what does not exist or was not measured.
+type Figures struct {
+	Bits       float64  `json:"bits_per_parameter"` // tables and records included
+	CodeBits   float64  `json:"bits_per_parameter_codes_and_constants"`
+	RelRMSE    *float64 `json:"relative_rmse"`
+	Interval   *float64 `json:"relative_rmse_ci95,omitempty"` // half-width; only in a sample
+	SQNR       *float64 `json:"sqnr_db"`
+	RMSE       float64  `json:"rmse"`
+	MeanAbs    float64  `json:"mean_abs_error"`
+	MaxAbs     float64  `json:"max_abs_error"`
+	Cosine     *float64 `json:"cosine"`
+	P50        *float64 `json:"error_p50"`
+	P90        *float64 `json:"error_p90"`
+	P99        *float64 `json:"error_p99"`
+	P999       *float64 `json:"error_p999"`
+	Zeros      *float64 `json:"zero_share"`
+	Entropy    *float64 `json:"code_entropy_bits"`
+	Outliers   *float64 `json:"outlier_block_share"`
+	WeightedRR *float64 `json:"activation_weighted_relative_rmse,omitempty"`
+}
+
+// New composes the report of what was measured. The formats are those of the first tensor's results.
+func New(tensors []measure.Tensor) *Report {
+	r := &Report{Schema: Schema, Formats: []Format{}, Kinds: []Row{}, Layers: []Row{}, Tensors: []Row{}}
+	if len(tensors) == 0 {
+		return r
+	}
+	for _, res := range tensors[0].Results {
+		f := res.Format
+		r.Formats = append(r.Formats, Format{f.String(), f.Kind.String(), f.BlockSize, f.DoubleQuant, measure.Points(f.Kind)})
+	}
+	kinds, layers := map[string][]*measure.Tensor{}, map[int][]*measure.Tensor{}
+	var all []*measure.Tensor
+	for i := range tensors {
+		t := &tensors[i]
+		all = append(all, t)
+		kinds[t.Kind] = append(kinds[t.Kind], t)
+		layers[t.Layer] = append(layers[t.Layer], t)
+		row := fold(t.Name, []*measure.Tensor{t})
+		row.Kind, row.Shape, row.Histogram = t.Kind, t.Shape, t.Weights[:]
+		if t.Layer >= 0 {
+			row.Layer = &t.Layer
+		}
+		r.Tensors = append(r.Tensors, row)
+	}
+	r.Total = fold("total", all)
+	for name, group := range kinds {
+		row := fold(name, group)
+		row.Kind = name
+		r.Kinds = append(r.Kinds, row)
+	}
+	slices.SortFunc(r.Kinds, func(a, b Row) int { return cmp.Or(cmp.Compare(b.Elements, a.Elements), cmp.Compare(a.Name, b.Name)) })
+	for n, group := range layers {
+		if n >= 0 {
+			row := fold(strconv.Itoa(n), group)
+			row.Layer = &group[0].Layer
+			r.Layers = append(r.Layers, row)
+		}
+	}
+	slices.SortFunc(r.Layers, func(a, b Row) int { return *a.Layer - *b.Layer })
+	return r
+}
+
+// fold sums tensors in their order.
+func fold(name string, tensors []*measure.Tensor) Row {
+	row := Row{Name: name, Tensors: len(tensors)}
+	for _, t := range tensors {
+		row.Elements += t.Elements
+		row.Measured += t.Measured
+		if len(t.Results) > 0 {
+			row.SumSquares += t.Results[0].Sums.X2
+		}
+	}
+	for i := range tensors[0].Results {
+		row.Formats = append(row.Formats, foldFormat(tensors, i, row))
+	}
+	return row
+}
+
+func foldFormat(tensors []*measure.Tensor, i int, row Row) Figures {
+	first := &tensors[0].Results[i]
+	total := measure.Result{Counts: make([]int64, len(first.Counts))}
+	for _, t := range tensors {
+		s := &t.Results[i]
+		total.Sums.Add(&s.Sums)
+		total.Codes += s.Codes
+		total.Bytes += s.Bytes
+		total.Zeros += s.Zeros
+		total.Blocks += s.Blocks
+		total.Outliers += s.Outliers
+		total.WeightedE2 += s.WeightedE2
+		total.WeightedX2 += s.WeightedX2
+		total.Errors.Merge(s.Errors)
+		for c, n := range s.Counts {
+			total.Counts[c] += n
+		}
+	}
+	q := quality.Of(total.Sums).JSON()
+	f := Figures{Bits: ratio(8*float64(total.Bytes), row.Elements), CodeBits: ratio(8*float64(total.Codes), row.Elements),
+		RelRMSE: q.RelRMSE, SQNR: q.SQNR, RMSE: q.RMSE, MeanAbs: q.MeanAbs, MaxAbs: q.MaxAbs, Cosine: q.Cosine,
+		P50: number(total.Errors.Quantile(0.5)), P90: number(total.Errors.Quantile(0.9)), P99: number(total.Errors.Quantile(0.99)),
+		P999: number(total.Errors.Quantile(0.999)), WeightedRR: number(total.WeightedRelRMSE())}
+	if row.Measured > 0 && len(total.Counts) > 0 {
+		f.Zeros, f.Entropy = number(ratio(float64(total.Zeros), row.Measured)), number(measure.Entropy(total.Counts))
+	}
+	if total.Blocks > 0 {
+		f.Outliers = number(ratio(float64(total.Outliers), total.Blocks))
+	}
+	if row.Measured < row.Elements {
+		f.Interval = number(measure.Interval(tensors, i))
+	}
+	return f
+}
+
+func ratio(a float64, n int64) float64 {
+	if n == 0 {
+		return 0
+	}
+	return a / float64(n)
+}
+
+// number is nil for what is no number.
+func number(v float64) *float64 {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return nil
+	}
+	return &v
+}
+
+// Worst lists the tensors with the largest relative RMSE in format i first, at most n.
+func (r *Report) Worst(i, n int) []*Row {
+	rows := make([]*Row, len(r.Tensors))
+	for k := range r.Tensors {
+		rows[k] = &r.Tensors[k]
+	}
+	slices.SortStableFunc(rows, func(a, b *Row) int { return cmp.Compare(value(b.Formats[i].RelRMSE), value(a.Formats[i].RelRMSE)) })
+	return rows[:min(n, len(rows))]
+}
+
+func value(v *float64) float64 {
+	if v == nil {
+		return 0
+	}
+	return *v
+}
+
+// FromConversion is the report of a conversion's own figures: what was written and the other type of NF4 and FP4.
+func FromConversion(tool, source, runDType string, tensors []quality.Tensor) *Report {
+	list := make([]measure.Tensor, len(tensors))
+	for i := range tensors {
+		t := &tensors[i]
+		list[i] = measure.Tensor{Name: t.Name, Kind: t.Kind, Layer: measure.Layer(t.Name), Elements: t.Written.N, Measured: t.Written.N,
+			Results: []measure.Result{{Sums: t.Written}, {Sums: t.Other}}}
+	}
+	r := New(list)
+	r.Tool, r.Source, r.RunDType = tool, source, runDType
+	sum := quality.Summarize(tensors)
+	for i, name := range []string{sum.Format, sum.Versus} {
+		if i >= len(r.Formats) {
+			break
+		}
+		if name == "" {
+			name = []string{"written", "other type"}[i]
+		}
+		r.Formats[i] = formatNamed(name)
+	}
+	// The sizes are not part of a conversion's figures.
+	for _, rows := range [][]Row{{r.Total}, r.Kinds, r.Layers, r.Tensors} {
+		for k := range rows {
+			for i := range rows[k].Formats {
+				rows[k].Formats[i].Bits, rows[k].Formats[i].CodeBits = 0, 0
+			}
+		}
+	}
+	return r
+}
+
+func formatNamed(name string) Format {
+	f := Format{Name: name}
+	if p, err := measure.ParseFormat(name); err == nil {
+		f.Kind, f.BlockSize, f.DoubleQuant, f.Points = p.Kind.String(), p.BlockSize, p.DoubleQuant, measure.Points(p.Kind)
+	}
+	return f
+}
