@@ -1,0 +1,6 @@
+package page
+
+import _ "embed"
+
+//go:embed formula.js
+var formulaJS string

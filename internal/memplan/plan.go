@@ -1,0 +1,179 @@
+package memplan
+
+import (
+	"fmt"
+
+	"github.com/nf4kit/nf4kit/internal/modelshape"
+)
+
+// Phase is a moment of a training step at which memory may peak.
+type Phase struct {
+	Name      string `json:"name"`
+	Allocated int64  `json:"allocated_bytes"`
+}
+
+// The phases, in the order of a step.
+const (
+	PhaseForward   = "forward"    // the loss is computed
+	PhaseLoss      = "loss"       // its gradient by the logits is
+	PhaseLastLayer = "last layer" // backward through the last layer: all earlier ones still hold what they saved
+	PhaseFirst     = "first layer"
+	PhaseEmbedding = "embedding"
+	PhaseStep      = "optimizer"
+)
+
+// Memory is the result for one batch, sequence and rank, in bytes on one GPU.
+type Memory struct {
+	Weights     int64 `json:"weights"`
+	Adapters    int64 `json:"adapters"`
+	Optimizer   int64 `json:"optimizer"`       // in GPU memory whatever happens
+	Paged       int64 `json:"optimizer_paged"` // in unified memory: on the GPU if there is room, else on the host
+	Gradients   int64 `json:"gradients"`       // when complete; not all at the peak
+	Activations int64 `json:"activations"`     // saved for backward at its start; with checkpointing the layers' inputs
+	LayerWork   int64 `json:"layer_work"`      // one layer computed again and its temporaries
+	Logits      int64 `json:"logits"`          // loss and its gradients
+	Workspace   int64 `json:"workspace"`       // cuBLAS, communication, gathered weights
+
+	Phases    []Phase `json:"phases"`
+	Peak      string  `json:"peak_phase"`
+	Allocated int64   `json:"allocated"` // the highest phase: torch.cuda.max_memory_allocated()
+	Reserved  int64   `json:"reserved"`  // with the allocator's slack: max_memory_reserved()
+	Process   int64   `json:"process"`   // with the CUDA context: nvidia-smi
+	Least     int64   `json:"least"`     // Process with every paged state on the host
+	Host      int64   `json:"host"`      // pageable states and offloaded activations
+}
+
+// inRange reports whether no term of At leaves int64: a bound in float64 on
+// the sum of all of them.
+func (k *Coefficients) inRange(batch, seq, rank int64) bool {
+	b, s, r := float64(batch), float64(seq), float64(rank)
+	var params float64
+	for _, a := range k.Adapters {
+		params += float64(a.Count) * r * (float64(a.In) + float64(a.Out))
+	}
+	sum := func(v ...int64) (f float64) {
+		for _, x := range v {
+			f += float64(x)
+		}
+		return f
+	}
+	perToken := sum(k.Boundaries, k.Boundary*k.Layers, k.SavedToken, k.LayerToken, k.WorkToken, k.DequantToken, k.NormToken, k.LeafToken, k.AttnToken,
+		k.TailToken, k.ForwardLoss, k.LossToken, k.HeldToken) + r*sum(k.SavedRank, k.LayerRank, k.AttnRank) +
+		s*sum(k.SavedSeq, k.LayerSeq, k.AttnSeq, k.MaskSeq)
+	fixed := sum(k.Weights, k.Gathered, k.Workspace, k.Optimizer, k.Paged, k.Grads, k.LargestGrad, k.StepCopy, k.TailFixed, k.Dequant, k.Context)
+	return 2*(b*s*perToken+s*float64(k.TailSeq)+fixed+64*params)*(1+float64(k.SlackBP)/10000) < 1<<62
+}
+
+// At evaluates the formula for one micro-batch of sequences of seq tokens
+// with adapters of the rank. It is monotonic in all three. The caller sees to
+// it that the numbers are not absurd; [New] and the searches do.
+func (k *Coefficients) At(batch, seq, rank int64) Memory {
+	n := batch * seq
+	var params, opt, paged int64
+	for _, a := range k.Adapters {
+		params += a.Count * rank * (a.In + a.Out)
+		d1, p1 := k.State.stateBytes(rank, a.In)
+		d2, p2 := k.State.stateBytes(a.Out, rank)
+		opt += a.Count * (d1 + d2)
+		paged += a.Count * (p1 + p2)
+	}
+	grads := ceilDiv(params*k.AdapterSize, k.ShardGrads)
+	x := Memory{
+		Weights:   k.Weights,
+		Adapters:  ceilDiv(params*k.AdapterSize, k.ShardWeights),
+		Optimizer: k.Optimizer + ceilDiv(opt, k.ShardStates) + k.StateTables,
+		Paged:     k.Paged + ceilDiv(paged, k.ShardStates),
+		Gradients: k.Grads + grads,
+		Workspace: k.Workspace + k.Gathered + k.Buckets*grads,
+	}
+	static := x.Weights + x.Adapters + x.Optimizer + x.Paged + x.Workspace
+	total := x.Gradients
+	if k.InBackward {
+		total = k.LargestGrad + grads
+	}
+
+	layer := n * (k.LayerToken + k.LayerRank*rank + k.LayerSeq*seq)
+	saved := n * (k.SavedToken + k.SavedRank*rank + k.SavedSeq*seq)
+	last := layer // what is left of saved when backward reaches the first layer
+	again := int64(0)
+	if k.Checkpointed {
+		saved, last, again = n*k.Boundaries, min(n*k.Boundary, n*k.Boundaries), layer
+	}
+	always := k.TailFixed + seq*k.TailSeq + n*seq*k.MaskSeq
+	tail := n * k.TailToken
+	x.Activations = saved + tail + always
+
+	work := max(n*k.WorkToken, n*k.DequantToken+k.Dequant)
+	x.LayerWork = again + work
+	if k.AttnSeq > 0 { // in place of the MLP's part
+		x.LayerWork = max(x.LayerWork, again-layer+n*(k.AttnToken+k.AttnRank*rank+k.AttnSeq*seq))
+	}
+	held := n * k.HeldToken
+	x.Logits = n * k.LossToken
+
+	before, start, end := int64(0), min(k.HeadGrad, total), max(total-k.LateGrad, 0)
+	if k.Persistent || k.InBackward {
+		start, end = total, total
+	}
+	if k.Persistent {
+		before = total
+	}
+	x.Phases = []Phase{
+		{PhaseForward, static + before + x.Activations + n*k.ForwardLoss},
+		{PhaseLoss, static + max(before, min(k.LossGrad, total)) + x.Activations + x.Logits},
+		{PhaseLastLayer, static + start + saved + always + held + max(x.LayerWork, n*k.NormToken)},
+		{PhaseFirst, static + end + last + always + held + x.LayerWork},
+		{PhaseEmbedding, static + total + min(k.EmbedGrad, total) + always + held},
+		{PhaseStep, static + total + held + n*k.LeafToken + k.StepCopy + ceilDiv(params*k.StepPerElem, k.ShardStates)},
+	}
+	for _, p := range x.Phases {
+		if p.Allocated >= x.Allocated { // of equals the later
+			x.Peak, x.Allocated = p.Name, p.Allocated
+		}
+	}
+	x.Reserved = x.Allocated + x.Allocated/10000*k.SlackBP
+	x.Process = x.Reserved + k.Context
+	x.Least = x.Process - x.Paged
+	x.Host = x.Paged
+	if k.Checkpointed && k.Boundaries == 0 && k.Boundary > 0 {
+		x.Host += n * k.Boundary * k.Layers
+	}
+	return x
+}
+
+// Plan is a run on a model, evaluated.
+type Plan struct {
+	Run           Run
+	Weights       Weights
+	Memory        Memory
+	AdapterParams int64
+	Trained       int64 // trained parameters
+	Coefficients  *Coefficients
+}
+
+// New evaluates a run. The error is an [*OptionError].
+func New(m *modelshape.Model, r Run) (*Plan, error) {
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	r = r.withDefaults()
+	k := Prepare(m, r)
+	p := &Plan{Run: r, Weights: r.weights(m), Coefficients: k, AdapterParams: AdapterParams(k.Adapters, r.Rank)}
+	switch r.Method {
+	case LoRA, QLoRA:
+		if p.Trained = p.AdapterParams; p.Trained == 0 {
+			return nil, &OptionError{"targets", "match no linear layer of the model: " + r.Targets}
+		}
+	default:
+		for _, g := range m.Groups {
+			if r.Method == Full || isNorm(g) {
+				p.Trained += g.Params()
+			}
+		}
+	}
+	if !k.inRange(r.MicroBatch, r.Seq, r.Rank) {
+		return nil, &OptionError{"micro-batch, seq", fmt.Sprintf("%d sequences of %d tokens on this model are beyond all memory", r.MicroBatch, r.Seq)}
+	}
+	p.Memory = k.At(r.MicroBatch, r.Seq, r.Rank)
+	return p, nil
+}

@@ -1,0 +1,162 @@
+package memplan
+
+import (
+	"github.com/nf4kit/nf4kit/internal/modelshape"
+)
+
+// Constants of the bitsandbytes convention (functional.py, QuantState; package
+// bnb of this module writes the same).
+const (
+	nestedBlock   = 256  // absmax values per nested scale
+	codeTable     = 64   // quant_map, 16 float32, one per weight
+	nestedTable   = 1024 // nested_quant_map, 256 float32, one per weight
+	offsetScalar  = 4    // the mean absmax, a tensor in memory, a JSON number in the file
+	stateRecord   = 256  // quant_state as this converter pads it
+	quantEmbedded = 2    // bytes per element of a weight decoded for a matrix product
+)
+
+// NF4Bytes is what one weight of n elements takes in 4 bits with the given
+// block size: in a file of this converter, and in GPU memory, where the
+// quant_state record is a Python object but the double quantization's offset
+// is a tensor. The arithmetic is (n+1)/2 bytes of codes, ceil(n/B) scales of 4
+// bytes, or of 1 byte with a float32 per 256 of them, and the tables.
+func NF4Bytes(n, block int64, doubleQuant bool) (file, device int64) {
+	blocks := ceilDiv(n, block)
+	b := (n+1)/2 + codeTable
+	if !doubleQuant {
+		b += 4 * blocks
+		return b + stateRecord, b
+	}
+	b += blocks + 4*ceilDiv(blocks, nestedBlock) + nestedTable
+	return b + stateRecord, b + offsetScalar
+}
+
+// BitsPerParam is the cost of NF4 in the limit of a large weight: 4 bits and
+// 32/B without, 8/B + 32/(256 B) with double quantization (Dettmers et al.
+// 2023, section 3: 0.5 and 0.127 bits at B = 64, a saving of 0.373).
+func BitsPerParam(block int64, doubleQuant bool) float64 {
+	b := float64(block)
+	if doubleQuant {
+		return 4 + 8/b + 32/(b*nestedBlock)
+	}
+	return 4 + 32/b
+}
+
+// quantized reports whether the run keeps the group in 4 bits.
+func (r Run) quantized(g modelshape.Group) bool {
+	if r.Method != QLoRA {
+		return false
+	}
+	switch g.Kind {
+	case modelshape.Linear:
+		return r.QuantTowers || g.Part != modelshape.Tower && g.Part != modelshape.Projector
+	case modelshape.Expert:
+		return r.QuantExperts && len(g.Shape) == 2
+	}
+	return false
+}
+
+// Weights is what the base weights take.
+type Weights struct {
+	Params      int64 `json:"params"`
+	QuantParams int64 `json:"quantized_params"`
+	File        int64 `json:"file_bytes"`             // tensors of the checkpoint that the run loads, without headers
+	Device      int64 `json:"device_bytes"`           // in GPU memory, on one GPU without sharding
+	Quantized   int64 `json:"quantized_device_bytes"` // of them in 4 bits, constants and tables included
+	Upcast      int64 `json:"upcast_bytes"`           // of them float32 copies of what the file has in 16 bits
+}
+
+// Bits is the measured bits per parameter of the file.
+func (w Weights) Bits() float64 {
+	if w.Params == 0 {
+		return 0
+	}
+	return 8 * float64(w.File) / float64(w.Params)
+}
+
+// keptSize is the bytes of an element that is not in 4 bits.
+func (r Run) keptSize() int64 {
+	switch {
+	case r.Method == QLoRA && !r.NoKbitPrep:
+		return 4 // prepare_model_for_kbit_training (peft/utils/other.py) casts every 16-bit parameter
+	case r.Method == Full && r.Precision == Autocast:
+		return 4
+	}
+	return r.Base.Size()
+}
+
+// weights sums over the groups. T5's wo and the like are float32 in memory
+// anyway; that is left out.
+func (r Run) weights(m *modelshape.Model) Weights {
+	var w Weights
+	kept := r.keptSize()
+	for _, g := range m.Groups {
+		n := g.Elems()
+		w.Params += g.Params()
+		if r.quantized(g) {
+			file, device := NF4Bytes(n, r.BlockSize, !r.NoDoubleQuant)
+			w.QuantParams += g.Params()
+			w.File += g.Count * file
+			w.Device += g.Count * device
+			w.Quantized += g.Count * device
+			continue
+		}
+		w.File += g.Params() * r.Base.Size()
+		w.Device += g.Params() * kept
+		w.Upcast += g.Params() * (kept - r.Base.Size())
+	}
+	return w
+}
+
+// Adapter is the pair of one adapted group of layers: A is [rank, In], B is
+// [Out, rank].
+type Adapter struct {
+	Name  string `json:"name"`
+	In    int64  `json:"in"`
+	Out   int64  `json:"out"`
+	Count int64  `json:"count"`
+}
+
+// adapters lists what the targets match.
+func (r Run) adapters(m *modelshape.Model) []Adapter {
+	if r.Method == Full {
+		return nil
+	}
+	t, err := ParseTargets(r.Targets)
+	if err != nil {
+		return nil
+	}
+	var out []Adapter
+	for _, g := range m.Groups {
+		if in, o := inOut(m, g); in > 0 && t.Match(g) {
+			out = append(out, Adapter{Name: g.Name, In: in, Out: o, Count: g.Count})
+		}
+	}
+	return out
+}
+
+// AdapterParams is the number of adapter parameters at a rank.
+func AdapterParams(adapters []Adapter, rank int64) int64 {
+	var n int64
+	for _, a := range adapters {
+		n += a.Count * rank * (a.In + a.Out)
+	}
+	return n
+}
+
+// KVCache is the bytes of keys and values that generation keeps for one
+// sequence of the given length: 2 x key-value heads x head dimension x layers a
+// token, windowed layers no more than their window, layers of linear attention
+// none.
+func KVCache(s modelshape.Stack, length int64, elem int64) int64 {
+	if s.Bidirect {
+		return 0
+	}
+	perToken := s.KVHeads * (s.HeadDim + s.ValDim) * elem
+	layers := s.Layers - s.LinearLayers
+	windowed := min(s.WindowLayers, layers)
+	if s.Window == 0 {
+		windowed = 0
+	}
+	return perToken * ((layers-windowed)*length + windowed*min(length, s.Window))
+}
