@@ -1,0 +1,161 @@
+package decode
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// config is what quantization_config says about the place of scales, over all methods.
+type config struct {
+	method, label string
+	given         bool // there is a config at all
+
+	blocks   [][2]int64 // sizes of blocks of [out, in] that scales may stand for
+	groups   []int64    // sizes of groups along in
+	divide   bool       // any scale grid that divides the shape is taken
+	kvScheme bool       // scales of the key-value cache of any shape are expected
+}
+
+// unsupported makes the error of refusal.
+func (c *config) unsupported(tensor, reason string) error {
+	return &UnsupportedError{Method: c.method, Label: c.label, Tensor: tensor, Reason: reason}
+}
+
+// parseConfig reads the fields of every method that is decoded. An empty method means that there is none.
+func parseConfig(src Source) (*config, error) {
+	c := &config{method: src.Method, label: src.Label, given: len(src.Config) > 0}
+	var raw struct {
+		Method   string          `json:"quant_method"`
+		Block    json.RawMessage `json:"weight_block_size"`
+		Load4    bool            `json:"load_in_4bit"`
+		Private4 bool            `json:"_load_in_4bit"`
+		compressed
+	}
+	if c.given {
+		if err := json.Unmarshal(src.Config, &raw); err != nil {
+			return nil, &ConfigError{Key: "the object", Expected: "the fields of " + c.method, Found: err.Error()}
+		}
+	}
+	if c.method == "" {
+		c.method = raw.Method
+	}
+	if c.label == "" {
+		c.label = c.method
+	}
+	switch c.method {
+	case "fp8", "mxfp8":
+		c.label = strings.ToUpper(c.method)
+		return c, c.fineGrained(raw.Block)
+	case "fbgemm_fp8":
+		c.label = "FBGEMM FP8"
+	case "compressed-tensors":
+		return c, c.compressedTensors(&raw.compressed)
+	case "mxfp4":
+		c.label = "MXFP4"
+	case "bitsandbytes":
+		if raw.Load4 || raw.Private4 {
+			return nil, c.unsupported("", "4-bit weights are read by the packages for bitsandbytes' own format")
+		}
+		c.label = "LLM.int8"
+	}
+	return c, nil
+}
+
+// fineGrained reads weight_block_size: 128x128 if absent, no blocks if null (transformers utils/quantization_config.py,
+// FineGrainedFP8Config).
+func (c *config) fineGrained(raw json.RawMessage) error {
+	switch {
+	case raw == nil:
+		c.blocks = [][2]int64{{128, 128}}
+		return nil
+	case bytes.Equal(raw, []byte("null")):
+		c.divide = true
+		return nil
+	}
+	block, err := blockSize("weight_block_size", raw)
+	if err != nil {
+		return err
+	}
+	c.blocks = [][2]int64{block}
+	return nil
+}
+
+func blockSize(key string, raw json.RawMessage) (block [2]int64, err error) {
+	var list []int64
+	if json.Unmarshal(raw, &list) != nil || len(list) != 2 || list[0] <= 0 || list[1] <= 0 {
+		return block, &ConfigError{Key: key, Expected: "two positive integers", Found: clip(string(raw))}
+	}
+	return [2]int64(list), nil
+}
+
+// compressed are the fields of compressed-tensors (its quantization/quant_config.py, QuantizationConfig; the older
+// sparsity_config and the newer transform_config stand beside them).
+type compressed struct {
+	Format string                     `json:"format"`
+	Groups map[string]json.RawMessage `json:"config_groups"`
+	KV     json.RawMessage            `json:"kv_cache_scheme"`
+	Sparse struct {
+		Format string `json:"format"`
+	} `json:"sparsity_config"`
+	Transform json.RawMessage `json:"transform_config"`
+}
+
+func (c *config) compressedTensors(raw *compressed) error {
+	c.label = "compressed-tensors"
+	if raw.Format != "" {
+		c.label += " " + clip(raw.Format)
+	}
+	c.kvScheme = !isNull(raw.KV)
+	if f := raw.Sparse.Format; f != "" && f != "dense" {
+		return c.unsupported("", fmt.Sprintf("its sparse format %q is not decoded", clip(f)))
+	}
+	if !isNull(raw.Transform) {
+		return c.unsupported("", "its weights are rotated (transform_config), which the activations must be too")
+	}
+	for _, name := range slices.Sorted(maps.Keys(raw.Groups)) {
+		var g struct {
+			Weights *struct {
+				Strategy  string          `json:"strategy"`
+				GroupSize *int64          `json:"group_size"`
+				Block     json.RawMessage `json:"block_structure"`
+			} `json:"weights"`
+		}
+		key := "config_groups." + clip(name)
+		if err := json.Unmarshal(raw.Groups[name], &g); err != nil {
+			return &ConfigError{Key: key, Expected: "a quantization scheme", Found: err.Error()}
+		}
+		if g.Weights == nil {
+			continue
+		}
+		if size := g.Weights.GroupSize; size != nil && *size > 0 {
+			c.groups = append(c.groups, *size)
+		}
+		if g.Weights.Strategy == "block" {
+			block, err := blockSize(key+".weights.block_structure", g.Weights.Block)
+			if err != nil {
+				return err
+			}
+			c.blocks = append(c.blocks, block)
+		}
+	}
+	return nil
+}
+
+// isNull reports a member that is absent, null or an empty object.
+func isNull(raw json.RawMessage) bool {
+	s := bytes.TrimSpace(raw)
+	return len(s) == 0 || bytes.Equal(s, []byte("null")) || s[0] == '{' && bytes.Equal(bytes.TrimSpace(s[1:]), []byte("}"))
+}
+
+// clip bounds text from a file that goes into a message.
+func clip(s string) string {
+	const most = 40
+	if len(s) > most {
+		return s[:most] + "..."
+	}
+	return s
+}
