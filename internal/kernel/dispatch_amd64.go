@@ -2,11 +2,7 @@
 
 package kernel
 
-import (
-	"unsafe"
-
-	"golang.org/x/sys/cpu"
-)
+import "golang.org/x/sys/cpu"
 
 // detect reports what the processor and the operating system offer. Every processor with AVX2 and FMA has F16C too.
 func detect() (list []implementation) {
@@ -18,24 +14,6 @@ func detect() (list []implementation) {
 		list = append(list, avx2)
 	}
 	return list
-}
-
-// asBytes returns the memory of v where float32 values lie there in little-endian order, or nil.
-func asBytes(v []float32) []byte {
-	if current == generic {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), 4*len(v))
-}
-
-// fullBlocks returns how many full blocks of src the assembly can take, having checked that the slices hold as many.
-func fullBlocks(e Elem, src []byte, scales []float32, blockSize int) int {
-	if current == generic || blockSize%32 != 0 {
-		return 0
-	}
-	n := len(src) / e.Size() / blockSize
-	_ = scales[:n]
-	return n
 }
 
 func absmaxBlocks(e Elem, absmax []float32, src []byte, blockSize int) int {

@@ -2,8 +2,6 @@
 
 package kernel
 
-import "math"
-
 // bisection is what the AVX2 code search looks up, see _asm/codes.go. The outcomes of the levels so far, as a number p,
 // index a level negated: the threshold for p is at place -p modulo the level's size.
 type bisection struct {
@@ -61,26 +59,13 @@ func newCellTable(b *book) cellTable {
 	for rank, code := range b.order {
 		c.codeEven[rank], c.codeOdd[rank] = uint32(code)<<4, uint32(code)
 	}
-	for i := range c.threshold {
-		c.threshold[i] = float32(math.Inf(1))
+	threshold, rank, below, above := wideCells(b)
+	c.threshold = threshold
+	for i, r := range rank {
+		c.even[i], c.odd[i] = uint32(r)<<4, uint32(r)
 	}
-	wide := b.threshold[:15]
-	if b == &books[FP4] {
-		// Its thresholds 6, 7 and 8 are -0.0026, 0 and 0.0026.
-		for i := range c.below {
-			c.below[i], c.above[i] = b.threshold[6], b.threshold[8]
-		}
-		wide = append(append([]float32{}, b.threshold[:6]...), b.threshold[7])
-		wide = append(wide, b.threshold[9:15]...)
-	}
-	for _, t := range wide {
-		// As the assembly computes it, but for its rounding, which matters nowhere near a threshold.
-		cell := int(math.RoundToEven(float64(t)*float64(float32(15.4)) + 16))
-		c.threshold[cell] = t
-		for i := cell + 1; i < 32; i++ {
-			c.even[i] += 16
-			c.odd[i]++
-		}
+	for i := range c.below {
+		c.below[i], c.above[i] = below, above
 	}
 	return c
 }

@@ -1,0 +1,136 @@
+//go:build !purego
+
+package kernel
+
+// detect knows that every arm64 processor has NEON.
+func detect() []implementation { return []implementation{neon} }
+
+func absmaxBlocks(e Elem, absmax []float32, src []byte, blockSize int) int {
+	n := fullBlocks(e, src, absmax, blockSize)
+	if n == 0 {
+		return 0
+	}
+	switch e {
+	case F32:
+		absmaxF32NEON(&absmax[0], &src[0], n, blockSize)
+	case BF16:
+		absmaxBF16NEON(&absmax[0], &src[0], n, blockSize)
+	case F16:
+		absmaxF16NEON(&absmax[0], &src[0], n, blockSize)
+	default:
+		return 0
+	}
+	return n
+}
+
+func codesBlocks(t Type, e Elem, codes []byte, absmax []float32, src []byte, blockSize int) int {
+	n := fullBlocks(e, src, absmax, blockSize)
+	if n == 0 {
+		return 0
+	}
+	_ = codes[:n*blockSize/2]
+	c, a, s, table := &codes[0], &absmax[0], &src[0], &byteTables[t].rank[0]
+	switch {
+	case t == NF4 && e == F32:
+		codesNF4F32NEON(c, a, s, n, blockSize, table)
+	case t == NF4 && e == BF16:
+		codesNF4BF16NEON(c, a, s, n, blockSize, table)
+	case t == NF4 && e == F16:
+		codesNF4F16NEON(c, a, s, n, blockSize, table)
+	case t == FP4 && e == F32:
+		codesFP4F32NEON(c, a, s, n, blockSize, table)
+	case t == FP4 && e == BF16:
+		codesFP4BF16NEON(c, a, s, n, blockSize, table)
+	case t == FP4 && e == F16:
+		codesFP4F16NEON(c, a, s, n, blockSize, table)
+	default:
+		return 0
+	}
+	return n
+}
+
+func dequantizeBlocks(t Type, e Elem, dst, codes []byte, absmax []float32, blockSize int) int {
+	n := fullBlocks(e, dst, absmax, blockSize)
+	if n == 0 {
+		return 0
+	}
+	_ = codes[:n*blockSize/2]
+	d, c, a, v := &dst[0], &codes[0], &absmax[0], &books[t].value[0]
+	switch e {
+	case F32:
+		dequantizeF32NEON(d, c, a, n, blockSize, v)
+	case BF16:
+		dequantizeBF16NEON(d, c, a, n, blockSize, v)
+	case F16:
+		dequantizeF16NEON(d, c, a, n, blockSize, v)
+	default:
+		return 0
+	}
+	return n
+}
+
+func errorSumsBlocks(l *lanes, t Type, e Elem, src, codes []byte, scale []float32, blockSize int) int {
+	n := fullBlocks(e, src, scale, blockSize)
+	if n == 0 {
+		return 0
+	}
+	_ = codes[:n*blockSize/2]
+	sums, s, c, a, v := &l.x2[0], &src[0], &codes[0], &scale[0], &books[t].value[0]
+	switch e {
+	case F32:
+		errorSumsF32NEON(sums, s, c, a, n, blockSize, v)
+	case BF16:
+		errorSumsBF16NEON(sums, s, c, a, n, blockSize, v)
+	case F16:
+		errorSumsF16NEON(sums, s, c, a, n, blockSize, v)
+	default:
+		return 0
+	}
+	return n
+}
+
+// NEON has no gather, and 8-bit codes are needed for one value in a block only.
+
+func dynamicQuantizeBlocks(codes []byte, nested, scales []float32, offset float32) int { return 0 }
+
+func dynamicDequantizeBlocks(scales []float32, codes []byte, nested []float32, offset float32) int {
+	return 0
+}
+
+// convertVector converts as many elements as the assembly can and returns how many. dst and src hold equally many.
+func convertVector(dst []byte, de Elem, src []byte, se Elem) int {
+	steps := len(dst) / de.Size() / 32
+	if current == generic || steps == 0 {
+		return 0
+	}
+	d, s := &dst[0], &src[0]
+	switch [2]Elem{se, de} {
+	case [2]Elem{F32, BF16}:
+		convertF32ToBF16NEON(d, s, steps)
+	case [2]Elem{F32, F16}:
+		convertF32ToF16NEON(d, s, steps)
+	case [2]Elem{BF16, F32}:
+		convertBF16ToF32NEON(d, s, steps)
+	case [2]Elem{BF16, F16}:
+		convertBF16ToF16NEON(d, s, steps)
+	case [2]Elem{F16, F32}:
+		convertF16ToF32NEON(d, s, steps)
+	case [2]Elem{F16, BF16}:
+		convertF16ToBF16NEON(d, s, steps)
+	case [2]Elem{F8E4M3, F32}:
+		convertE4M3ToF32NEON(d, s, steps)
+	case [2]Elem{F8E4M3, BF16}:
+		convertE4M3ToBF16NEON(d, s, steps)
+	case [2]Elem{F8E4M3, F16}:
+		convertE4M3ToF16NEON(d, s, steps)
+	case [2]Elem{F8E5M2, F32}:
+		convertE5M2ToF32NEON(d, s, steps)
+	case [2]Elem{F8E5M2, BF16}:
+		convertE5M2ToBF16NEON(d, s, steps)
+	case [2]Elem{F8E5M2, F16}:
+		convertE5M2ToF16NEON(d, s, steps)
+	default:
+		return 0
+	}
+	return 32 * steps
+}
