@@ -1,12 +1,14 @@
 package convert
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/decode"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -22,15 +24,61 @@ type logical struct {
 	cache *checkpoint.Tensor // nil unless data is the stored tensor as it lies
 }
 
-// logical lists the model's tensors in the order of the files.
-func (p *Plan) logical(src *checkpoint.Source) ([]logical, error) {
+// logical lists the model's tensors in the order of the files. Those of a
+// quantization scheme stand where the first of their parts does.
+func (p *Plan) logical(src *checkpoint.Source, scheme *decode.Scheme) []logical {
+	decoded := map[string]*decode.Logical{}
+	if scheme != nil {
+		for i := range scheme.Logical {
+			l := &scheme.Logical[i]
+			decoded[l.Parts[0]] = l
+		}
+	}
 	stored := inFileOrder(src)
 	out := make([]logical, 0, len(stored))
 	for i := range stored {
 		t := &stored[i]
-		out = append(out, logical{t.Name, t.Shard.Name, t.DType, t.Shape, t, t.Size(), t})
+		switch l := decoded[t.Name]; {
+		case l != nil:
+			out = append(out, logical{l.Name, t.Shard.Name, l.DType, l.Shape, l.Open(), l.SrcBytes, nil})
+		case scheme != nil && scheme.Consumes(t.Name):
+		default:
+			out = append(out, logical{t.Name, t.Shard.Name, t.DType, t.Shape, t, t.Size(), t})
+		}
 	}
-	return out, nil
+	return out
+}
+
+// schemeOf finds the way to decode a source that some method has quantized;
+// nil for a plain one. Methods without a way, and our own output, are refused.
+func schemeOf(src *checkpoint.Source) (*decode.Scheme, error) {
+	q, err := Quantized(src)
+	if err != nil || q == nil {
+		return nil, err
+	}
+	refusal := &SourceError{Path: src.Path, Msg: q.Error(), Hint: "start from the 16-bit release of the model"}
+	if q.FourBit {
+		refusal.Hint = "nf4kit inspect says what is in it, nf4kit dequantize gives back 16-bit weights"
+		return nil, refusal
+	}
+	from := decode.Source{Method: q.Method, Label: q.Label, Config: q.Raw}
+	tensors := make([]decode.Tensor, len(src.Tensors))
+	for i, t := range inFileOrder(src) {
+		tensors[i] = decode.Tensor{Name: t.Name, DType: t.DType, Shape: t.Shape, File: t.Shard.Name, Data: t}
+	}
+	s, err := decode.Detect(from, tensors)
+	if err == nil && s != nil {
+		err = s.Check()
+	}
+	var unsupported *decode.UnsupportedError
+	if errors.As(err, &unsupported) {
+		refusal.Msg += ": " + unsupported.Reason
+		return nil, refusal
+	}
+	if err != nil {
+		return nil, &SourceError{Path: src.Path, Msg: err.Error()}
+	}
+	return s, nil
 }
 
 // A part is one expert's matrix of a fused stack.

@@ -144,15 +144,20 @@ func NewPlan(src *checkpoint.Source, opt Options) (*Plan, error) {
 	if err := opt.Validate(); err != nil {
 		return nil, &OptionError{err.Error()}
 	}
-	if err := refuseQuantized(src); err != nil {
+	scheme, err := schemeOf(src)
+	if err != nil {
 		return nil, err
 	}
 	p := &Plan{Source: src}
-	if err := p.resolve(src); err != nil {
+	tensors := p.logical(src, scheme)
+	if scheme != nil {
+		p.Notices = append(p.Notices, fmt.Sprintf("the source is quantized by %s: %d weights are decoded on the way", scheme.Label, len(scheme.Logical)))
+	}
+	if err := p.resolve(src, tensors); err != nil {
 		return nil, err
 	}
 	pol := newPolicy(&opt, p.Model)
-	if err := p.decide(src, pol); err != nil {
+	if err := p.decide(src, tensors, pol); err != nil {
 		return nil, err
 	}
 	if err := p.checkPatterns(pol); err != nil {
@@ -181,7 +186,7 @@ func NewPlan(src *checkpoint.Source, opt Options) (*Plan, error) {
 }
 
 // resolve finds the family of a model directory.
-func (p *Plan) resolve(src *checkpoint.Source) error {
+func (p *Plan) resolve(src *checkpoint.Source, tensors []logical) error {
 	if src.Config == nil {
 		return nil
 	}
@@ -194,9 +199,9 @@ func (p *Plan) resolve(src *checkpoint.Source) error {
 		return &SourceError{Path: src.Path, Msg: err.Error()}
 	}
 	p.config = cfg
-	names := make([]string, len(src.Tensors))
-	for i, t := range src.Tensors {
-		names[i] = t.Name
+	names := make([]string, len(tensors))
+	for i, t := range tensors {
+		names[i] = t.name
 	}
 	p.Model, err = arch.Resolve(q, names)
 	if err != nil {
@@ -209,11 +214,7 @@ func (p *Plan) resolve(src *checkpoint.Source) error {
 }
 
 // decide fills the items.
-func (p *Plan) decide(src *checkpoint.Source, pol *policy) error {
-	tensors, err := p.logical(src)
-	if err != nil {
-		return err
-	}
+func (p *Plan) decide(src *checkpoint.Source, tensors []logical, pol *policy) error {
 	for _, t := range tensors {
 		if !supported(t.dtype) {
 			return &SourceError{Path: src.Path, Tensor: t.name,

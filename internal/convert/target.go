@@ -10,19 +10,6 @@ import (
 	"github.com/nf4kit/nf4kit/nf4"
 )
 
-// refuseQuantized stops at a source that some method has quantized already.
-func refuseQuantized(src *checkpoint.Source) error {
-	q, err := Quantized(src)
-	if err != nil || q == nil {
-		return err
-	}
-	e := &SourceError{Path: src.Path, Msg: q.Error(), Hint: "start from the 16-bit release of the model"}
-	if q.FourBit {
-		e.Hint = "nf4kit inspect says what is in it, nf4kit dequantize gives back 16-bit weights"
-	}
-	return e
-}
-
 // checkPatterns refuses patterns that could only work by quantizing what must
 // not be, and notes those without effect.
 func (p *Plan) checkPatterns(pol *policy) error {

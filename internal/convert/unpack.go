@@ -46,7 +46,7 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 		return nil, e
 	}
 	p := &Plan{Source: src}
-	if err := p.resolve(src); err != nil {
+	if err := p.resolve(src, p.logical(src, nil)); err != nil {
 		return nil, err
 	}
 	p.Notices = nil // about quantizing
