@@ -1,0 +1,135 @@
+//go:build interop && linux
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+)
+
+// rate is one measured kernel: elements a second on one core.
+type rate struct {
+	Op    string  `json:"op"`   // quantize, dequantize
+	Type  string  `json:"type"` // nf4, fp4
+	Elem  string  `json:"elem"` // bf16, f16, f32: of the unpacked side
+	Impl  string  `json:"impl"` // ours: generic, avx2 ...; else whose kernel it is
+	N     int     `json:"n"`    // elements a call
+	Speed float64 `json:"speed"`
+}
+
+// benchKernels compares the kernels core for core: GOMAXPROCS=1 here, one thread pinned to one core there.
+func benchKernels(ctx context.Context, o options, root string, stdout io.Writer) error {
+	ours, err := goKernels(ctx, root)
+	if err != nil {
+		return err
+	}
+	var theirs []rate
+	for _, env := range []string{"t5", "ort"} {
+		python := filepath.Join(o.home, env, "bin", "python")
+		if _, err := os.Stat(python); err != nil {
+			if env == "ort" {
+				fmt.Fprintln(os.Stderr, "ONNX Runtime is not there: setup.sh --bench installs it")
+				continue
+			}
+			return err
+		}
+		cmd := exec.CommandContext(ctx, python, filepath.Join(root, "internal", "interop", "bench", "rates.py"))
+		cmd.Stderr = os.Stderr
+		cmd.Env = append(os.Environ(), "OMP_NUM_THREADS=1", "HF_HUB_OFFLINE=1")
+		out, err := cmd.Output()
+		if err != nil {
+			return fmt.Errorf("%s rates.py: %w", env, err)
+		}
+		var rates []rate
+		if err := json.Unmarshal(out, &rates); err != nil {
+			return fmt.Errorf("%s rates.py: its answer: %w", env, err)
+		}
+		theirs = append(theirs, rates...)
+	}
+	tw := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(tw, "\nkernel, one core\timpl\tM elements/s\tours over it\n")
+	for _, t := range theirs {
+		ratio := "not benchmarked here"
+		if best := fastest(ours, t); best.Speed > 0 {
+			ratio = fmt.Sprintf("%.1f (%s, n=%d)", best.Speed/t.Speed, best.Impl, best.N)
+		}
+		fmt.Fprintf(tw, "%s %s %s\t%s\t%.0f\t%s\n", t.Op, t.Type, t.Elem, t.Impl, t.Speed/1e6, ratio)
+	}
+	for _, r := range ours {
+		if r.N == fastest(ours, r).N {
+			fmt.Fprintf(tw, "%s %s %s\tnf4kit %s\t%.0f\t\n", r.Op, r.Type, r.Elem, r.Impl, r.Speed/1e6)
+		}
+	}
+	return tw.Flush()
+}
+
+// fastest returns the fastest of ours that does what t does, at its largest length, or the zero rate.
+func fastest(ours []rate, t rate) rate {
+	var best rate
+	for _, r := range ours {
+		if r.Op != t.Op || r.Type != t.Type || r.Elem != t.Elem || r.N < best.N {
+			continue
+		}
+		if r.N > best.N || r.Speed > best.Speed {
+			best = r
+		}
+	}
+	return best
+}
+
+// goKernels runs internal/kernel's benchmarks of quantize and dequantize, whose names are key=value pairs.
+func goKernels(ctx context.Context, root string) ([]rate, error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "/op=(quantize|dequantize)/", "-benchtime", "0.3s", "./internal/kernel")
+	cmd.Dir, cmd.Stderr = root, os.Stderr
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go test -bench ./internal/kernel: %w\n%s", err, out)
+	}
+	var rates []rate
+	for s := bufio.NewScanner(bytes.NewReader(out)); s.Scan(); {
+		if r, ok := parseBenchmark(s.Text()); ok {
+			rates = append(rates, r)
+		}
+	}
+	if len(rates) == 0 {
+		return nil, fmt.Errorf("go test -bench ./internal/kernel: no line with op=, type=, elem=, impl= and n=\n%s", out)
+	}
+	return rates, nil
+}
+
+// parseBenchmark reads a line like
+//
+//	BenchmarkKernel/op=quantize/type=nf4/elem=bf16/impl=avx2/n=65536   100   12345 ns/op   42 MB/s
+func parseBenchmark(line string) (rate, bool) {
+	fields := strings.Fields(line)
+	if len(fields) < 4 || fields[3] != "ns/op" {
+		return rate{}, false
+	}
+	keys := map[string]string{}
+	for part := range strings.SplitSeq(fields[0], "/") {
+		if k, v, ok := strings.Cut(part, "="); ok {
+			keys[k] = v
+		}
+	}
+	n, err := strconv.Atoi(keys["n"])
+	if err != nil {
+		return rate{}, false
+	}
+	ns, err := strconv.ParseFloat(fields[2], 64)
+	if err != nil || ns <= 0 {
+		return rate{}, false
+	}
+	r := rate{keys["op"], keys["type"], keys["elem"], keys["impl"], n, float64(n) / ns * 1e9}
+	return r, r.Op != "" && r.Type != "" && r.Elem != "" && r.Impl != ""
+}
