@@ -32,7 +32,7 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		err = fmt.Errorf("interrupted; nothing was written: %w", context.Canceled)
+		err = interrupted{}
 	}
 	code := exitCode(err)
 	if err != nil {
@@ -50,6 +50,12 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 	}
 	return code
 }
+
+// interrupted is the error of a run that a signal ended.
+type interrupted struct{}
+
+func (interrupted) Error() string { return "interrupted: nothing was written" }
+func (interrupted) Unwrap() error { return context.Canceled }
 
 func newRootCommand(g *globals, environ []string) *cobra.Command {
 	root := &cobra.Command{
