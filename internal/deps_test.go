@@ -28,8 +28,10 @@ var rank = map[string]int{
 	"internal/decode":     1,
 	"internal/modelshape": 1,
 
-	"internal/manifest": 2,
-	"internal/memplan":  2,
+	"internal/manifest":     2,
+	"internal/imatrix":      2,
+	"internal/memplan":      2,
+	"internal/memplan/page": 3,
 
 	"internal/convert": 3,
 
@@ -39,8 +41,9 @@ var rank = map[string]int{
 
 	"internal/measure": 5,
 	"internal/verify":  5,
+	"internal/report":  6,
 
-	"cmd/nf4kit": 6,
+	"cmd/nf4kit": 7,
 }
 
 // owners lists who may import a dependency that must not spread.

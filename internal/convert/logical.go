@@ -22,6 +22,7 @@ type logical struct {
 	data  io.ReaderAt        // elements, row-major
 	bytes int64              // in the source
 	cache *checkpoint.Tensor // nil unless data is the stored tensor as it lies
+	asOut bool               // a Conv1D's weight is [out, in] already: LLM.int8 turned it
 }
 
 // logical lists the model's tensors in the order of the files. Those of a
@@ -40,10 +41,11 @@ func (p *Plan) logical(src *checkpoint.Source, scheme *decode.Scheme) []logical 
 		t := &stored[i]
 		switch l := decoded[t.Name]; {
 		case l != nil:
-			out = append(out, logical{l.Name, t.Shard.Name, l.DType, l.Shape, l.Open(), l.SrcBytes, nil})
+			out = append(out, logical{name: l.Name, file: t.Shard.Name, dtype: l.DType, shape: l.Shape, data: l.Open(), bytes: l.SrcBytes,
+				asOut: scheme.Method == "bitsandbytes"})
 		case scheme != nil && scheme.Consumes(t.Name):
 		default:
-			out = append(out, logical{t.Name, t.Shard.Name, t.DType, t.Shape, t, t.Size(), t})
+			out = append(out, logical{name: t.Name, file: t.Shard.Name, dtype: t.DType, shape: t.Shape, data: t, bytes: t.Size(), cache: t})
 		}
 	}
 	return out

@@ -150,7 +150,11 @@ func NewPlan(src *checkpoint.Source, opt Options) (*Plan, error) {
 	}
 	p := &Plan{Source: src}
 	tensors := p.logical(src, scheme)
-	if scheme != nil {
+	switch {
+	case scheme == nil:
+	case len(scheme.Logical) == 0:
+		p.Notices = append(p.Notices, fmt.Sprintf("config.json says %s, but no weight is quantized: taken as plain", scheme.Label))
+	default:
 		p.Notices = append(p.Notices, fmt.Sprintf("the source is quantized by %s: %d weights are decoded on the way", scheme.Label, len(scheme.Logical)))
 	}
 	if err := p.resolve(src, tensors); err != nil {
@@ -243,7 +247,7 @@ func (p *Plan) add(t logical, d decision) {
 		Name: t.name, File: t.file, DType: t.dtype, Shape: t.shape, Source: t.data, SrcBytes: t.bytes, cache: t.cache,
 		Quantize: d.quantize, Spec: d.spec, Reason: d.reason, Class: d.class, elem: kernelElem(t.dtype), index: len(p.Items),
 	}
-	if d.quantize && d.class.Conv1D {
+	if d.class.Conv1D && d.quantize != t.asOut { // packed as [out, in], kept as [in, out]
 		in, out := t.shape[0], t.shape[1]
 		it.Source, it.cache = transposed{src: t.data, in: in, out: out, stride: out, size: int64(t.dtype.Bits() / 8)}, nil
 		it.Shape = []int64{out, in}
