@@ -115,7 +115,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 	}
 	return page.Execute(w, map[string]any{
 		"Title": r.title(), "Subtitle": r.subtitle(), "Tool": r.Tool, "Totals": r.totals(), "Bits": r.hasBits(), "Weighted": r.Imatrix != "",
-		"Plot": plot, "Data": template.JS(raw),
+		"Plot": plot.SVG, "Rings": plot.Rings, "Wide": plot.Wide, "Data": template.JS(raw),
 	})
 }
 

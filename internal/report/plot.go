@@ -19,24 +19,63 @@ var palette = []color.RGBA{
 	{0xe6, 0x9f, 0x00, 0xff}, {0x56, 0xb4, 0xe9, 0xff}, {0x8c, 0x6b, 0xb1, 0xff}, {0x99, 0x99, 0x99, 0xff}, {0x7f, 0x6a, 0x3f, 0xff}, {0x3f, 0x9f, 0x9f, 0xff},
 }
 
-// plot draws bits per parameter against relative RMSE, one colour a kind; "" with fewer than two points.
-func (r *Report) plot() (template.HTML, error) {
-	points := map[string]plotter.XYs{}
-	var kinds []string
-	n := 0
+// rateDistortion is the plot of bits per parameter against relative RMSE.
+type rateDistortion struct {
+	SVG   template.HTML // "" with fewer than two points
+	Rings bool          // some points are rings: formats without the double quantization that others have
+	Wide  bool          // 8-bit formats were left out, for they would press the others together
+}
+
+// series are the points of one kind, filled and as rings.
+type series struct {
+	kind         string
+	discs, rings plotter.XYs
+}
+
+// collect sorts the formats that can be drawn into series.
+func (r *Report) collect(out *rateDistortion) (all []*series, n int) {
+	four := 0
+	for i := range r.Formats {
+		if b := r.Total.Formats[i].Bits; b > 0 && b < 7 {
+			four++
+		}
+	}
 	for i, f := range r.Formats {
 		t := &r.Total.Formats[i]
 		if t.RelRMSE == nil || *t.RelRMSE <= 0 || t.Bits == 0 {
 			continue
 		}
-		if points[f.Kind] == nil {
-			kinds = append(kinds, f.Kind)
+		if t.Bits >= 7 && four > 1 {
+			out.Wide = true
+			continue
 		}
-		points[f.Kind] = append(points[f.Kind], plotter.XY{X: t.Bits, Y: *t.RelRMSE})
+		var s *series
+		for _, old := range all {
+			if old.kind == f.Kind {
+				s = old
+			}
+		}
+		if s == nil {
+			s = &series{kind: f.Kind}
+			all = append(all, s)
+		}
 		n++
+		if strings.HasSuffix(f.Name, ",nodq") {
+			out.Rings = true
+			s.rings = append(s.rings, plotter.XY{X: t.Bits, Y: *t.RelRMSE})
+			continue
+		}
+		s.discs = append(s.discs, plotter.XY{X: t.Bits, Y: *t.RelRMSE})
 	}
+	return all, n
+}
+
+// plot draws one colour a kind.
+func (r *Report) plot() (rateDistortion, error) {
+	var out rateDistortion
+	all, n := r.collect(&out)
 	if n < 2 {
-		return "", nil
+		return out, nil
 	}
 	p := plot.New()
 	p.BackgroundColor = color.Transparent
@@ -45,14 +84,26 @@ func (r *Report) plot() (template.HTML, error) {
 	p.Legend.Top = true
 	p.Legend.Padding = vg.Points(3)
 	p.Add(plotter.NewGrid())
-	for i, k := range kinds {
-		s, err := plotter.NewScatter(points[k])
-		if err != nil {
-			return "", err
+	for i, x := range all {
+		var first *plotter.Scatter
+		for _, part := range []struct {
+			points plotter.XYs
+			shape  draw.GlyphDrawer
+		}{{x.discs, draw.CircleGlyph{}}, {x.rings, draw.RingGlyph{}}} {
+			if len(part.points) == 0 {
+				continue
+			}
+			s, err := plotter.NewScatter(part.points)
+			if err != nil {
+				return out, err
+			}
+			s.GlyphStyle = draw.GlyphStyle{Color: palette[i%len(palette)], Radius: vg.Points(4), Shape: part.shape}
+			p.Add(s)
+			if first == nil {
+				first = s
+			}
 		}
-		s.GlyphStyle = draw.GlyphStyle{Color: palette[i%len(palette)], Radius: vg.Points(4), Shape: draw.CircleGlyph{}}
-		p.Add(s)
-		p.Legend.Add(k, s)
+		p.Legend.Add(x.kind, first)
 	}
 	// Room for the legend, and for points at the edge.
 	p.X.Min, p.X.Max = p.X.Min-0.1*(p.X.Max-p.X.Min)-0.02, p.X.Max+0.35*(p.X.Max-p.X.Min)+0.02
@@ -61,7 +112,7 @@ func (r *Report) plot() (template.HTML, error) {
 	p.Draw(draw.New(c))
 	var b bytes.Buffer
 	if _, err := c.WriteTo(&b); err != nil {
-		return "", err
+		return out, err
 	}
 	s := b.String()
 	if i := strings.Index(s, "<svg"); i > 0 {
@@ -70,7 +121,8 @@ func (r *Report) plot() (template.HTML, error) {
 	// What gonum draws in black follows the theme.
 	s = strings.ReplaceAll(s, "#000000", "currentColor")
 	s = strings.ReplaceAll(s, "#808080", "var(--line)")
-	return template.HTML(s), nil
+	out.SVG = template.HTML(s)
+	return out, nil
 }
 
 // logTicks labels a logarithmic axis at 1, 2 and 5 times powers of ten, and more closely if that gives too few.

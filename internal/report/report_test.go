@@ -1,0 +1,208 @@
+package report
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/measure"
+	"github.com/nf4kit/nf4kit/internal/quality"
+)
+
+// model is n tensors measured in six formats, with figures drawn at random.
+func model(t testing.TB, n int) []measure.Tensor {
+	t.Helper()
+	formats, err := measure.Grid([]measure.Kind{measure.NF4, measure.FP4, measure.Int4, measure.AF4, measure.MXFP4, measure.NVFP4}, []int{64}, []bool{true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := []string{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+	rng := rand.New(rand.NewPCG(3, 4))
+	out := make([]measure.Tensor, n)
+	for i := range out {
+		m := &out[i]
+		layer, kind := i/len(kinds), kinds[i%len(kinds)]
+		m.Name = fmt.Sprintf("model.layers.%d.self_attn.%s.weight", layer, kind)
+		m.Kind, m.Layer, m.Shape, m.Elements, m.Measured = kind, layer, []int64{1024, 1024}, 1<<20, 1<<20
+		for b := range m.Weights {
+			x := float64(b-measure.HistogramBins/2) / 15
+			m.Weights[b] = int64(1e6 * math.Exp(-x*x) * (0.9 + 0.2*rng.Float64()))
+		}
+		for k, f := range formats {
+			x2 := 1e3 * (1 + rng.Float64())
+			e2 := x2 * (0.008 + 0.002*float64(k) + 0.001*rng.Float64())
+			r := measure.Result{Format: f, Sums: kernel.Sums{N: 1 << 20, X2: x2, W2: x2 - e2, XW: x2 - e2, E2: e2, AbsE: 3e3, Max: 0.01 + 0.01*rng.Float64()},
+				Counts: make([]int64, 16), Zeros: 1 << 16, Blocks: 1 << 14, Outliers: 5, Errors: make(measure.ErrorHistogram, measure.ErrorBins)}
+			for c := range r.Counts {
+				r.Counts[c] = int64(1e4 + 5e4*rng.Float64())
+			}
+			r.Errors[1800+rng.IntN(50)] = 1000
+			r.Codes, r.Bytes = f.Bytes(m.Shape)
+			m.Results = append(m.Results, r)
+		}
+	}
+	return out
+}
+
+func sample(t testing.TB) *Report {
+	r := New(model(t, 21))
+	r.Tool, r.Source, r.RunDType = "nf4kit test", "a/model", "bf16"
+	return r
+}
+
+func TestFolding(t *testing.T) {
+	tensors := model(t, 21)
+	r := New(tensors)
+	if len(r.Kinds) != 7 || len(r.Layers) != 3 || len(r.Tensors) != 21 || r.Total.Tensors != 21 || r.Total.Elements != 21<<20 {
+		t.Fatalf("%d kinds, %d layers, %d tensors, total %+v", len(r.Kinds), len(r.Layers), len(r.Tensors), r.Total)
+	}
+	var e, x float64
+	for i := range tensors {
+		e += tensors[i].Results[0].Sums.E2
+		x += tensors[i].Results[0].Sums.X2
+	}
+	if got := *r.Total.Formats[0].RelRMSE; got != math.Sqrt(e/x) {
+		t.Errorf("relative RMSE %v, want %v", got, math.Sqrt(e/x))
+	}
+	if got := r.Total.Formats[0].CodeBits; math.Abs(got-4.126953125) > 1e-9 {
+		t.Errorf("%v bits per parameter, want 4.126953125", got)
+	}
+	if got := *r.Total.Formats[0].Zeros; got != 1./16 {
+		t.Errorf("zero share %v, want 1/16", got)
+	}
+	worst := r.Worst(0, 3)
+	if len(worst) != 3 || *worst[0].Formats[0].RelRMSE < *worst[1].Formats[0].RelRMSE {
+		t.Errorf("worst tensors are not in order")
+	}
+	if empty := New(nil); len(empty.Formats) != 0 || empty.Tensors == nil {
+		t.Errorf("report of nothing: %+v", empty)
+	}
+}
+
+func TestJSONRoundTrip(t *testing.T) {
+	r := sample(t)
+	var b bytes.Buffer
+	if err := r.WriteJSON(&b); err != nil {
+		t.Fatal(err)
+	}
+	var back Report
+	d := json.NewDecoder(&b)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&back); err != nil {
+		t.Fatal(err)
+	}
+	for i := range r.Formats {
+		r.Formats[i].Points = nil
+	}
+	for i := range r.Tensors {
+		r.Tensors[i].Histogram = nil
+	}
+	if diff := cmp.Diff(r, &back); diff != "" {
+		t.Errorf("JSON (-written +read):\n%s", diff)
+	}
+	if back.Schema != "nf4kit.measure/1" {
+		t.Errorf("schema %q", back.Schema)
+	}
+}
+
+func TestCSV(t *testing.T) {
+	r := sample(t)
+	var b bytes.Buffer
+	if err := r.WriteCSV(&b); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := csv.NewReader(&b).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != 1+21*6 || rows[0][8] != "relative_rmse" || rows[1][8] != fmt.Sprint(*r.Tensors[0].Formats[0].RelRMSE) {
+		t.Errorf("%d rows, the first %v", len(rows), rows[:2])
+	}
+}
+
+func TestMarkdown(t *testing.T) {
+	var b bytes.Buffer
+	if err := sample(t).WriteMarkdown(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"| nf4,block=64,dq | 21 | 22,020,096 | 4.137 |", "| down_proj | 3 |", "| **total** |"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in:\n%s", want, b.String())
+		}
+	}
+}
+
+// TestHTML: 1,000 tensors in six formats stay below 2 MB, nothing is fetched, and no name ends the script element.
+func TestHTML(t *testing.T) {
+	tensors := model(t, 1000)
+	tensors[0].Name = "</script><img src=x onerror=alert(1)>"
+	tensors[1].Kind = "<b>"
+	r := New(tensors)
+	r.Source = "<i>source</i>"
+	var b bytes.Buffer
+	if err := r.WriteHTML(&b); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d bytes", b.Len())
+	if b.Len() > 2_000_000 {
+		t.Errorf("%d bytes, want at most 2,000,000", b.Len())
+	}
+	s := b.String()
+	if !utf8.ValidString(s) {
+		t.Error("not UTF-8")
+	}
+	for _, bad := range []string{"<img", "<b>", "<i>", "https://", "@import", "url("} {
+		if strings.Contains(s, bad) {
+			t.Errorf("%q in the page", bad)
+		}
+	}
+	if strings.Count(s, "</script>") != 2 || !strings.Contains(s, "<svg") {
+		t.Errorf("%d script ends, plot %v", strings.Count(s, "</script>"), strings.Contains(s, "<svg"))
+	}
+	if err := New(nil).WriteHTML(&b); err != nil {
+		t.Errorf("page of nothing: %v", err)
+	}
+}
+
+func TestFromConversion(t *testing.T) {
+	sums := kernel.Sums{N: 100, X2: 4, W2: 3.9, XW: 3.9, E2: 0.04, AbsE: 1, Max: 0.1}
+	r := FromConversion("tool", "src", "bf16", []quality.Tensor{
+		{Name: "model.layers.1.mlp.up_proj.weight", Kind: "up_proj", Format: "nf4,block=64,dq", Versus: "fp4,block=64,dq", Written: sums, Other: sums}})
+	if len(r.Formats) != 2 || r.Formats[0].Kind != "nf4" || len(r.Formats[0].Points) != 16 || *r.Total.Formats[0].RelRMSE != 0.1 || r.Total.Formats[0].Bits != 0 ||
+		*r.Tensors[0].Layer != 1 {
+		t.Errorf("report %+v", r)
+	}
+	var b bytes.Buffer
+	if err := r.WriteHTML(&b); err != nil {
+		t.Fatal(err)
+	}
+	b.Reset()
+	if err := r.WriteMarkdown(&b); err != nil || !strings.Contains(b.String(), "| nf4,block=64,dq | 1 | 100 | 0.1000 |") {
+		t.Errorf("%v:\n%s", err, b.String())
+	}
+	if err := FromConversion("tool", "src", "bf16", nil).WriteHTML(&b); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSparkline(t *testing.T) {
+	for _, c := range []struct {
+		in   []float64
+		want string
+	}{
+		{nil, ""}, {[]float64{1, 1}, "\u2584\u2584"}, {[]float64{0, 7, math.NaN(), 8, 4}, "\u2581\u2588 \u2588\u2585"},
+	} {
+		if got := Sparkline(c.in); got != c.want {
+			t.Errorf("Sparkline(%v) = %q, want %q", c.in, got, c.want)
+		}
+	}
+}
