@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/nf4kit/nf4kit/testdata/golden"
 )
 
 // pattern fills src, a row of elements in blocks of blockSize, with one kind of data.
@@ -133,17 +135,14 @@ func (b *buffers) copy(src []byte) []byte {
 // lengths are those tested for blocks of a size: all around the block boundaries and the steps of the assembly for small
 // blocks, fewer for large ones.
 func lengths(blockSize int) []int {
-	var l []int
-	if blockSize <= 64 {
-		for n := range 1026 {
-			l = append(l, n)
-		}
-		return l
+	if blockSize > 64 {
+		return []int{0, 1, 32, 33, blockSize / 2, blockSize - 1, blockSize, blockSize + 1, 2 * blockSize, 3*blockSize - 31, 3*blockSize + 33}
 	}
-	for _, n := range []int{0, 1, 32, 33, blockSize / 2, blockSize - 1, blockSize, blockSize + 1, 2 * blockSize, 3*blockSize - 31, 3*blockSize + 33} {
-		l = append(l, n)
+	all := make([]int, 1026)
+	for n := range all {
+		all[n] = n
 	}
-	return l
+	return all
 }
 
 // row is one input: n elements of a pattern.
@@ -351,6 +350,21 @@ func TestErrorSumsMeaning(t *testing.T) {
 			t.Fatalf("sums %+v (want %+v)", got, want)
 		}
 	}
+}
+
+// The sums of a fixed input, to the bit: they are the same on every architecture and under every implementation.
+func TestErrorSumsValue(t *testing.T) {
+	src := golden.Load(t).Bytes(t, "src/normal/bfloat16")
+	n := len(src) / 2
+	absmax, codes := make([]float32, (n+63)/64), make([]byte, (n+1)/2)
+	implementations(t, func() {
+		Quantize(NF4, BF16, codes, absmax, src, 64)
+		var got Sums
+		ErrorSums(&got, NF4, BF16, src, codes, absmax, 64)
+		want := Sums{N: 4707, X2: 1.8651376283342833, W2: 1.8669412584764133, XW: 1.8581154832577962,
+			E2: 0.015847920295107246, AbsE: 6.864704805891961, Max: 0.009033203125}
+		sameSums(t, "sums", &want, &got)
+	})
 }
 
 func TestDynamic(t *testing.T) {
