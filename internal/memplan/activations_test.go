@@ -85,7 +85,7 @@ func TestSavedBytes(t *testing.T) {
 		x := k.At(c.Batch, c.Seq, c.Rank)
 		n := c.Batch * c.Seq
 		// log_softmax saves its float32 result; the mask and the hidden ids are inputs, not saved.
-		got := x.Activations + 4*n*c.Vocab - n*c.Seq*k.MaskSeq
+		got := x.Saved + 4*n*c.Vocab - n*c.Seq*k.MaskSeq
 		if got != c.Saved {
 			t.Errorf("%s: %d bytes, autograd saves %d (%+d, %+.3f per token and layer)", c.Name, got, c.Saved, got-c.Saved,
 				float64(got-c.Saved)/float64(n*c.Layers))

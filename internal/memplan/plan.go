@@ -8,8 +8,12 @@ import (
 
 // Phase is a moment of a training step at which memory may peak.
 type Phase struct {
-	Name      string `json:"name"`
-	Allocated int64  `json:"allocated_bytes"`
+	Name        string `json:"name"`
+	Gradients   int64  `json:"gradients"`
+	Activations int64  `json:"activations"`
+	Work        int64  `json:"work"`   // one layer computed again and its temporaries, or copies of the optimizer's step
+	Logits      int64  `json:"logits"` // the loss, or outputs held
+	Allocated   int64  `json:"allocated"`
 }
 
 // The phases, in the order of a step.
@@ -24,17 +28,15 @@ const (
 
 // Memory is the result for one batch, sequence and rank, in bytes on one GPU.
 type Memory struct {
-	Weights     int64 `json:"weights"`
-	Adapters    int64 `json:"adapters"`
-	Optimizer   int64 `json:"optimizer"`       // in GPU memory whatever happens
-	Paged       int64 `json:"optimizer_paged"` // in unified memory: on the GPU if there is room, else on the host
-	Gradients   int64 `json:"gradients"`       // when complete; not all at the peak
-	Activations int64 `json:"activations"`     // saved for backward at its start; with checkpointing the layers' inputs
-	LayerWork   int64 `json:"layer_work"`      // one layer computed again and its temporaries
-	Logits      int64 `json:"logits"`          // loss and its gradients
-	Workspace   int64 `json:"workspace"`       // cuBLAS, communication, gathered weights
+	Weights   int64 `json:"weights"`
+	Adapters  int64 `json:"adapters"`
+	Optimizer int64 `json:"optimizer"`       // in GPU memory whatever happens
+	Paged     int64 `json:"optimizer_paged"` // in unified memory: on the GPU if there is room, else on the host
+	Workspace int64 `json:"workspace"`       // cuBLAS, communication, gathered weights
+	Gradients int64 `json:"gradients"`       // when complete
+	Saved     int64 `json:"activations"`     // saved for backward at its start; with checkpointing the layers' inputs
 
-	Phases    []Phase `json:"phases"`
+	Phases    []Phase `json:"phases"` // each with what it has beside the first five
 	Peak      string  `json:"peak_phase"`
 	Allocated int64   `json:"allocated"` // the highest phase: torch.cuda.max_memory_allocated()
 	Reserved  int64   `json:"reserved"`  // with the allocator's slack: max_memory_reserved()
@@ -101,15 +103,14 @@ func (k *Coefficients) At(batch, seq, rank int64) Memory {
 	}
 	always := k.TailFixed + seq*k.TailSeq + n*seq*k.MaskSeq
 	tail := n * k.TailToken
-	x.Activations = saved + tail + always
+	x.Saved = saved + tail + always
 
 	work := max(n*k.WorkToken, n*k.DequantToken+k.Dequant)
-	x.LayerWork = again + work
+	layerWork := again + work
 	if k.AttnSeq > 0 { // in place of the MLP's part
-		x.LayerWork = max(x.LayerWork, again-layer+n*(k.AttnToken+k.AttnRank*rank+k.AttnSeq*seq))
+		layerWork = max(layerWork, again-layer+n*(k.AttnToken+k.AttnRank*rank+k.AttnSeq*seq))
 	}
 	held := n * k.HeldToken
-	x.Logits = n * k.LossToken
 
 	before, start, end := int64(0), min(k.HeadGrad, total), max(total-k.LateGrad, 0)
 	if k.Persistent || k.InBackward {
@@ -119,14 +120,16 @@ func (k *Coefficients) At(batch, seq, rank int64) Memory {
 		before = total
 	}
 	x.Phases = []Phase{
-		{PhaseForward, static + before + x.Activations + n*k.ForwardLoss},
-		{PhaseLoss, static + max(before, min(k.LossGrad, total)) + x.Activations + x.Logits},
-		{PhaseLastLayer, static + start + saved + always + held + max(x.LayerWork, n*k.NormToken)},
-		{PhaseFirst, static + end + last + always + held + x.LayerWork},
-		{PhaseEmbedding, static + total + min(k.EmbedGrad, total) + always + held},
-		{PhaseStep, static + total + held + n*k.LeafToken + k.StepCopy + ceilDiv(params*k.StepPerElem, k.ShardStates)},
+		{PhaseForward, before, x.Saved, 0, n * k.ForwardLoss, 0},
+		{PhaseLoss, max(before, min(k.LossGrad, total)), x.Saved, 0, n * k.LossToken, 0},
+		{PhaseLastLayer, start, saved + always, max(layerWork, n*k.NormToken), held, 0},
+		{PhaseFirst, end, last + always, layerWork, held, 0},
+		{PhaseEmbedding, total + min(k.EmbedGrad, total), always, 0, held, 0},
+		{PhaseStep, total, n * k.LeafToken, k.StepCopy + ceilDiv(params*k.StepPerElem, k.ShardStates), held, 0},
 	}
-	for _, p := range x.Phases {
+	for i := range x.Phases {
+		p := &x.Phases[i]
+		p.Allocated = static + p.Gradients + p.Activations + p.Work + p.Logits
 		if p.Allocated >= x.Allocated { // of equals the later
 			x.Peak, x.Allocated = p.Name, p.Allocated
 		}
@@ -139,6 +142,16 @@ func (k *Coefficients) At(batch, seq, rank int64) Memory {
 		x.Host += n * k.Boundary * k.Layers
 	}
 	return x
+}
+
+// PeakPhase is the phase of the peak.
+func (x Memory) PeakPhase() Phase {
+	for _, p := range x.Phases {
+		if p.Name == x.Peak {
+			return p
+		}
+	}
+	return Phase{}
 }
 
 // Plan is a run on a model, evaluated.

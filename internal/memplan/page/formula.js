@@ -59,12 +59,11 @@ function memoryAt(k, batch, seq, rank) {
   x.activations = saved + n * k.tail_token + always;
 
   const work = Math.max(n * k.work_token, n * k.dequant_token + k.dequant);
-  x.layer_work = again + work;
+  let layerWork = again + work;
   if (k.attn_seq > 0) {
-    x.layer_work = Math.max(x.layer_work, again - layer + n * (k.attn_token + k.attn_rank * rank + k.attn_seq * seq));
+    layerWork = Math.max(layerWork, again - layer + n * (k.attn_token + k.attn_rank * rank + k.attn_seq * seq));
   }
   const held = n * k.held_token;
-  x.logits = n * k.loss_token;
 
   let before = 0, start = Math.min(k.head_grad, total), end = Math.max(total - k.late_grad, 0);
   if (k.persistent || k.in_backward) {
@@ -73,18 +72,19 @@ function memoryAt(k, batch, seq, rank) {
   }
   if (k.persistent) before = total;
   x.phases = [
-    { name: "forward", allocated_bytes: fixed + before + x.activations + n * k.forward_loss },
-    { name: "loss", allocated_bytes: fixed + Math.max(before, Math.min(k.loss_grad, total)) + x.activations + x.logits },
-    { name: "last layer", allocated_bytes: fixed + start + saved + always + held + Math.max(x.layer_work, n * k.norm_token) },
-    { name: "first layer", allocated_bytes: fixed + end + last + always + held + x.layer_work },
-    { name: "embedding", allocated_bytes: fixed + total + Math.min(k.embed_grad, total) + always + held },
-    { name: "optimizer", allocated_bytes: fixed + total + held + n * k.leaf_token + k.step_copy + ceilDiv(params * k.step_per_elem, k.shard_states) },
-  ];
+    ["forward", before, x.activations, 0, n * k.forward_loss],
+    ["loss", Math.max(before, Math.min(k.loss_grad, total)), x.activations, 0, n * k.loss_token],
+    ["last layer", start, saved + always, Math.max(layerWork, n * k.norm_token), held],
+    ["first layer", end, last + always, layerWork, held],
+    ["embedding", total + Math.min(k.embed_grad, total), always, 0, held],
+    ["optimizer", total, n * k.leaf_token, k.step_copy + ceilDiv(params * k.step_per_elem, k.shard_states), held],
+  ].map(([name, gradients, activations, work, logits]) => (
+    { name, gradients, activations, work, logits, allocated: fixed + gradients + activations + work + logits }));
   x.allocated = 0;
   for (const p of x.phases) {
-    if (p.allocated_bytes >= x.allocated) {
+    if (p.allocated >= x.allocated) {
       x.peak_phase = p.name;
-      x.allocated = p.allocated_bytes;
+      x.allocated = p.allocated;
     }
   }
   x.reserved = x.allocated + (x.allocated - (x.allocated % 10000)) / 10000 * k.slack_bp;

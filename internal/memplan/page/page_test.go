@@ -3,6 +3,7 @@ package page
 import (
 	"encoding/json"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/dop251/goja"
@@ -27,7 +28,7 @@ func randomRun(r *rand.Rand) memplan.Run {
 			Attention: pick(r, memplan.SDPA, memplan.Eager), Loss: pick(r, memplan.StandardLoss, memplan.ChunkedLoss, memplan.FusedLoss),
 			Compile: r.IntN(4) == 0, DropOutputs: r.IntN(2) == 0, GPUs: pick[int64](r, 1, 1, 3, 8),
 			Sharding: pick(r, memplan.NoSharding, memplan.ZeRO1, memplan.ZeRO2, memplan.ZeRO3, memplan.FSDP),
-			Slack: pick(r, 0, 0.0731, -1), Context: pick[int64](r, 0, 140<<20),
+			Slack:    pick(r, 0, 0.0731, -1), Context: pick[int64](r, 0, 140<<20),
 		}
 		if run.Validate() == nil {
 			return run
@@ -89,6 +90,22 @@ func TestFormula(t *testing.T) {
 	for _, p := range []string{memplan.PhaseLoss, memplan.PhaseLastLayer, memplan.PhaseFirst, memplan.PhaseEmbedding, memplan.PhaseStep} {
 		if peaks[p] == 0 {
 			t.Errorf("no input peaks at %q: %v", p, peaks)
+		}
+	}
+}
+
+// What the page is told is text, never markup, and it asks for nothing.
+func TestWriteEscapes(t *testing.T) {
+	var b strings.Builder
+	err := Write(&b, Data{Title: "<script>alert(1)</script>", Snippet: "a </pre><b>", Facts: []string{"<i>"}, GPU: "</script><b>", Usable: 1 << 30,
+		Variants: []Variant{{Name: "</script><b>", Coefficients: &memplan.Coefficients{}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := b.String()
+	for _, bad := range []string{"<script>alert", "</pre><b>", "<li><i>", "</script><b>", "http://", "https://", "src="} {
+		if strings.Contains(page, bad) {
+			t.Errorf("the page contains %q", bad)
 		}
 	}
 }
