@@ -132,7 +132,7 @@ func (o *ConvertOptions) addFlags(cmd *cobra.Command) {
 	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file")
 	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor")
 	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "memory for tensors in flight")
-	fs.StringArrayVar(&o.Reports, "report", nil, "write every tensor's error figures to `FILE`.json or .csv (repeatable)")
+	fs.StringArrayVar(&o.Reports, "report", nil, "write every tensor's error figures to `FILE`.html, .json, .csv or .md (repeatable)")
 	fs.BoolVar(&o.NoError, "no-error", false, "skip the error figures")
 	fs.BoolVar(&o.DryRun, "dry-run", false, "print the plan and stop")
 	fs.BoolVar(&o.Force, "force", false, "replace DST, once the new one is complete")
@@ -246,9 +246,9 @@ func compile(flag string, patterns []string) ([]*regexp.Regexp, error) {
 func (o *ConvertOptions) checkReports() error {
 	for _, r := range o.Reports {
 		switch strings.ToLower(filepath.Ext(r)) {
-		case ".json", ".csv":
+		case ".json", ".csv", ".html", ".md":
 		default:
-			return usagef("--report %s: want a name that ends in .json or .csv", r)
+			return usagef("--report %s: want a name that ends in .json, .csv, .html or .md", r)
 		}
 		if o.NoError {
 			return usagef("--report %s: there is nothing to report with --no-error", r)

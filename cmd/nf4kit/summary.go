@@ -10,6 +10,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/quality"
+	"github.com/nf4kit/nf4kit/internal/report"
 )
 
 // A summary is what convert prints at its end.
@@ -163,12 +164,13 @@ func (s *summary) writeReports(names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	r := quality.NewReport("nf4kit "+versionText(), s.o.Src, strings.ToLower(s.p.RunDType.String()), s.tensors)
+	tool, run := "nf4kit "+versionText(), strings.ToLower(s.p.RunDType.String())
+	r := quality.NewReport(tool, s.o.Src, run, s.tensors)
+	page := report.FromConversion(tool, s.o.Src, run, s.tensors)
 	for _, name := range names {
-		fill := r.WriteJSON
-		if strings.EqualFold(filepath.Ext(name), ".csv") {
-			fill = r.WriteCSV
-		}
+		fill := map[string]func(io.Writer) error{
+			".json": r.WriteJSON, ".csv": r.WriteCSV, ".html": page.WriteHTML, ".md": page.WriteMarkdown,
+		}[strings.ToLower(filepath.Ext(name))]
 		if err := createFile(name, fill); err != nil {
 			return fmt.Errorf("write report %s: %w", name, err)
 		}
