@@ -39,7 +39,7 @@ func codesBlocks(t Type, e Elem, codes []byte, absmax []float32, src []byte, blo
 	if n == 0 {
 		return 0
 	}
-	_ = codes[:n*blockSize/2]
+	_ = codes[n*blockSize/2-1]
 	c, a, s := &codes[0], &absmax[0], &src[0]
 	if current == avx512 {
 		table := &cellTables[t].threshold[0]
@@ -86,7 +86,7 @@ func dequantizeBlocks(t Type, e Elem, dst, codes []byte, absmax []float32, block
 	if n == 0 {
 		return 0
 	}
-	_ = codes[:n*blockSize/2]
+	_ = codes[n*blockSize/2-1]
 	d, c, a, v := &dst[0], &codes[0], &absmax[0], &books[t].value[0]
 	wide := current == avx512
 	switch e {
@@ -119,7 +119,7 @@ func errorSumsBlocks(l *lanes, t Type, e Elem, src, codes []byte, scale []float3
 	if n == 0 {
 		return 0
 	}
-	_ = codes[:n*blockSize/2]
+	_ = codes[n*blockSize/2-1]
 	sums, s, c, a, v := &l.x2[0], &src[0], &codes[0], &scale[0], &books[t].value[0]
 	wide := current == avx512
 	switch e {
@@ -152,7 +152,7 @@ func dynamicQuantizeBlocks(codes []byte, nested, scales []float32, offset float3
 	if current == generic || n == 0 {
 		return 0
 	}
-	_, _ = codes[:n*DynamicBlock], nested[:n]
+	_, _ = codes[n*DynamicBlock-1], nested[n-1]
 	dynamicQuantizeAVX2(&codes[0], &nested[0], &scales[0], n, offset, &dynamicSearcher.level[0][0])
 	return n
 }
@@ -162,7 +162,7 @@ func dynamicDequantizeBlocks(scales []float32, codes []byte, nested []float32, o
 	if current == generic || n == 0 {
 		return 0
 	}
-	_, _ = scales[:n*DynamicBlock], nested[:n]
+	_, _ = scales[n*DynamicBlock-1], nested[n-1]
 	dynamicDequantizeAVX2(&scales[0], &codes[0], &nested[0], n, offset, &dynamicMap[0])
 	return n
 }

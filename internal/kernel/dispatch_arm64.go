@@ -28,7 +28,7 @@ func codesBlocks(t Type, e Elem, codes []byte, absmax []float32, src []byte, blo
 	if n == 0 {
 		return 0
 	}
-	_ = codes[:n*blockSize/2]
+	_ = codes[n*blockSize/2-1]
 	c, a, s, table := &codes[0], &absmax[0], &src[0], &byteTables[t].rank[0]
 	switch {
 	case t == NF4 && e == F32:
@@ -54,7 +54,7 @@ func dequantizeBlocks(t Type, e Elem, dst, codes []byte, absmax []float32, block
 	if n == 0 {
 		return 0
 	}
-	_ = codes[:n*blockSize/2]
+	_ = codes[n*blockSize/2-1]
 	d, c, a, v := &dst[0], &codes[0], &absmax[0], &books[t].value[0]
 	switch e {
 	case F32:
@@ -74,7 +74,7 @@ func errorSumsBlocks(l *lanes, t Type, e Elem, src, codes []byte, scale []float3
 	if n == 0 {
 		return 0
 	}
-	_ = codes[:n*blockSize/2]
+	_ = codes[n*blockSize/2-1]
 	sums, s, c, a, v := &l.x2[0], &src[0], &codes[0], &scale[0], &books[t].value[0]
 	switch e {
 	case F32:

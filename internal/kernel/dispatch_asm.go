@@ -23,7 +23,9 @@ func fullBlocks(e Elem, src []byte, scales []float32, blockSize int) int {
 		return 0
 	}
 	n := len(src) / e.Size() / blockSize
-	_ = scales[:n]
+	if n > 0 {
+		_ = scales[n-1]
+	}
 	return n
 }
 

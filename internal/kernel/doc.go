@@ -14,7 +14,7 @@
 //   - 16-bit and packed data are little-endian bytes, so no buffer needs an alignment.
 //   - Nothing is allocated and nothing is kept after the call. Source and destination do not overlap.
 //   - Lengths are the caller's promise: the slices must have the lengths the documentation names. A slice that is too
-//     short panics, as any index out of range does; a kernel never reads or writes beyond a slice.
+//     short panics, as any index out of range does; no memory beyond a slice's capacity is touched.
 //   - float32 arithmetic is rounded after every operation (nothing is fused) and subnormal numbers count: no kernel may
 //     run with flush-to-zero.
 //   - Sums add up in an order that is part of the specification, so they too are the same on every machine.

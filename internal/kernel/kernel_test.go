@@ -458,6 +458,28 @@ func TestSearch(t *testing.T) {
 	}
 }
 
+// The assembly is not given a slice that is too short, though its capacity would do.
+func TestShortSlices(t *testing.T) {
+	src, codes, scales := make([]byte, 2*256), make([]byte, 128), make([]float32, 256)
+	for name, f := range map[string]func(){
+		"absmax":     func() { Absmax(BF16, scales[:3], src, 64) },
+		"codes":      func() { Codes(NF4, BF16, codes[:127], scales[:4], src, 64) },
+		"dequantize": func() { Dequantize(NF4, BF16, src, codes[:127], scales[:4], 256, 64) },
+		"sums":       func() { ErrorSums(new(Sums), NF4, BF16, src, codes[:127], scales[:4], 64) },
+		"dynamic":    func() { DynamicQuantize(make([]byte, 255, 256), make([]float32, 1), scales, 0) },
+		"decode":     func() { DynamicDequantize(scales[:255], make([]byte, 256), make([]float32, 1), 0) },
+	} {
+		assembly(t, func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s did not panic", name)
+				}
+			}()
+			f()
+		})
+	}
+}
+
 func sameBytes(t *testing.T, what string, want, got []byte) {
 	t.Helper()
 	if !bytes.Equal(want, got) {
