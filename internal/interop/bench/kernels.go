@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -27,34 +28,24 @@ type rate struct {
 	Speed float64 `json:"speed"`
 }
 
+// kernelRounds is how often every kernel is measured, in turn with the others; the best of them counts.
+const kernelRounds = 3
+
 // benchKernels compares the kernels core for core: GOMAXPROCS=1 here, one thread pinned to one core there.
 func benchKernels(ctx context.Context, o options, root string, stdout io.Writer) error {
-	ours, err := goKernels(ctx, root)
-	if err != nil {
-		return err
-	}
-	var theirs []rate
-	for _, env := range []string{"t5", "ort"} {
-		python := filepath.Join(o.home, env, "bin", "python")
-		if _, err := os.Stat(python); err != nil {
-			if env == "ort" {
-				fmt.Fprintln(os.Stderr, "ONNX Runtime is not there: setup.sh --bench installs it")
-				continue
-			}
+	var ours, theirs []rate
+	for range kernelRounds {
+		r, err := goKernels(ctx, root)
+		if err != nil {
 			return err
 		}
-		cmd := exec.CommandContext(ctx, python, filepath.Join(root, "internal", "interop", "bench", "rates.py"))
-		cmd.Stderr = os.Stderr
-		cmd.Env = append(os.Environ(), "OMP_NUM_THREADS=1", "HF_HUB_OFFLINE=1")
-		out, err := cmd.Output()
-		if err != nil {
-			return fmt.Errorf("%s rates.py: %w", env, err)
+		ours = keepBest(ours, r)
+		for _, env := range []string{"t5", "ort"} {
+			if r, err = pythonKernels(ctx, o, root, env); err != nil {
+				return err
+			}
+			theirs = keepBest(theirs, r)
 		}
-		var rates []rate
-		if err := json.Unmarshal(out, &rates); err != nil {
-			return fmt.Errorf("%s rates.py: its answer: %w", env, err)
-		}
-		theirs = append(theirs, rates...)
 	}
 	tw := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(tw, "\nkernel, one core\timpl\tM elements/s\tours over it\n")
@@ -66,11 +57,46 @@ func benchKernels(ctx context.Context, o options, root string, stdout io.Writer)
 		fmt.Fprintf(tw, "%s %s %s\t%s\t%.0f\t%s\n", t.Op, t.Type, t.Elem, t.Impl, t.Speed/1e6, ratio)
 	}
 	for _, r := range ours {
-		if r.N == fastest(ours, r).N {
-			fmt.Fprintf(tw, "%s %s %s\tnf4kit %s\t%.0f\t\n", r.Op, r.Type, r.Elem, r.Impl, r.Speed/1e6)
-		}
+		fmt.Fprintf(tw, "%s %s %s\tnf4kit %s\t%.0f\t\n", r.Op, r.Type, r.Elem, r.Impl, r.Speed/1e6)
 	}
 	return tw.Flush()
+}
+
+// keepBest returns best with every rate of more that is new or faster.
+func keepBest(best, more []rate) []rate {
+	for _, r := range more {
+		same := func(b rate) bool { b.Speed = r.Speed; return b == r }
+		if i := slices.IndexFunc(best, same); i < 0 {
+			best = append(best, r)
+		} else {
+			best[i].Speed = max(best[i].Speed, r.Speed)
+		}
+	}
+	return best
+}
+
+// pythonKernels runs rates.py in env; without ONNX Runtime's environment there are none of its.
+func pythonKernels(ctx context.Context, o options, root, env string) ([]rate, error) {
+	python := filepath.Join(o.home, env, "bin", "python")
+	if _, err := os.Stat(python); err != nil {
+		if env != "ort" {
+			return nil, err
+		}
+		fmt.Fprintln(os.Stderr, "ONNX Runtime is not there: setup.sh --bench installs it")
+		return nil, nil
+	}
+	cmd := exec.CommandContext(ctx, python, filepath.Join(root, "internal", "interop", "bench", "rates.py"))
+	cmd.Stderr = os.Stderr
+	cmd.Env = append(os.Environ(), "OMP_NUM_THREADS=1", "HF_HUB_OFFLINE=1")
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s rates.py: %w", env, err)
+	}
+	var rates []rate
+	if err := json.Unmarshal(out, &rates); err != nil {
+		return nil, fmt.Errorf("%s rates.py: its answer: %w", env, err)
+	}
+	return rates, nil
 }
 
 // fastest returns the fastest of ours that does what t does, at its largest length, or the zero rate.
@@ -87,9 +113,10 @@ func fastest(ours []rate, t rate) rate {
 	return best
 }
 
-// goKernels runs internal/kernel's benchmarks of quantize and dequantize, whose names are key=value pairs.
+// goKernels runs internal/kernel's benchmarks of quantize and dequantize, whose names are key=value pairs, at the length that
+// fits no cache: what the others are measured at.
 func goKernels(ctx context.Context, root string) ([]rate, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "/op=(quantize|dequantize)/", "-benchtime", "0.3s", "./internal/kernel")
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "/op=(quantize|dequantize)/type=/elem=/impl=/n=[0-9]{7,}$", "-benchtime", "0.2s", "./internal/kernel")
 	cmd.Dir, cmd.Stderr = root, os.Stderr
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	out, err := cmd.Output()
