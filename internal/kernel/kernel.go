@@ -130,6 +130,9 @@ func Narrow(dst []byte, e Elem, src []float32) { store(e, dst, src) }
 // above their float32 midpoint. Where m is 0 the codes are 0 and decode to the offset. Where m is not finite (a scale
 // was not) the codes are unspecified.
 func DynamicQuantize(codes []byte, nested []float32, scales []float32, offset float32) {
+	if n := len(scales); n > 0 {
+		_ = codes[n-1]
+	}
 	done := dynamicQuantizeBlocks(codes, nested, scales, offset)
 	at := done * DynamicBlock
 	dynamicQuantizeGeneric(codes[at:], nested[done:], scales[at:], offset)
@@ -138,6 +141,9 @@ func DynamicQuantize(codes []byte, nested []float32, scales []float32, offset fl
 // DynamicDequantize decodes len(codes) scales: the map's entry times the nested constant, rounded, plus the offset,
 // rounded again.
 func DynamicDequantize(scales []float32, codes []byte, nested []float32, offset float32) {
+	if n := len(codes); n > 0 {
+		_ = scales[n-1]
+	}
 	done := dynamicDequantizeBlocks(scales, codes, nested, offset)
 	at := done * DynamicBlock
 	dynamicDequantizeGeneric(scales[at:], codes[at:], nested[done:], offset)
