@@ -224,7 +224,7 @@ func int8Row(codes []byte, v []float32, x []float32, stat float32) {
 		clear(v[:len(x)])
 		return
 	}
-	f := min(127/stat, math.MaxFloat32) // infinite for a subnormal stat
+	f := min(float32(1/stat)*127, math.MaxFloat32) // torch divides a scalar so; infinite for a subnormal stat
 	for i, x := range x {
 		q := min(max(roundEven(x*f), -127), 127)
 		codes[i], v[i] = uint8(int8(q)), float32(q*stat)*int8Inverse

@@ -15,7 +15,7 @@
 //	             (OCP Microscaling Formats MX v1.0, section 6.3)
 //	nvfp4        E2M1 in blocks of 16, scale a/6 as E4M3 in units of g = max|X|/(6*448), one float32 g for the tensor
 //	             (NVIDIA, "Introducing NVFP4", 2025)
-//	int8         one scale a row, code round(x*(127/a)), as bitsandbytes' LLM.int8 (arXiv 2208.07339)
+//	int8         one scale a row, code round(x*(1/a*127)), as bitsandbytes' LLM.int8 (arXiv 2208.07339)
 //	fp8          E4M3FN, one scale max|X|/448 for the tensor (arXiv 2209.05433)
 //	dynamic8     bitsandbytes' signed dynamic map in blocks of 256, nearest entry of x/a (arXiv 2110.02861)
 //

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"html/template"
 	"image/color"
+	"strconv"
 	"strings"
 
 	"gonum.org/v1/plot"
@@ -80,7 +81,7 @@ func (r *Report) plot() (rateDistortion, error) {
 	p := plot.New()
 	p.BackgroundColor = color.Transparent
 	p.X.Label.Text, p.Y.Label.Text = "bits per parameter", "relative RMSE"
-	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, logTicks{}
+	p.Y.Scale, p.Y.Tick.Marker, p.X.Tick.Marker = plot.LogScale{}, logTicks{}, shortTicks{}
 	p.Legend.Top = true
 	p.Legend.Padding = vg.Points(3)
 	p.Add(plotter.NewGrid())
@@ -109,7 +110,7 @@ func (r *Report) plot() (rateDistortion, error) {
 	p.X.Min, p.X.Max = p.X.Min-0.1*(p.X.Max-p.X.Min)-0.02, p.X.Max+0.35*(p.X.Max-p.X.Min)+0.02
 	p.Y.Min, p.Y.Max = p.Y.Min/1.1, p.Y.Max*1.1
 	c := vgsvg.New(13*vg.Centimeter, 8*vg.Centimeter)
-	p.Draw(draw.New(c))
+	p.Draw(draw.Crop(draw.New(c), 0, -vg.Points(8), 0, -vg.Points(4))) // a label at the end of an axis sticks out
 	var b bytes.Buffer
 	if _, err := c.WriteTo(&b); err != nil {
 		return out, err
@@ -123,6 +124,19 @@ func (r *Report) plot() (rateDistortion, error) {
 	s = strings.ReplaceAll(s, "#808080", "var(--line)")
 	out.SVG = template.HTML(s)
 	return out, nil
+}
+
+// shortTicks are the default ones with labels that tell quarters apart.
+type shortTicks struct{}
+
+func (shortTicks) Ticks(lo, hi float64) []plot.Tick {
+	ticks := plot.DefaultTicks{}.Ticks(lo, hi)
+	for i := range ticks {
+		if ticks[i].Label != "" {
+			ticks[i].Label = strconv.FormatFloat(ticks[i].Value, 'g', 4, 64)
+		}
+	}
+	return ticks
 }
 
 // logTicks labels a logarithmic axis at 1, 2 and 5 times powers of ten, and more closely if that gives too few.

@@ -1,0 +1,138 @@
+//go:build interop
+
+package interop
+
+import (
+	"encoding/json"
+	"math"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// measured is what the tests read of measure --json.
+type measured struct {
+	RunDType string           `json:"run_dtype"`
+	Formats  []measuredFormat `json:"formats"`
+	Total    measuredRow      `json:"total"`
+	Tensors  []measuredRow    `json:"tensors"`
+}
+
+type measuredFormat struct {
+	Name        string `json:"name"`
+	Kind        string `json:"kind"`
+	BlockSize   int    `json:"block_size"`
+	DoubleQuant bool   `json:"double_quant"`
+}
+
+type measuredRow struct {
+	Name    string            `json:"name"`
+	Formats []measuredFigures `json:"formats"`
+}
+
+type measuredFigures struct {
+	RelRMSE float64 `json:"relative_rmse"`
+	SQNR    float64 `json:"sqnr_db"`
+	MeanAbs float64 `json:"mean_abs_error"`
+	MaxAbs  float64 `json:"max_abs_error"`
+	Cosine  float64 `json:"cosine"`
+}
+
+func measureJSON(t *testing.T, args ...string) measured {
+	t.Helper()
+	var m measured
+	if err := json.Unmarshal([]byte(nf4kit(t, append([]string{"measure", "--json"}, args...)...)), &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+type measureCase struct {
+	Source  string           `json:"source"`
+	DType   string           `json:"dtype"`
+	Tensors []string         `json:"tensors"`
+	Formats []measuredFormat `json:"formats"`
+}
+
+type measureAnswer struct {
+	Tensors [][]measuredFigures `json:"tensors"`
+}
+
+// near compares with a relative tolerance of 1e-9.
+func near(a, b float64) bool { return math.Abs(a-b) <= 1e-9*max(math.Abs(a), math.Abs(b)) }
+
+// TestMeasuredErrors compares every figure of every format with numpy in float64 and the real bitsandbytes.
+func TestMeasuredErrors(t *testing.T) {
+	all := []string{"--formats", "nf4,fp4,af4,int4,int4-asym,mxfp4,nvfp4,int8,fp8,dynamic8", "--block-sizes", "64,256", "--double-quant", "both"}
+	var names []string
+	var got []measured
+	var cases []measureCase
+	for name, c := range map[string]struct {
+		source string
+		flags  []string
+	}{
+		"llama":  {llama(), nil},
+		"minilm": {minilm(t), []string{"--only", `layer\.(0|5)\.`}},
+	} {
+		m := measureJSON(t, append(append([]string{c.source}, c.flags...), all...)...)
+		names, got = append(names, name), append(got, m)
+		k := measureCase{Source: c.source, DType: map[string]string{"bf16": "bfloat16", "f16": "float16"}[m.RunDType], Formats: m.Formats}
+		for _, row := range m.Tensors {
+			k.Tensors = append(k.Tensors, row.Name)
+		}
+		cases = append(cases, k)
+	}
+	for i, a := range python[measureCase, measureAnswer](t, t5, "measure_errors.py", cases) {
+		t.Run(names[i], func(t *testing.T) {
+			n := 0
+			for r, row := range got[i].Tensors {
+				for f, have := range row.Formats {
+					want := a.Tensors[r][f]
+					if !near(have.RelRMSE, want.RelRMSE) || !near(have.SQNR, want.SQNR) || !near(have.MeanAbs, want.MeanAbs) ||
+						!near(have.MaxAbs, want.MaxAbs) || !near(have.Cosine, want.Cosine) {
+						t.Errorf("%s in %s: %+v, want %+v", row.Name, got[i].Formats[f].Name, have, want)
+					}
+					n++
+				}
+			}
+			t.Logf("%d tensors, %d formats, %d comparisons", len(got[i].Tensors), len(got[i].Formats), n)
+			if n == 0 {
+				t.Error("nothing was compared")
+			}
+		})
+	}
+}
+
+// TestMeasuresAndProvesOthers takes what transformers and bitsandbytes wrote: the errors of what is written are those of
+// the format, but for nested codes one step away, and verify --source explains every byte.
+func TestMeasuresAndProvesOthers(t *testing.T) {
+	dir := t.TempDir()
+	var saves []saveCase
+	for _, v := range variants {
+		saves = append(saves, saveCase{llama(), filepath.Join(dir, v.name), "causal", "bfloat16", v.typ, v.dq})
+	}
+	for i, s := range python[saveCase, status](t, t5, "save.py", saves) {
+		if s.Error != "" {
+			t.Fatalf("%s: %s", variants[i].name, s.Error)
+		}
+	}
+	for i, s := range saves {
+		t.Run(variants[i].name, func(t *testing.T) {
+			dq := map[bool]string{true: "true", false: "false"}[s.DoubleQuant]
+			want := measureJSON(t, llama(), "--formats", s.Type, "--double-quant", dq).Total.Formats[0]
+			got := measureJSON(t, llama(), s.Out).Total.Formats[0]
+			tolerance := 0.0
+			if s.DoubleQuant {
+				tolerance = 1e-4
+			}
+			if math.Abs(got.RelRMSE-want.RelRMSE) > tolerance*want.RelRMSE+1e-12 {
+				t.Errorf("relative RMSE of what is written %v, of the format %v", got.RelRMSE, want.RelRMSE)
+			}
+			out := nf4kit(t, "verify", s.Out, "--source", llama())
+			if !strings.Contains(out, " 0 codes, 0 constants and 0 plain tensors differ; 0 tensors without a counterpart") {
+				t.Errorf("not proven:\n%s", out)
+			}
+			t.Log(out)
+		})
+	}
+}
