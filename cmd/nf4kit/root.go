@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/nf4kit/nf4kit/internal/kernel"
 )
 
 // globals are what every command shares.
@@ -82,6 +84,9 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 			return cmd.Help()
 		},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := kernel.EnvError(); err != nil {
+				warnf(g.Stderr, "%v", err)
+			}
 			return applyEnv(cmd, environ, g.Stderr)
 		},
 	}
