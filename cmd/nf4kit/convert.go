@@ -301,11 +301,15 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 		printDecisions(g.Stderr, p)
 	}
 	m := &manifest.Manifest{Tool: "nf4kit " + versionText(), Settings: o.settings, Source: manifest.SourceOf(src)}
-	results, err := write(ctx, g, p, x, m, o.Dst, o.Force)
+	var s *summary
+	err = write(ctx, g, p, x, m, o.Dst, o.Force, func(results []convert.Result) (map[string][]byte, error) {
+		s = newSummary(o, p, results, 0)
+		return s.card(src)
+	})
 	if err != nil {
 		return err
 	}
-	s := newSummary(o, p, results, time.Since(start))
+	s.took = time.Since(start)
 	if err := s.writeReports(o.Reports); err != nil {
 		return err
 	}
@@ -325,15 +329,17 @@ func optionMistake(err error) error {
 }
 
 // write executes the plan into a staging directory and commits it. The digests
-// of what is written go into m, unless it is nil.
-func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution, m *manifest.Manifest, dst string, force bool) (results []convert.Result, err error) {
+// of what is written go into m, unless it is nil; makeFiles, unless it is nil, makes
+// further files from the results.
+func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution, m *manifest.Manifest, dst string, force bool,
+	makeFiles func([]convert.Result) (map[string][]byte, error)) (err error) {
 	sources := []string{p.Source.Path}
 	if !p.Source.IsFile {
 		sources = append(sources, p.Source.Dir)
 	}
 	out, err := checkpoint.Create(dst, checkpoint.Options{Force: force, Sources: sources})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() {
 		if err != nil {
@@ -341,7 +347,7 @@ func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution
 		}
 	}()
 	if err := checkpoint.CheckSpace(out.Staging(), p.DiskBytes()); err != nil {
-		return nil, err
+		return err
 	}
 	bar := newProgress(g.Stderr, "converting", p.Totals.SrcBytes, g.Quiet)
 	x.Progress = bar.advance
@@ -351,15 +357,15 @@ func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution
 	}
 	sink, err := p.OpenSink(out, record)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	results, err = p.Execute(ctx, sink, x)
+	results, err := p.Execute(ctx, sink, x)
 	bar.finish()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := sink.Close(); err != nil {
-		return nil, err
+		return err
 	}
 	for i := range results {
 		if at := results[i].NonFinite; at >= 0 {
@@ -368,13 +374,19 @@ func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution
 	}
 	if m != nil {
 		if m.Tensors, err = record.Digests(); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if err := p.WriteSideFiles(ctx, out, m); err != nil {
-		return nil, err
+	var made map[string][]byte
+	if makeFiles != nil {
+		if made, err = makeFiles(results); err != nil {
+			return err
+		}
 	}
-	return results, out.Commit(ctx)
+	if err := p.WriteSideFiles(ctx, out, m, made); err != nil {
+		return err
+	}
+	return out.Commit(ctx)
 }
 
 // printPlan is --dry-run.

@@ -73,7 +73,7 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	if err != nil {
 		return optionMistake(err)
 	}
-	if _, err := write(ctx, g, p, x, nil, o.Dst, o.Force); err != nil {
+	if err := write(ctx, g, p, x, nil, o.Dst, o.Force, nil); err != nil {
 		return err
 	}
 	t := p.Totals

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/quality"
 	"github.com/nf4kit/nf4kit/internal/report"
@@ -157,6 +160,52 @@ and for QLoRA:
     model = prepare_model_for_kbit_training(model)
 `)
 	}
+}
+
+// card makes the README.md of the output: the front matter that the hub reads,
+// and the error table. A bare file gets none.
+func (s *summary) card(src *checkpoint.Source) (map[string][]byte, error) {
+	if s.p.Config == nil {
+		return nil, nil
+	}
+	old, err := src.ReadFile("README.md")
+	if err != nil {
+		var in *checkpoint.InputError
+		if !errors.As(err, &in) {
+			return nil, err
+		}
+		old = nil // too large, or no regular file: a card without what it said
+	}
+	auto, _ := s.p.AutoClass()
+	// Nothing in it comes from DST: the same source and flags give the same bytes.
+	base := hubName(src.Dir)
+	name := path.Base(base)
+	if base == "" {
+		name = filepath.Base(src.Dir)
+	}
+	c := report.Card{
+		Name: name + "-" + strings.ToLower(s.o.Type), BaseModel: base, Tags: []string{strings.ToLower(s.o.Type)},
+		Format: s.o.formatText(), Bits: s.p.Totals.BitsPerParam(),
+		Saved: 100 - percent(s.p.Totals.OutBytes, s.p.Totals.SrcBytes), AutoClass: auto,
+	}
+	r := report.FromConversion("nf4kit "+versionText(), s.o.Src, strings.ToLower(s.p.RunDType.String()), s.tensors)
+	raw, err := report.ModelCard(old, c, r)
+	if err != nil {
+		return nil, err
+	}
+	return map[string][]byte{"README.md": raw}, nil
+}
+
+// hubName is org/name for a directory of a hub cache, models--org--name, else "".
+func hubName(dir string) string {
+	for part := range strings.SplitSeq(filepath.ToSlash(dir), "/") {
+		if rest, ok := strings.CutPrefix(part, "models--"); ok {
+			if org, name, ok := strings.Cut(rest, "--"); ok {
+				return org + "/" + name
+			}
+		}
+	}
+	return ""
 }
 
 // writeReports writes the files of --report.

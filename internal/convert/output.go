@@ -87,8 +87,9 @@ func (s *shardFiles) Close() error {
 }
 
 // WriteSideFiles writes what stands beside the weights: the index, config.json,
-// the copies, and m, unless it is nil, completed by the digests of the others.
-func (p *Plan) WriteSideFiles(ctx context.Context, out *checkpoint.Output, m *manifest.Manifest) error {
+// the copies, made in place of a copy of that name, and m, unless it is nil,
+// completed by the digests of index and config.json.
+func (p *Plan) WriteSideFiles(ctx context.Context, out *checkpoint.Output, m *manifest.Manifest, made map[string][]byte) error {
 	files := map[string]manifest.Digest{}
 	if p.Index != nil {
 		files[p.indexName] = manifest.Sum(p.Index)
@@ -109,9 +110,14 @@ func (p *Plan) WriteSideFiles(ctx context.Context, out *checkpoint.Output, m *ma
 			return err
 		}
 	}
+	for _, name := range sortedKeys(made) {
+		if err := out.WriteFile(name, made[name]); err != nil {
+			return err
+		}
+	}
 	for _, f := range p.Sides {
-		if f.Rel == manifest.Name {
-			continue // of the source
+		if _, ok := made[f.Rel]; ok || f.Rel == manifest.Name {
+			continue // the source's own
 		}
 		if err := ctx.Err(); err != nil {
 			return err
