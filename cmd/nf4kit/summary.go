@@ -181,7 +181,11 @@ func (s *summary) card(src *checkpoint.Source) (map[string][]byte, error) {
 	base := hubName(src.Dir)
 	name := path.Base(base)
 	if base == "" {
-		name = filepath.Base(src.Dir)
+		dir, err := filepath.Abs(src.Dir)
+		if err != nil {
+			return nil, err
+		}
+		name = filepath.Base(dir)
 	}
 	c := report.Card{
 		Name: name + "-" + strings.ToLower(s.o.Type), BaseModel: base, Tags: []string{strings.ToLower(s.o.Type)},
