@@ -306,24 +306,27 @@ func (p *Plan) chooseDType(src *checkpoint.Source, opt *Options) error {
 		if !it.Quantize {
 			p.keep(it)
 		} else if it.DType == safetensors.F64 {
-			it.Source, it.elem = narrowed{it.Source}, kernel.F32
+			it.Source, it.elem, it.cache = narrowed{it.Source}, kernel.F32, nil
 		}
 	}
 	return nil
 }
 
 // keep settles the dtype in which an unquantized tensor is written: floats in
-// the run dtype, but for the parameters that transformers keeps in float32.
-// A ".weight" is never one of those: from 5.21 on they stay in the dtype of the
-// file and a module of another dtype than its input fails in forward.
+// the run dtype, but for two kinds. What transformers holds in float32 whatever
+// the dtype of the model is written so, since a ".weight" keeps the dtype of its
+// file from 5.21 on. Rotary frequencies are buffers, which no loader casts.
 func (p *Plan) keep(it *Item) {
 	it.Out = it.DType
-	if !isFloat(it.DType) || it.Class.KeepFP32 && !strings.HasSuffix(it.Name, ".weight") {
+	if !isFloat(it.DType) || strings.HasSuffix(it.Name, "inv_freq") {
 		return
 	}
 	it.Out = p.RunDType
+	if it.Class.KeepFP32 {
+		it.Out = safetensors.F32
+	}
 	if it.DType == safetensors.F64 {
-		it.Source, it.elem = narrowed{it.Source}, kernel.F32
+		it.Source, it.elem, it.cache = narrowed{it.Source}, kernel.F32, nil
 	}
 }
 

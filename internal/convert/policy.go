@@ -130,14 +130,15 @@ func (p *policy) defaultReason(name string, d safetensors.DType, shape []int64, 
 	if p.model == nil {
 		return bareReason(name)
 	}
+	served := p.t&(arch.VLLM|arch.SGLang) != 0
 	switch {
-	case c.Router:
-		return "a router" // quantized by 4.57, where nothing else reads the result (refused by vLLM and 5.x)
-	case c.Expert && c.Module && !c.Split:
+	case c.Router && (!c.Quant5 || served):
+		return "a router" // quantized by 4.57 alone; 5.x and serving engines cannot load it packed
+	case c.Expert && c.Module && !c.Quantize(p.t|arch.Transformers5):
 		if p.opt.PerExpert {
 			return ""
 		}
-		return "a routed expert (--moe per-expert quantizes it)"
+		return "a routed expert, which transformers 5 fuses (--moe per-expert quantizes it)"
 	case !c.Quantize(p.t):
 		return why(c)
 	case (c.Tower || c.Projector) && !p.opt.Towers:
