@@ -101,7 +101,7 @@ func ParseConfig(config []byte) (Query, error) {
 
 // Class says what one tensor of a checkpoint is and who would quantize it.
 type Class struct {
-	Known  bool // the table has a row for this name (false: the caller decides, by default to keep it)
+	Known  bool // the table has a row for the name: a Linear, an embedding, a router or experts
 	Module bool // the weight of an nn.Linear or Conv1D in at least one version
 	Conv1D bool // stored [in, out]; must be transposed before it is quantized
 

@@ -1,8 +1,19 @@
 package arch
 
-import "testing"
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
 
 func TestTableParses(t *testing.T) {
+	if len(blocks()) < 400 {
+		t.Errorf("the table has only %d types", len(blocks()))
+	}
 	for name, block := range blocks() {
 		mt, err := parseBlock(block)
 		if err != nil {
@@ -13,13 +24,14 @@ func TestTableParses(t *testing.T) {
 			t.Errorf("block %s: parsed as %q with %d classes", name, mt.name, len(mt.classes))
 		}
 		for _, c := range mt.classes {
-			checkIncludes(t, c, c.root)
+			checkNode(t, c, c.root)
 		}
 	}
 }
 
-// Every nested model must exist, or a checkpoint would be classified in part.
-func checkIncludes(t *testing.T, c *class, n *node) {
+// Every nested model must exist, or a checkpoint would be classified in part,
+// and kinds must be letters that classify knows.
+func checkNode(t *testing.T, c *class, n *node) {
 	t.Helper()
 	e := &entry{class: c}
 	for _, m := range n.models {
@@ -27,10 +39,288 @@ func checkIncludes(t *testing.T, c *class, n *node) {
 			t.Errorf("%s/%s: nothing to include for %s %s at %q", c.typ.name, c.name, m.typ, m.class, m.name)
 		}
 	}
+	for _, r := range []*row{n.weight, n.param} {
+		if r != nil && (!strings.ContainsRune("LSCKFXEP-", rune(r.k5)) || !strings.ContainsRune("LSCKFXEP-", rune(r.k4)) ||
+			strings.Trim(r.roles, "rxvja") != "") {
+			t.Errorf("%s/%s: row %q has kinds %c%c and roles %q", c.typ.name, c.name, r.name, r.k5, r.k4, r.roles)
+		}
+	}
 	for _, k := range n.kids {
-		checkIncludes(t, c, k)
+		checkNode(t, c, k)
 	}
 	if n.number != nil {
-		checkIncludes(t, c, n.number)
+		checkNode(t, c, n.number)
+	}
+}
+
+func TestParseBlockRejects(t *testing.T) {
+	for _, block := range []string{
+		" LL a: b\n",
+		"type x 5\n LL a: b\n",
+		"type x 5\nwhat y\n",
+		"type x 5\nclass\n",
+		"type x 5\nclass A what=1\n",
+		"type x 5\nclass A rows=none/B\n",
+		"type x 5\nclass A\n LL\n",
+		"type x 5\nclass A\n L a: b\n",
+		"type x 5\nclass A\n LL a b: c\n",
+		"type x 5\nclass A\n @ a: one two\n",
+	} {
+		if _, err := parseBlock(block); err == nil {
+			t.Errorf("%q: no error", block)
+		}
+	}
+}
+
+// want is the part of a Class that a table of cases states.
+type want struct {
+	Q5, Q4 bool
+	Paths  []string
+	Reason string
+	Flags  string
+}
+
+func flags(c Class) string {
+	var out []string
+	for _, f := range []struct {
+		on   bool
+		name string
+	}{
+		{c.Module, "module"}, {c.Conv1D, "conv1d"}, {c.Head, "head"}, {c.Embedding, "embedding"}, {c.Router, "router"},
+		{c.Expert, "expert"}, {c.Tower, "tower"}, {c.Projector, "projector"}, {c.KeepFP32, "fp32"}, {c.FusedBy5, "fused"},
+		{c.Split, "split"}, {c.Stray, "stray"}, {c.Unlisted, "unlisted"}, {!c.Known, "unknown"},
+	} {
+		if f.on {
+			out = append(out, f.name)
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+func TestClassify(t *testing.T) {
+	tests := []struct {
+		config string
+		name   string
+		want   want
+	}{
+		{`{"model_type":"llama","architectures":["LlamaForCausalLM"]}`, "model.layers.31.self_attn.q_proj.weight",
+			want{true, true, []string{"model.layers.31.self_attn.q_proj", "layers.31.self_attn.q_proj"}, "", "module"}},
+		{`{"model_type":"llama","architectures":["LlamaForCausalLM"]}`, "lm_head.weight",
+			want{false, false, []string{"lm_head"}, "output head or last module of the model's task head", "module head"}},
+		{`{"model_type":"llama","architectures":["LlamaForCausalLM"]}`, "model.embed_tokens.weight",
+			want{false, false, nil, "embedding", "embedding"}},
+		// The head's name differs between the versions.
+		{`{"model_type":"gpt_neox","architectures":["GPTNeoXForCausalLM"]}`, "embed_out.weight",
+			want{false, false, []string{"embed_out", "lm_head"}, "output head or last module of the model's task head", "module head"}},
+		{`{"model_type":"gpt2","architectures":["GPT2LMHeadModel"]}`, "transformer.h.3.attn.c_attn.weight",
+			want{true, true, []string{"transformer.h.3.attn.c_attn", "h.3.attn.c_attn"}, "", "module conv1d"}},
+		// Names without the prefix that loaders add (GPT-2's own checkpoint).
+		{`{"model_type":"gpt2","architectures":["GPT2LMHeadModel"]}`, "h.3.attn.c_attn.weight",
+			want{true, true, []string{"h.3.attn.c_attn", "transformer.h.3.attn.c_attn"}, "", "module conv1d"}},
+		{`{"model_type":"bert","architectures":["BertModel"]}`, "pooler.dense.weight",
+			want{true, false, []string{"pooler.dense", "bert.pooler.dense"}, "transformers 4.57 does not quantize it", "module"}},
+		{`{"model_type":"bert","architectures":["BertForMaskedLM"]}`, "bert.pooler.dense.weight",
+			want{false, false, []string{"bert.pooler.dense", "pooler.dense"}, "not part of BertForMaskedLM (BertModel has it)", "module stray"}},
+		{`{"model_type":"roberta","architectures":["RobertaForMaskedLM"]}`, "lm_head.dense.weight",
+			want{true, false, []string{"lm_head.dense"}, "output head or last module of the model's task head", "module head"}},
+		{`{"model_type":"distilbert","architectures":["DistilBertForSequenceClassification"]}`, "pre_classifier.weight",
+			want{true, true, []string{"pre_classifier"}, "no skip list keeps classifier without also keeping this one in transformers 5", "module unlisted"}},
+		{`{"model_type":"falcon","architectures":["FalconForCausalLM"]}`, "transformer.h.0.mlp.dense_h_to_4h.weight",
+			want{false, true, []string{"transformer.h.0.mlp.dense_h_to_4h", "h.0.mlp.dense_h_to_4h"},
+				"a subclass of Linear, which transformers 5 does not quantize", "module"}},
+		{`{"model_type":"t5","architectures":["T5ForConditionalGeneration"]}`, "decoder.block.0.layer.2.DenseReluDense.wo.weight",
+			want{false, false, []string{"decoder.block.0.layer.2.DenseReluDense.wo"}, "transformers keeps it in 32 bits", "module"}},
+		{`{"model_type":"mixtral","architectures":["MixtralForCausalLM"]}`, "model.layers.0.block_sparse_moe.gate.weight",
+			want{false, true, []string{"model.layers.0.block_sparse_moe.gate", "layers.0.block_sparse_moe.gate", "model.layers.0.mlp.gate", "layers.0.mlp.gate"},
+				"router", "module router"}},
+		{`{"model_type":"mixtral","architectures":["MixtralForCausalLM"]}`, "model.layers.0.block_sparse_moe.experts.7.w1.weight",
+			want{false, true, []string{"model.layers.0.block_sparse_moe.experts.7.w1", "layers.0.block_sparse_moe.experts.7.w1"},
+				"transformers 5 fuses the experts and cannot load them packed", "module expert fused"}},
+		{`{"model_type":"deepseek_v3","architectures":["DeepseekV3ForCausalLM"]}`, "model.layers.5.mlp.gate.e_score_correction_bias",
+			want{false, false, nil, "not a Linear of DeepseekV3ForCausalLM", "fp32 unknown"}},
+		// The nested model type is the config's, not the default one.
+		{`{"model_type":"llava","architectures":["LlavaForConditionalGeneration"],"text_config":{"model_type":"phi"}}`,
+			"language_model.model.layers.0.mlp.fc1.weight",
+			want{true, true, []string{"language_model.model.layers.0.mlp.fc1", "model.language_model.layers.0.mlp.fc1"}, "", "module"}},
+		{`{"model_type":"llava","architectures":["LlavaForConditionalGeneration"]}`, "multi_modal_projector.linear_1.weight",
+			want{true, true, []string{"multi_modal_projector.linear_1", "model.multi_modal_projector.linear_1"}, "", "module projector"}},
+		{`{"model_type":"qwen2_vl","architectures":["Qwen2VLForConditionalGeneration"]}`, "visual.blocks.0.attn.qkv.weight",
+			want{true, true, []string{"visual.blocks.0.attn.qkv", "model.visual.blocks.0.attn.qkv"}, "", "module tower"}},
+	}
+	for _, test := range tests {
+		q, err := ParseConfig([]byte(test.config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := Resolve(q, lookupType(q.ModelType).class(q.Architectures[0]).names("0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := m.Classify(test.name)
+		got := want{c.Quant5, c.Quant4, c.Paths, c.Reason, flags(c)}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s %s (-want +got):\n%s", m.Class, test.name, diff)
+		}
+	}
+}
+
+func TestResolveClass(t *testing.T) {
+	llama := []string{"model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight", "lm_head.weight"}
+	tests := []struct {
+		arch  string
+		names []string
+		class string
+	}{
+		{"LlamaForCausalLM", llama, "LlamaForCausalLM"},
+		{"", llama, "LlamaForCausalLM"},
+		{"SomebodysForCausalLM", llama, "LlamaForCausalLM"},
+		{"", []string{"layers.0.self_attn.q_proj.weight"}, "LlamaModel"},
+		{"LlamaForSequenceClassification", append(slices.Clone(llama[:3]), "score.weight"), "LlamaForSequenceClassification"},
+		{"", append(slices.Clone(llama[:3]), "score.weight"), "LlamaForSequenceClassification"},
+		{"LlamaForCausalLM", nil, "LlamaForCausalLM"},
+	}
+	for _, test := range tests {
+		q := Query{ModelType: "llama"}
+		if test.arch != "" {
+			q.Architectures = []string{test.arch}
+		}
+		m, err := Resolve(q, test.names)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Class != test.class {
+			t.Errorf("%q with %q: class %s, want %s", test.arch, test.names, m.Class, test.class)
+		}
+	}
+}
+
+func TestUnknownType(t *testing.T) {
+	_, err := Resolve(Query{ModelType: "lama"}, nil)
+	var unknown *UnknownError
+	if !errors.As(err, &unknown) || !slices.Contains(unknown.Near, "llama") {
+		t.Errorf("got %v, want an UnknownError near llama", err)
+	}
+	if _, err := Resolve(Query{}, nil); !errors.As(err, &unknown) {
+		t.Errorf("no model_type: got %v", err)
+	}
+}
+
+func TestUnknownRules(t *testing.T) {
+	m := Unknown("somebodys")
+	for name, quantize := range map[string]bool{
+		"model.layers.0.self_attn.q_proj.weight":                      true,
+		"transformer.h.5.attn.c_attn.weight":                          true,
+		"model.layers.0.mlp.experts.3.down_proj.weight":               true,
+		"model.layers.0.mlp.shared_experts.up_proj.weight":            true,
+		"model.layers.0.mlp.gate.weight":                              false,
+		"model.layers.0.mlp.shared_expert_gate.weight":                false,
+		"model.layers.0.input_layernorm.weight":                       false,
+		"model.layers.0.mamba.in_proj.weight":                         false,
+		"model.layers.0.conv.weight":                                  false,
+		"model.vision_tower.encoder.layers.0.self_attn.q_proj.weight": false,
+		"visual.blocks.0.attn.qkv.weight":                             false,
+		"multi_modal_projector.linear_1.weight":                       false,
+		"lm_head.weight":                                              false,
+		"model.embed_tokens.weight":                                   false,
+		"model.layers.0.self_attn.q_proj.bias":                        false,
+		"q_proj.weight":                                               false,
+		"":                                                            false,
+	} {
+		if got := m.Classify(name).Quantize(0); got != quantize {
+			t.Errorf("%q: quantize %v, want %v", name, got, quantize)
+		}
+	}
+}
+
+func TestParseConfig(t *testing.T) {
+	tests := []struct {
+		config string
+		want   Query
+	}{
+		{`{"model_type":"llama","architectures":["A","B"],"tie_word_embeddings":true}`,
+			Query{ModelType: "llama", Architectures: []string{"A", "B"}, Tied: true, TiedSet: true, Sub: map[string]string{}}},
+		{`{"model_type":"llava","text_config":{"model_type":"qwen2","tie_word_embeddings":true},"vision_config":{}}`,
+			Query{ModelType: "llava", Tied: true, TiedSet: true, Sub: map[string]string{"text_config": "qwen2"}}},
+		{`{"model_type":"x","auto_map":{"AutoModel":"m.M"},"architectures":null,"tie_word_embeddings":"yes"}`,
+			Query{ModelType: "x", CustomCode: true, Sub: map[string]string{}}},
+		{`{"model_type":7,"architectures":"A"}`, Query{Sub: map[string]string{}}},
+	}
+	for _, test := range tests {
+		got, err := ParseConfig([]byte(test.config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.config, diff)
+		}
+	}
+	if _, err := ParseConfig([]byte(`[]`)); err == nil {
+		t.Error("an array parsed as a config")
+	}
+}
+
+func FuzzClassify(f *testing.F) {
+	for _, n := range []string{"model.layers.0.self_attn.q_proj.weight", "visual.blocks.3.attn.qkv.weight", "a..b", ".", "weight", ".weight",
+		"model.layers.99999999999999999999.mlp.up_proj.weight", "#.#", "model.layers.#.mlp.up_proj.weight"} {
+		f.Add(n)
+	}
+	var models []*Model
+	for _, q := range []Query{
+		{ModelType: "llama"}, {ModelType: "bert"}, {ModelType: "mixtral"}, {ModelType: "llava"}, {ModelType: "qwen2_vl"},
+		{ModelType: "t5"}, {ModelType: "gpt2"}, {ModelType: "encoder-decoder"}, {ModelType: "clip"},
+	} {
+		m, err := Resolve(q, nil)
+		if err != nil {
+			f.Fatal(err)
+		}
+		models = append(models, m)
+	}
+	models = append(models, Unknown("x"))
+	f.Fuzz(func(t *testing.T, name string) {
+		for _, m := range models {
+			c := m.Classify(name)
+			switch {
+			case c.Quant5 && (!c.Linear5 || len(c.Paths5) == 0), c.Quant4 && (!c.Linear4 || len(c.Paths4) == 0):
+				t.Errorf("%s: %q is quantized without a module: %+v", m.Type, name, c)
+			case (c.Linear5 || c.Linear4) && !c.Module, c.Module && !strings.HasSuffix(name, ".weight"):
+				t.Errorf("%s: %q: %+v", m.Type, name, c)
+			case c.Quantize(0) != (c.Reason == ""):
+				t.Errorf("%s: %q: quantized %v, reason %q", m.Type, name, c.Quantize(0), c.Reason)
+			}
+		}
+	})
+}
+
+func BenchmarkClassify(b *testing.B) {
+	var names []string
+	for l := range 62 {
+		for _, p := range []string{"self_attn.q_a_proj", "self_attn.kv_b_proj", "mlp.shared_experts.up_proj", "input_layernorm"} {
+			names = append(names, fmt.Sprintf("model.layers.%d.%s.weight", l, p))
+		}
+		for e := range 256 {
+			for _, p := range []string{"gate_proj", "up_proj", "down_proj"} {
+				names = append(names, fmt.Sprintf("model.layers.%d.mlp.experts.%d.%s.weight", l, e, p))
+			}
+		}
+	}
+	q := Query{ModelType: "deepseek_v3", Architectures: []string{"DeepseekV3ForCausalLM"}}
+	b.ReportMetric(float64(len(names)), "names")
+	for b.Loop() {
+		m, err := Resolve(q, names)
+		if err != nil {
+			b.Fatal(err)
+		}
+		var kept, quantized []Tensor
+		for _, n := range names {
+			c := m.Classify(n)
+			if c.Quantize(0) {
+				quantized = append(quantized, Tensor{n, c})
+			} else if c.Module {
+				kept = append(kept, Tensor{n, c})
+			}
+		}
+		if _, bad := m.SkipList(0, kept, quantized); len(bad) > 0 {
+			b.Fatal(bad[0])
+		}
 	}
 }

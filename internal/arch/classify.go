@@ -13,7 +13,7 @@ func (e *entry) classify(name string) Class {
 	c := e.describe(f, name)
 	path := strings.TrimSuffix(name, ".weight")
 	tensor := strings.HasSuffix(name, ".weight")
-	c.KeepFP32 = e.strict(name, f)
+	c.KeepFP32 = e.keepFP32(name)
 	q := func(kind byte, p string, tied bool, k keeps, last map[string]bool) bool {
 		return p != "" && !strings.HasSuffix(p, "!") && !k.has(p, tied) && !k.has(digitless(p, "#"), tied) && !last[p] && tensor && kind != 0
 	}
@@ -74,8 +74,8 @@ func (e *entry) describe(f found, name string) Class {
 	if c.Module {
 		c.Linear5 = c.In5 && (k5 == 'L' || k5 == 'C' || k5 == 'F' && !strings.HasSuffix(f.p5, "!"))
 		c.Linear4 = c.In4 && (k4 == 'L' || k4 == 'S' || k4 == 'C' || k4 == 'F')
-		c.Paths5 = e.modulePaths(f.p5, f.base)
-		c.Paths4 = e.modulePaths(f.p4, f.base)
+		c.Paths5 = e.modulePaths(f.p5, f.base5)
+		c.Paths4 = e.modulePaths(f.p4, f.base4)
 	}
 	return c
 }
@@ -111,17 +111,10 @@ func splitTargets(path string) []string {
 	return out
 }
 
-// strict reports whether _keep_in_fp32_modules_strict names the tensor, as
+// keepFP32 reports whether _keep_in_fp32_modules_strict names the tensor, as
 // PreTrainedModel matches it: whole components of the parameter's path.
-func (e *entry) strict(name string, f found) bool {
-	for _, t := range []*modelType{e.class.typ, f.typ} {
-		for _, s := range t.strict {
-			if hasComponents(name, s) {
-				return true
-			}
-		}
-	}
-	return false
+func (e *entry) keepFP32(name string) bool {
+	return slices.ContainsFunc(e.strict, func(s string) bool { return hasComponents(name, s) })
 }
 
 // hasComponents reports whether path has sub as a run of whole components.
@@ -203,10 +196,11 @@ func (e *entry) stranger(name string) Class {
 				d.Paths4 = distinct(append([]string{path}, d.Paths4...)...)
 				d.Paths = distinct(slices.Concat([]string{path}, d.Paths4, d.Paths5)...)
 			}
+			d.KeepFP32 = e.keepFP32(name)
 			d.In5, d.In4, d.Stray = e.class.in5, e.class.in4, d.Module
 			d.Reason = "not part of " + e.class.name + " (" + c.name + " has it)"
 			return d
 		}
 	}
-	return Class{In5: e.class.in5, In4: e.class.in4, Reason: "not a tensor that " + e.class.name + " has"}
+	return Class{In5: e.class.in5, In4: e.class.in4, KeepFP32: e.keepFP32(name), Reason: "not a Linear of " + e.class.name}
 }

@@ -67,6 +67,7 @@ type entry struct {
 	sub          map[string]string
 	tied5, tied4 bool
 	last5, last4 map[string]bool   // "$" paths of the keep lists, with the last index in place
+	strict       []string          // _keep_in_fp32_modules_strict of the class's type and the nested ones
 	unlisted     map[string]string // name patterns that cannot be quantized because of a kept module, and its path
 }
 
@@ -75,9 +76,39 @@ func newEntry(c *class, q Query, names []string) *entry {
 	if !q.TiedSet {
 		e.tied5, e.tied4 = c.typ.tied5, c.typ.tied4
 	}
+	e.strict = e.strictNames(c, nil, 0)
 	e.last5 = e.lastPaths(c.keep5, names, func(f found) string { return f.p5 })
 	e.last4 = e.lastPaths(c.keep4, names, func(f found) string { return f.p4 })
 	return e
+}
+
+// strictNames collects the fp32 names of a class and of the models nested in
+// it: transformers 5.x applies those of every submodel to the whole.
+func (e *entry) strictNames(c *class, names []string, depth int) []string {
+	for _, s := range c.typ.strict {
+		if !slices.Contains(names, s) {
+			names = append(names, s)
+		}
+	}
+	var visit func(n *node)
+	visit = func(n *node) {
+		for _, m := range n.models {
+			if inner := e.nested(m); inner != nil && depth < maxDepth {
+				names = e.strictNames(inner, names, depth+1)
+			}
+		}
+		for _, k := range n.kids {
+			visit(k)
+		}
+		if n.number != nil {
+			visit(n.number)
+		}
+	}
+	visit(c.root)
+	if b := c.typ.base; c.onBase && b != nil && b != c {
+		visit(b.root)
+	}
+	return names
 }
 
 // lastPaths finds, for every "$" pattern of a keep list, the path with the
@@ -132,7 +163,8 @@ type found struct {
 	p5, p4 string // module paths in the two versions, digits in place
 	roles  string // of the row and of the nested models it lies in
 	typ    *modelType
-	base   string // path without the base model's prefix, or ""
+	base5  string // p5 without the base model's prefix, or ""
+	base4  string // likewise p4
 	head   bool   // a row of the class itself, not of its base model
 }
 
@@ -168,7 +200,7 @@ func (e *entry) findIn(c *class, parts []string, weight bool, depth int) (found,
 		return found{}, false
 	}
 	if c.prefix != "" {
-		f.base = cmp.Or(f.p5, f.p4)
+		f.base5, f.base4 = f.p5, f.p4
 		if f.p5 != "" {
 			f.p5 = c.prefix + f.p5
 		}
@@ -221,7 +253,7 @@ func (e *entry) walk(c *class, n *node, parts []string, i int, holes []string, w
 			f.p4 = join(fill(m.p4, holes), f.p4)
 		}
 		f.roles += m.roles
-		f.base, f.head = "", false
+		f.base5, f.base4, f.head = "", "", false
 		return f, true
 	}
 	return found{}, false

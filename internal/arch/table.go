@@ -12,7 +12,7 @@ import (
 //	type NAME FLAGS [tied=FLAGS]      FLAGS: the versions that have the type, of "5" and "4";
 //	                                  tied: those in which tie_word_embeddings is true by default
 //	strict NAME...                    _keep_in_fp32_modules_strict
-//	class NAME [base] [causal] [varies] [in=FLAGS] [prefix=P] [rows=TYPE/CLASS] [no=PATH,...] [keep5=PATH,...] [keep4=...]
+//	class NAME [base] [causal] [varies] [in=FLAGS] [prefix=P] [rows=TYPE/CLASS] [no=PATH,...] [keep=PATH,...] [keep5=...] [keep4=...]
 //	 KK[ROLES] PARENT [P5 P4]: LEAF...
 //	 KK[ROLES] PATH [P5 P4]
 //	 @[ROLES] PATH [P5 P4]: KEY TYPE CLASS
@@ -21,15 +21,16 @@ import (
 // one whose null skip list depends on settings the table does not follow.
 // prefix=P says that the class holds the base model's rows under P ("." for
 // none), besides its own, but for those in no=. rows= shares the rows of another class.
-// keep5 and keep4 list the module paths, in that version, that a null skip
-// list keeps; with t or u appended (keep4t) only if embeddings are tied or
+// keep5 and keep4 (keep, if they are the same) list the module paths, in that
+// version, that a null skip list keeps; with t or u appended (keep4t) only if embeddings are tied or
 // untied. A "$" in them is the last layer's index.
 //
 // In a row, KK is a letter for 5.x and one for 4.57: L nn.Linear, S a subclass
 // of it (converted by 4.57 only), C Conv1D, K a Linear in
 // _keep_in_fp32_modules, F consumed by a WeightConverter or otherwise not
-// loadable packed, X fused experts that must be split, E embedding, P another
-// parameter, - absent. ROLES: r router, x expert, v tower, j projector, a a name
+// loadable packed, X fused experts that must be split, E embedding, P a
+// router or experts that are no Linear, - absent. Norms, convolutions and
+// biases have no rows. ROLES: r router, x expert, v tower, j projector, a a name
 // that the newest version with the class reads but does not write. A path is a tensor name without ".weight", or with "!" at the end a whole tensor
 // name; "#" stands for any number. P5 and P4 are the module paths in the two
 // versions where they differ from the name ("=" if not; "." is the root); a
@@ -262,6 +263,9 @@ func (t *modelType) parseClass(rest string) (*class, error) {
 				return nil, fmt.Errorf("class %s: no rows %q", c.name, value)
 			}
 			c.root = from.root
+		case "keep":
+			c.keep5.both = pathSet(value)
+			c.keep4.both = c.keep5.both
 		case "keep5":
 			c.keep5.both = pathSet(value)
 		case "keep5t":

@@ -68,27 +68,27 @@ func (c *class) disagreement() string {
 func (c *class) names(numbers ...string) []string {
 	set := map[string]bool{}
 	e := &entry{class: c}
-	var walk func(n *node, prefix string, depth int)
+	var walk func(n *node, prefix string, no map[string]bool, depth int)
 	walkClass := func(c *class, prefix string, depth int) {
-		walk(c.root, prefix, depth)
+		walk(c.root, prefix, nil, depth)
 		if b := c.typ.base; c.onBase && b != nil && b != c {
-			walk(b.root, prefix+c.prefix, depth)
+			walk(b.root, prefix+c.prefix, c.no, depth)
 		}
 	}
-	walk = func(n *node, prefix string, depth int) {
+	walk = func(n *node, prefix string, no map[string]bool, depth int) {
 		path := strings.TrimSuffix(prefix, ".")
-		if n.weight != nil && !n.weight.alias() {
+		if r := n.weight; r != nil && !r.alias() && !no[r.name] {
 			set[path+".weight"] = true
 		}
-		if n.param != nil && !n.param.alias() {
+		if r := n.param; r != nil && !r.alias() && !no[r.name] {
 			set[path] = true
 		}
 		for name, k := range n.kids {
-			walk(k, prefix+name+".", depth)
+			walk(k, prefix+name+".", no, depth)
 		}
 		if n.number != nil {
 			for _, d := range numbers {
-				walk(n.number, prefix+d+".", depth)
+				walk(n.number, prefix+d+".", no, depth)
 			}
 		}
 		if depth == maxDepth {

@@ -1,10 +1,6 @@
 """Turn what probe.py found into the embedded table (data/table.txt).
 
-Usage: build.py --v5 A.jsonl --v4 B.jsonl --out table.txt [--report report.txt]
-       build.py --v5 A.jsonl --v4 B.jsonl --names5 FILE --names4 FILE
-
-With --names5/--names4, writes what each version's checkpoints are named, to be
-mapped by the other version (probe.py --names) in a second pass.
+Usage: build.py --v5 A.jsonl[,...] --v4 B.jsonl[,...] --out table.txt [--report report.txt]
 
 Grammar of the table: see table.go.
 """
@@ -18,12 +14,14 @@ import sys
 LINEARS = "LSCK"
 
 
-def load(path):
+def load(paths):
+    """{type: what probe.py found}; later files replace types of earlier ones."""
     out = {}
-    with open(path) as f:
-        for line in f:
-            r = json.loads(line)
-            out[r["type"]] = r
+    for path in paths.split(","):
+        with open(path) as f:
+            for line in f:
+                r = json.loads(line)
+                out[r["type"]] = r
     return out
 
 
@@ -62,6 +60,7 @@ def report(*a):
 
 
 REPORT = sys.stderr
+VARIES = set()  # classes whose null skip list depends on settings other than tied embeddings
 
 
 def interesting(kind, ndim):
@@ -72,16 +71,15 @@ def collect(variants, where):
     """{literal ckpt name: {(path, kind)}} and {path: {tie: quant}} over all variants of one class and version."""
     names = collections.defaultdict(set)
     quant = collections.defaultdict(dict)
-    modcls = {}
     for vname, v in variants.items():
         flipped = vname == "tie"
         for p, row in v["rows"].items():
             kind, ndim, mod, q = row
-            modcls[p] = mod
             if kind in "LSC":
                 old = quant[p].get(flipped)
                 if old is not None and old != q:
                     report(where, "quantization of", p, "depends on", vname)
+                    VARIES.add(where.rpartition("/")[0])
                 if old is None or vname == "default":
                     quant[p][flipped] = q
         for n, (p, status) in v["map"].items():
@@ -108,7 +106,11 @@ def collect(variants, where):
             elif v.get("patched") and re.search(r"(^|\.)experts\.", p) and norm(p) not in v["patched"] and kind == "P":
                 kind = "X"  # must be split for a pre-quantized checkpoint
             names[n].add((strip_weight(p), kind, mod))
-    return names, quant
+    # A converter's target that one variant of the config lacks says nothing
+    # where another has it.
+    told = {norm(n) for n, vs in names.items() if any(m != "F?" for _, _, m in vs)}
+    names = {n: {v for v in vs if v[2] != "F?" or norm(n) not in told} for n, vs in names.items()}
+    return {n: vs for n, vs in names.items() if vs}, quant
 
 
 def join_targets(paths, where):
@@ -130,44 +132,49 @@ def patternize(names, where):
     out = {}
     for pattern, items in groups.items():
         for name_pattern, members in refine(pattern, items):
-            vals = set()
+            # Several readings of one name come from variants of the config.
+            by_shape = collections.defaultdict(list)
             for n, vs in members:
                 for p, k, m in vs:
-                    vals.add((path_pattern(n, name_pattern, p, where), k, m))
-            kinds = {(p, k) for p, k, _ in vals}
-            if len(kinds) > 1:
-                report(where, "ambiguous", name_pattern, sorted(kinds))
-                # Prefer the reading that can be quantized nowhere wrongly.
-                order = "PFXESCL"
-                p, k = sorted(kinds, key=lambda x: order.index(x[1]))[0]
-            else:
-                p, k = next(iter(kinds))
-            out[name_pattern] = (p, k, sorted(m for _, _, m in vals)[0])
+                    by_shape[norm(p), k].append((n, p, m))
+            if len(by_shape) > 1:
+                report(where, "ambiguous", name_pattern, sorted(by_shape))
+            # Prefer the reading that is quantized wrongly nowhere.
+            shape = sorted(by_shape, key=lambda x: ("PFXESCL".index(x[1]), x[0]))[0]
+            found = by_shape[shape]
+            path, name_pattern = path_pattern([(n, p) for n, p, _ in found], name_pattern, where)
+            out[name_pattern] = (path, shape[1], sorted(m for _, _, m in found)[0])
     return out
 
 
-def path_pattern(name, pattern, path, where):
-    """Write the path with the digits of the name replaced as in its pattern."""
-    if not any(c == "#" for c in pattern.split(".")):
-        return path
-    literal = [(a, b) for a, b in zip(name.split("."), pattern.split(".")) if a.isdigit()]
-    parts = path.split(".")
-    pd = [i for i, x in enumerate(parts) if x.isdigit()]
-    if [parts[i] for i in pd] == [a for a, _ in literal]:
-        for i, (_, b) in zip(pd, literal):
-            parts[i] = b
-        return ".".join(parts)
-    # The path has other indexes than the name: keep those that can be followed.
-    vals = [a for a, _ in literal]
-    for i in pd:
-        if parts[i] in vals:
-            parts[i] = literal[vals.index(parts[i])][1]
-    got = ".".join(parts)
-    if "!" in path:
-        return got  # indexes of experts, which the path lost
-    if got.count("#") != pattern.count("#"):
-        report(where, "indexes differ", pattern, got)
-    return got
+def path_pattern(pairs, pattern, where):
+    """The members' path with a "#" for every number that follows one of the name's holes, and the name's pattern with
+    those numbers filled in that are constant and lost."""
+    holes = [i for i, c in enumerate(pattern.split(".")) if c == "#"]
+    first = pairs[0][1].split(".")
+    result = list(first)
+    used = []
+    for i, part in enumerate(first):
+        if not part.isdigit():
+            continue
+        follows = [h for h in holes if all(p.split(".")[i] == n.split(".")[h] for n, p in pairs)]
+        after = [h for h in follows if not used or h > used[-1]]
+        if after:
+            used.append(after[0])
+            result[i] = "#"
+        elif not all(p.split(".")[i] == part for _, p in pairs):
+            report(where, "indexes differ", pattern, pairs[:2])
+    got = ".".join(result)
+    parts = pattern.split(".")
+    if "!" not in got:
+        for h in holes:
+            values = {n.split(".")[h] for n, _ in pairs}
+            if h not in used and len(values) == 1 and any(u > h for u in used):
+                parts[h] = values.pop()
+        if used != [i for i, c in enumerate(parts) if c == "#"][: len(used)]:
+            # The holes are filled in order, so numbers that are lost must come last.
+            report(where, "numbers lost", pattern, got)
+    return got, ".".join(parts)
 
 
 def refine(pattern, items):
@@ -241,13 +248,19 @@ def build_class(t, cls, r5, r4):
                 if all(norm(q) == norm(p) for q in fine) and any(d.isdigit() for q in fine for d in q.split(".")):
                     del x[p]
     ctx = {"all": set(a) | set(b)}
+    written = {norm(strip_weight(n)) for x in (v5 or v4).values() for n in x["saved"]}
     recs = {}
     for name in sorted(set(a) | set(b)):
         p5, k5, m5 = a.get(name, (None, "-", None))
         p4, k4, m4 = b.get(name, (None, "-", None))
         if k5 in "-P" and k4 in "-P" and name.endswith("!") and not re.search("expert", name, re.I) and "Expert" not in f"{m5}{m4}":
             continue  # a bare parameter that no version takes for a module
-        recs[name] = Rec(name, k5, k4, p5, p4, roles_of(name, k5, k4, m5, m4, ctx))
+        roles = roles_of(name, k5, k4, m5, m4, ctx)
+        if k5 in "-P" and k4 in "-P" and not roles:
+            continue  # convolutions and the like
+        if written and norm(name) not in written:
+            roles += "a"
+        recs[name] = Rec(name, k5, k4, p5, p4, roles)
     return recs, quants
 
 
@@ -510,10 +523,13 @@ class Table:
                         wrong += 1
                 if len(covered) < 3 or wrong > len(covered) / 3:
                     continue
-                roles = out[covered[0]].roles
+                roles = out[covered[0]].roles.replace("a", "")
+                plain = [c for c in covered if "a" not in inner[c[len(pc) + 1:] if pc else c].roles]
+                if all("a" in out[c].roles for c in plain):
+                    roles += "a"
                 for c in covered:
                     del out[c]
-                roles = "".join(x for x in roles if x in "vj")
+                roles = "".join(x for x in roles if x in "vja")
                 out[pc + ".@" + st + str(p5)] = Include(pc, p5 if p5 is not None else p4, p4 if p4 is not None else p5, roles, key, st, role)
         return out
 
@@ -574,11 +590,14 @@ class Table:
                 head.append("prefix=" + (prefix or "."))
                 if missing:
                     head.append("no=" + ",".join(sorted(missing)))
+        if f"{t}/{cls}" in VARIES:
+            head.append("varies")
         body = emit_rows(rows)
         same = rows_of.setdefault("\n".join(body), f"{t}/{cls}") if len(body) > 3 else None
         if same not in (None, f"{t}/{cls}"):
             head.append("rows=" + same)
             body = []
+        fields = {}
         for version in (5, 4):
             states = self.keep[t, cls].get(version)
             if not states:
@@ -586,7 +605,10 @@ class Table:
             both = states[True] & states[False]
             for tag, ps in (("", both), ("t", states[True] - both), ("u", states[False] - both)):
                 if ps:
-                    head.append(f"keep{version}{tag}=" + ",".join(sorted(ps)))
+                    fields[f"keep{version}{tag}"] = ",".join(sorted(ps))
+        if "keep5" in fields and fields["keep5"] == fields.get("keep4"):
+            fields = {"keep": fields["keep5"], **{k: v for k, v in fields.items() if k not in ("keep5", "keep4")}}
+        head += [f"{k}={v}" for k, v in fields.items()]
         return [" ".join(head)] + body
 
     @staticmethod
@@ -614,22 +636,12 @@ def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--v5", required=True)
     ap.add_argument("--v4", required=True)
-    ap.add_argument("--names5")
-    ap.add_argument("--names4")
-    ap.add_argument("--out")
+    ap.add_argument("--out", required=True)
     ap.add_argument("--report")
-    ap.add_argument("--only")
     a = ap.parse_args()
     if a.report:
         REPORT = open(a.report, "w")
     t5, t4 = load(a.v5), load(a.v4)
-    if a.names5:
-        for src, dst in ((t5, a.names5), (t4, a.names4)):
-            out = {t: {c: sorted({n for v in vs.values() for n in v["saved"]}) for c, vs in r["classes"].items()}
-                   for t, r in src.items()}
-            with open(dst, "w") as f:
-                json.dump(out, f)
-        return
     Table(t5, t4).write(a.out)
 
 

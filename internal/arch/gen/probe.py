@@ -27,6 +27,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
 warnings.simplefilter("ignore")
 
+import configs  # noqa: E402
 import torch  # noqa: E402
 import torch.nn as nn  # noqa: E402
 
@@ -196,13 +197,6 @@ def tied_of(config):
     return bool(getattr(text, "tie_word_embeddings", False))
 
 
-def default_config(model_type, config_class):
-    """A config with default sizes (meta tensors cost nothing) and few experts."""
-    if model_type in BUILDERS:
-        return BUILDERS[model_type](config_class)
-    return config_class()
-
-
 def auto(model_type, **kw):
     return configuration_auto.CONFIG_MAPPING[model_type](**kw)
 
@@ -213,8 +207,9 @@ BUILDERS = {
     "vision-encoder-decoder": lambda c: c.from_encoder_decoder_configs(auto("vit"), auto("gpt2", add_cross_attention=True)),
     "speech-encoder-decoder": lambda c: c.from_encoder_decoder_configs(auto("wav2vec2"), auto("bert", is_decoder=True, add_cross_attention=True)),
     "vision-text-dual-encoder": lambda c: c.from_vision_text_configs(auto("clip_vision_model"), auto("bert")),
-    "musicgen": lambda c: c.from_sub_models_config(auto("t5"), auto("encodec"), auto("musicgen_decoder")),
-    "musicgen_melody": lambda c: c.from_sub_models_config(auto("t5"), auto("encodec"), auto("musicgen_melody_decoder")),
+    "musicgen": lambda c: c(text_encoder=auto("t5").to_dict(), audio_encoder=auto("encodec").to_dict(), decoder={}),
+    "musicgen_melody": lambda c: c(text_encoder=auto("t5").to_dict(), audio_encoder=auto("encodec").to_dict(), decoder={}),
+    "nougat": lambda c: c.from_encoder_decoder_configs(auto("donut-swin"), auto("mbart", is_decoder=True, add_cross_attention=True)),
     "rag": lambda c: c.from_question_encoder_generator_configs(auto("dpr"), auto("bart")),
     "tapas": lambda c: c(num_aggregation_labels=4),
 }
@@ -222,11 +217,7 @@ BUILDERS = {
 
 def config_variants(model_type, config_class):
     """Yield (name, make) pairs; make() returns a config."""
-    base = default_config(model_type, config_class)
-    d = base.to_dict()
-    small = {k: v for k, v in SMALL.items() if isinstance(d.get(k), int) and not isinstance(d.get(k), bool)}
-    # Enough layers for every repeating pattern of layer kinds.
-    shallow = {k: LAYERS for k in DEPTHS if isinstance(d.get(k), int) and d[k] > LAYERS}
+    fixed = configs.settings(model_type, V5)
 
     def with_values(**values):
         def make():
@@ -235,8 +226,14 @@ def config_variants(model_type, config_class):
                 for k, v in values.items():
                     setattr(c, k, v)
                 return c
-            return config_class(**values)
+            return config_class(**{**copy.deepcopy(fixed), **values})
         return make
+
+    d = with_values()().to_dict()
+    small = {k: v for k, v in SMALL.items() if isinstance(d.get(k), int) and not isinstance(d.get(k), bool)}
+    # Enough layers for every repeating pattern of layer kinds.
+    shallow = {k: LAYERS for k in DEPTHS if isinstance(d.get(k), int) and d[k] > LAYERS and k not in fixed}
+    small = {k: v for k, v in small.items() if k not in fixed}
 
     plain = with_values()
     for values in ({**small, **shallow}, shallow, small, {}):
@@ -270,6 +267,16 @@ def config_variants(model_type, config_class):
 
 
 def build(cls, config):
+    try:
+        return build_as_is(cls, config)
+    except ValueError as e:
+        if "scaled_dot_product_attention" not in str(e):
+            raise
+        config._attn_implementation = "eager"
+        return build_as_is(cls, config)
+
+
+def build_as_is(cls, config):
     signal.alarm(SECONDS_PER_BUILD)
     try:
         if V5:
@@ -381,22 +388,22 @@ def map_names_v5(model, quantizer, names):
 
 
 def saved_names_v5(model):
-    """What save_pretrained would write: names only matter, the tensors are meta."""
+    """What save_pretrained would write, plainly and after a load that saw the prefixes the hub's checkpoints have;
+    names only matter, the tensors are meta."""
     state = model.state_dict()
     for key in model._keys_to_ignore_on_save or []:
         state.pop(key, None)
     try:
         names = list(revert_weight_conversion(model, dict(state)))
-        # The hub's checkpoints also have the prefixes that loading drops or
-        # adds; save_pretrained writes them back after a load that saw them.
         full = get_model_conversion_mapping(model, add_legacy=False)
-        if any(isinstance(c, PrefixChange) for c in full):
-            model._weight_conversions = full
-            names += revert_weight_conversion(model, dict(state))
-            del model._weight_conversions
-        return list(dict.fromkeys(names)), None
+        if not any(isinstance(c, PrefixChange) for c in full):
+            return names, [], None
+        model._weight_conversions = full
+        more = list(revert_weight_conversion(model, dict(state)))
+        del model._weight_conversions
+        return names, more, None
     except Exception as e:
-        return list(state), f"{type(e).__name__}: {e}"
+        return list(state), [], f"{type(e).__name__}: {e}"
 
 
 def key_mapping_v4(cls):
@@ -424,7 +431,7 @@ def saved_names_v4(model):
                     break
             out.append(key)
         names = out
-    return [model._fix_state_dict_key_on_save(n)[0] for n in names], None
+    return [model._fix_state_dict_key_on_save(n)[0] for n in names], [], None
 
 
 def map_names_v4(model, names):
@@ -520,7 +527,7 @@ def probe_variant(cls, config, names, known, seen):
         if signature in seen:
             raise Same
         seen.add(signature)
-    saved, why = saved_names_v5(model) if V5 else saved_names_v4(model)
+    saved, also, why = saved_names_v5(model) if V5 else saved_names_v4(model)
     if why:
         out["revert"] = why
     emb = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -554,12 +561,15 @@ def probe_variant(cls, config, names, known, seen):
     if patched:
         quant = run(quantizer(False), model)
         out["patched"] = sorted({norm(n) for n in pre_model.state_dict() if n not in state})
-    wanted = list(dict.fromkeys(saved + list(state) + list(names)))
+    wanted = list(dict.fromkeys(saved + also + list(state) + list(names)))
+    if patched:
+        wanted += [n for n in pre_model.state_dict() if n not in state]
     mapped = map_names_v5(pre_model, qp, wanted) if V5 else map_names_v4(pre_model, wanted)
     for name, row in rows.items():
         row.append(1 if name.removesuffix(".weight") in quant and name.endswith(".weight") else 0)
     del model, pre_model
     out["saved"] = sorted(thin({n: [0] for n in saved}))
+    out["also"] = sorted(thin({n: [0] for n in also}))
     out["rows"] = thin(rows)
     out["map"] = thin(mapped)
     return out
@@ -608,6 +618,8 @@ def probe_type(model_type, names):
 
 def main():
     signal.signal(signal.SIGALRM, on_alarm)
+    # Some modules print while they are imported.
+    out, sys.stdout = sys.stdout, sys.stderr
     # Initialization is most of the cost of a Linear on the meta device.
     nn.Linear.reset_parameters = lambda self: None
     args = sys.argv[1:]
@@ -617,12 +629,12 @@ def main():
             names = json.load(f)
         args = args[2:]
     if args == ["--list"]:
-        print("\n".join(model_types()))
+        print("\n".join(model_types()), file=out)
         return
     if args == ["-"]:
         args = (line.strip() for line in sys.stdin)
     for t in args:
-        print(json.dumps(probe_type(t, names.get(t, {}))), flush=True)
+        print(json.dumps(probe_type(t, names.get(t, {}))), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,196 @@
+"""Compare package arch with the installed transformers, type by type.
+
+For every class of every model type, in several variants of its config:
+  1. the tensors that arch quantizes for this version alone are those whose
+     module transformers replaces by a Linear4bit with a null skip list, as far
+     as it can load them packed;
+  2. with the skip list that arch writes for the default targets (towers and
+     projectors kept), transformers replaces exactly the modules whose tensors
+     arch quantizes.
+
+Usage: check.py CLASSIFY [TYPE...]    CLASSIFY: the built gen/classify
+       check.py --record TYPE...      print facts for testdata/facts.json instead
+Exit status 1 if anything differs that known.txt does not name.
+"""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import probe
+from probe import V5, nn
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+LAYERS = 3
+
+
+def known_exceptions():
+    """{(type, class, what)} of differences explained in known.txt."""
+    out = set()
+    with open(os.path.join(HERE, "known.txt")) as f:
+        for line in f:
+            fields = line.split("#")[0].split()
+            if fields:
+                out.add(tuple(fields[:3]))
+    return out
+
+
+class Arch:
+    def __init__(self, binary):
+        self.p = subprocess.Popen([binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, config, names, targets, towers):
+        self.p.stdin.write(json.dumps({"config": config, "names": names, "targets": targets, "towers": towers},
+                                      default=str) + "\n")
+        self.p.stdin.flush()
+        return json.loads(self.p.stdout.readline())
+
+
+def replaced(model, skip):
+    import bitsandbytes as bnb
+    import torch
+
+    q = probe.Bnb4BitHfQuantizer(probe.BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=skip), pre_quantized=True)
+    kw = {} if V5 else {"keep_in_fp32_modules": model._keep_in_fp32_modules, "config": model.config}
+    q.preprocess_model(model=model, dtype=torch.bfloat16, device_map={"": "cpu"}, **kw)
+    return q, {n for n, x in model.named_modules() if isinstance(x, bnb.nn.Linear4bit)}
+
+
+def dropped(model):
+    """Names that save_pretrained leaves out because they are tied."""
+    if V5:
+        return set(model.all_tied_weights_keys)
+    return set(model._tied_weights_keys or []) if probe.tied_of(model.config) else set()
+
+
+def facts(cls, config):
+    """(config, names, those whose module is replaced with a null list and that load packed)."""
+    model = probe.build(cls, copy.deepcopy(config))
+    saved, _, _ = probe.saved_names_v5(model) if V5 else probe.saved_names_v4(model)
+    tied = dropped(model)
+    d = config.to_dict()
+    d["architectures"] = [cls.__name__]
+    q, null = replaced(model, None)
+    mapped = probe.map_names_v5(model, q, saved) if V5 else probe.map_names_v4(model, saved)
+    names = [n for n in saved if mapped.get(n, [""])[0] not in tied]
+    path = {n: m[0][: -len(".weight")] for n, m in mapped.items() if m[1] == "" and m[0].endswith(".weight")}
+    return d, names, path, null
+
+
+def record(types):
+    """One line a class and state of tied embeddings; a "+" marks a quantized tensor."""
+    rows = []
+    for t in types:
+        config_class = probe.configuration_auto.CONFIG_MAPPING[t]
+        found, _ = probe.classes_of(t, config_class)
+        keep = [c for c in sorted(found) if c.endswith(("Model", "ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration",
+                                                        "ForSequenceClassification"))]
+        for name in keep:
+            for vname, make in list(probe.config_variants(t, config_class))[:2]:
+                try:
+                    d, names, path, null = facts(found[name], make())
+                except Exception as e:
+                    print(t, name, vname, e, file=sys.stderr)
+                    continue
+                small = {k: d[k] for k in ("model_type", "architectures", "tie_word_embeddings") if k in d}
+                for k, v in d.items():
+                    if isinstance(v, dict) and "model_type" in v:
+                        small[k] = {x: v[x] for x in ("model_type", "tie_word_embeddings") if x in v}
+                marked, seen = [], set()
+                for n in names:
+                    mark = "+" if path.get(n) in null else ""
+                    if n.endswith(".weight") and (mark, probe.norm(n)) not in seen:
+                        seen.add((mark, probe.norm(n)))
+                        marked.append(mark + n)
+                rows.append({"config": small, "names": marked})
+    print('{"transformers": ' + json.dumps(probe.transformers.__version__) + ', "facts": [')
+    print(",\n".join(json.dumps(r) for r in rows))
+    print("]}")
+
+
+def check_variant(arch, cls, config):
+    d, names, path, null = facts(cls, config)
+    problems = []
+
+    got = arch.ask(d, names, ["transformers5" if V5 else "transformers4"], True)
+    if got.get("error"):
+        return [("error", got["error"])]
+    if got["class"] != cls.__name__:
+        problems.append(("class", got["class"]))
+    want = {n for n in names if path.get(n) in null}
+    diff = want ^ set(got["quantized"])
+    if diff:
+        problems.append(("set", sorted(diff)))
+
+    got = arch.ask(d, names, ["transformers5", "transformers4"], False)
+    if got["bad"]:
+        problems.append(("list", got["bad"]))
+    expect = {path[n] for n in got["quantized"] if n in path}
+    lost = [n for n in got["quantized"] if n not in path]
+    if lost:
+        problems.append(("unloadable", lost))
+    _, listed = replaced(probe.build(cls, copy.deepcopy(config)), got["list"])
+    if listed != expect:
+        problems.append(("skip", {"list": got["list"], "differ": sorted(listed ^ expect)}))
+    return problems
+
+
+def check_type(arch, t):
+    config_class = probe.configuration_auto.CONFIG_MAPPING[t]
+    found, _ = probe.classes_of(t, config_class)
+    variants = list(probe.config_variants(t, config_class))
+    count = 0
+    for name, cls in sorted(found.items()):
+        seen = set()
+        for vname, make in variants:
+            try:
+                config = make()
+                model = probe.build(cls, copy.deepcopy(config))
+            except Exception:
+                continue  # build.py's report names what cannot be built
+            sig = "\n".join(sorted({probe.norm(n) for n in model.state_dict()}))
+            if vname != "tie" and sig in seen:
+                continue
+            seen.add(sig)
+            count += 1
+            try:
+                problems = check_variant(arch, cls, config)
+            except Exception as e:
+                problems = [("exception", f"{type(e).__name__}: {str(e)[:300]}")]
+            for what, detail in problems:
+                yield count, name, vname, what, detail
+    yield count, None, None, None, None
+
+
+def main():
+    signal.signal(signal.SIGALRM, probe.on_alarm)
+    nn.Linear.reset_parameters = lambda self: None
+    probe.LAYERS = LAYERS
+    if sys.argv[1] == "--record":
+        probe.LAYERS = 4
+        record(sys.argv[2:])
+        return
+    arch = Arch(sys.argv[1])
+    known = known_exceptions()
+    types = sys.argv[2:] or probe.model_types()
+    failed = total = 0
+    for t in types:
+        try:
+            for count, cls, variant, what, detail in check_type(arch, t):
+                if cls is None:
+                    total += count
+                    continue
+                mark = "known" if (t, cls, what) in known or (t, "*", what) in known else "DIFFERS"
+                failed += mark == "DIFFERS"
+                print(mark, t, cls, variant, what, json.dumps(detail)[:600], flush=True)
+        except Exception as e:
+            print("skipped", t, f"{type(e).__name__}: {str(e)[:200]}", flush=True)
+    print(f"transformers {probe.transformers.__version__}: {len(types)} types, {total} variants, {failed} differences", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Settings for config classes whose defaults do not build a model: values of
+published checkpoints where the model type has some."""
+
+LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 8192, "rope_theta": 500000.0}
+
+MROPE = {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+QWEN4 = {"ple_layer_ids": [1, 2], "ple_embed_dim": 64, "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 256,
+         "indexer_budget": 64, "indexer_compress_ratio": 4, "output_gate_type": "sigmoid", "eos_token_id": 1}
+BOTH_ROPES = {"full_attention": {"rope_type": "default", "rope_theta": 10000.0},
+              "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+
+SETTINGS = {
+    "autoformer": {"prediction_length": 24},
+    "aya_vision": {"vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152, "num_attention_heads": 16,
+                                     "intermediate_size": 4304, "num_hidden_layers": 26, "image_size": 364, "patch_size": 14}},
+    "bridgetower": {"contrastive_hidden_size": 512, "logit_scale_init_value": 2.6592},
+    "chameleon": {"vocabulary_map": {"<image>": 8711, "IMGIMGA": 4}},
+    "cohere_compass": {"text_config": {"rope_parameters": BOTH_ROPES}},
+    "cohere_compass_text": {"rope_parameters": BOTH_ROPES},
+    "dbrx": {"attn_config": {"rope_theta": 500000.0, "kv_n_heads": 8, "clip_qkv": 8}},
+    "deepseek_ocr2": {"text_config": {"num_hidden_layers": 4, "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}},
+    "deepseek_ocr2_text": {"num_hidden_layers": 4, "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]},
+    "diffusion_gemma": {"text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 704}},
+    "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 704},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 2, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "emu3": {"vocabulary_map": {"<image>": 8711, "<|visual token 000000|>": 5, "<|extra_200|>": 6}},
+    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "num_kv_shared_layers": 12}},
+    "gemma4_unified_assistant": {"text_config": {"num_kv_shared_layers": 12}},
+    "granite4_vision": {"deepstack_layer_map": [[0, 3], [8, 6]], "downsample_rate": "1/2"},
+    "granitemoehybrid": {"num_hidden_layers": 4, "layer_types": ["mamba", "attention", "mamba", "attention"]},
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128, "num_experts": 4},
+    "hunyuan_vl": {"text_config": {"head_dim": 128}},
+    "hunyuan_vl_text": {"head_dim": 128},
+    "idefics3": {"pad_token_id": 2, "text_config": {"model_type": "llama", "vocab_size": 128259, "pad_token_id": 128002}},
+    "informer": {"prediction_length": 24},
+    "lfm2_moe": {"num_hidden_layers": 4, "num_experts": 4, "layer_types": ["conv", "conv", "full_attention", "conv"]},
+    "ministral": {"head_dim": 128},
+    "mllama": {"text_config": {"rope_scaling": LLAMA3_ROPE}},
+    "mllama_text_model": {"rope_scaling": LLAMA3_ROPE},
+    "moonshine_streaming": {"num_key_value_heads": 8},
+    "moshi": {"audio_vocab_size": 2048},
+    "nemotron": {"num_key_value_heads": 8},
+    "perception_lm": {"vision_config": {"model_type": "timm_wrapper", "architecture": "vit_pe_core_large_patch14_336",
+                                        "model_args": {"embed_dim": 1024, "depth": 4, "img_size": [448, 448]}}},
+    "phi4_multimodal": {"vision_config": {}, "audio_config": {}},
+    "qwen3_omni_moe": {
+        "thinker_config": {"text_config": {"num_experts": 4, "rope_scaling": MROPE}},
+        "talker_config": {"spatial_merge_size": 2, "text_config": {
+            "num_experts": 4, "shared_expert_intermediate_size": 768, "rope_scaling": MROPE}}},
+    "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 768},
+    "qwen3_vl": {"text_config": {"rope_scaling": MROPE}},
+    "qwen3_vl_text": {"rope_scaling": MROPE},
+    "qwen3_vl_moe": {"text_config": {"num_experts": 4, "rope_scaling": MROPE}},
+    "qwen3_vl_moe_text": {"num_experts": 4, "rope_scaling": MROPE},
+    "qwen4_exp": {"text_config": QWEN4},
+    "qwen4_exp_text": QWEN4,
+    "smolvlm": {"pad_token_id": 2, "text_config": {"model_type": "llama", "vocab_size": 49280, "pad_token_id": 2}},
+    "superglue": {"keypoint_encoder_sizes": [32, 64, 128, 256]},
+    "time_series_transformer": {"prediction_length": 24},
+    "timm_backbone": {"backbone": "resnet50"},
+    "tvp": {"type_vocab_size": 2, "layer_norm_eps": 1e-12},
+    "vitmatte": {"fusion_hidden_sizes": [256, 128, 64, 32]},
+    "wav2vec2-bert": {"vocab_size": 32},
+    "wav2vec2-conformer": {"vocab_size": 32},
+}
+
+# For one version only.
+SETTINGS_4 = {t: {"use_pretrained_backbone": False} for t in (
+    "conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer")}
+
+
+def settings(model_type, v5):
+    if not v5 and model_type in SETTINGS_4:
+        return SETTINGS_4[model_type]
+    return SETTINGS.get(model_type, {})
