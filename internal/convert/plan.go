@@ -306,7 +306,7 @@ func (p *Plan) chooseDType(src *checkpoint.Source, opt *Options) error {
 		if !it.Quantize {
 			p.keep(it)
 		} else if it.DType == safetensors.F64 {
-			it.Source, it.elem, it.cache = narrowed{it.Source}, kernel.F32, nil
+			it.Source, it.elem = narrowed{it.Source}, kernel.F32
 		}
 	}
 	return nil
@@ -326,7 +326,7 @@ func (p *Plan) keep(it *Item) {
 		it.Out = safetensors.F32
 	}
 	if it.DType == safetensors.F64 {
-		it.Source, it.elem, it.cache = narrowed{it.Source}, kernel.F32, nil
+		it.Source, it.elem = narrowed{it.Source}, kernel.F32
 	}
 }
 
