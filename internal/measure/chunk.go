@@ -74,9 +74,10 @@ func (c *chunk) encode(f Format, codes []byte, v []float32, lo int) {
 			asymmetric(codes[b:e], v[b:e], q[b:e])
 		}
 	case MXFP4:
+		abs := c.blocksOf(c.set.block(f.BlockSize), c.k, len(c.x))[lo/f.BlockSize:]
 		for b := 0; b < len(q); b += f.BlockSize {
 			e := min(b+f.BlockSize, len(q))
-			scale, inverse := e8m0(maxAbs(q[b:e]))
+			scale, inverse := e8m0(abs[b/f.BlockSize])
 			e2m1Block(codes[b:e], v[b:e], q[b:e], scale, inverse, true)
 		}
 	case NVFP4:
@@ -134,8 +135,7 @@ func (c *chunk) packed(i int, f Format) {
 	n := len(c.x)
 	codes := c.w.packed[:(n+1)/2]
 	abs, scale := c.scalesOf(f)
-	// Quantize stores the magnitudes that abs already holds.
-	kernel.Quantize(t, c.job.run, codes, abs, c.run, f.BlockSize)
+	kernel.Codes(t, c.job.run, codes, abs, c.run, f.BlockSize)
 	kernel.ErrorSums(&c.sums[i][c.k], t, c.Elem, c.src, codes, scale, f.BlockSize)
 	var bytes counts
 	bytes.add(codes)

@@ -24,7 +24,7 @@ func newFormatSet(formats []Format) *formatSet {
 	for i, f := range formats {
 		s.codes[i] = 1 << f.codeBits()
 		switch f.Kind {
-		case NF4, FP4, AF4, Int4:
+		case NF4, FP4, AF4, Int4, MXFP4:
 			s.blocks = append(s.blocks, f.BlockSize)
 		case Int8:
 			s.rows = true

@@ -210,7 +210,7 @@ func (j *job) scan(w *scratch, k int) error {
 	n := int(j.length(c))
 	smallest := j.set.blocks[0]
 	abs := j.blocksOf(0, k, n)
-	kernel.Quantize(kernel.NF4, j.run, w.packed[:(n+1)/2], abs, run, smallest)
+	kernel.Absmax(j.run, abs, run, smallest)
 	var most float32
 	for _, a := range abs {
 		if !(a <= math.MaxFloat32) {
@@ -230,10 +230,14 @@ func (j *job) scan(w *scratch, k int) error {
 			}
 		}
 	}
-	if j.set.tensor || j.set.rows {
-		kernel.Widen(w.q[:n], run, j.run)
-		atomicMax(&j.most, math.Float32bits(maxAbs(w.q[:n])))
+	if j.set.tensor && n%smallest != 0 {
+		most = 0 // a short block's magnitude may have been raised
 	}
+	if j.set.rows || most == 0 {
+		kernel.Widen(w.q[:n], run, j.run)
+		most = maxAbs(w.q[:n])
+	}
+	atomicMax(&j.most, math.Float32bits(most))
 	if j.set.rows {
 		cols := j.Shape[len(j.Shape)-1]
 		for lo := int64(0); lo < int64(n); {
