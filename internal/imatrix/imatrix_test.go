@@ -15,7 +15,7 @@ import (
 )
 
 // builder writes a GGUF file.
-type builder struct{ head, infos, data []byte }
+type builder struct{ infos, data []byte }
 
 func (b *builder) str(p []byte, s string) []byte {
 	return append(binary.LittleEndian.AppendUint64(p, uint64(len(s))), s...)

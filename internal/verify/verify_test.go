@@ -48,7 +48,7 @@ func converted(t testing.TB, source string, opt convert.Options) string {
 	if m.Tensors, err = rec.Digests(); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.WriteSideFiles(t.Context(), out, m); err != nil {
+	if err := p.WriteSideFiles(t.Context(), out, m, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := out.Commit(t.Context()); err != nil {

@@ -1,0 +1,195 @@
+package verify
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+
+	"github.com/nf4kit/nf4kit/doublequant"
+	"github.com/nf4kit/nf4kit/internal/bnb"
+	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// derivation is the quantization of one weight done again.
+type derivation struct {
+	*prover
+	ktype     kernel.Type
+	run       kernel.Elem
+	block     int
+	n         int64
+	rank      [16]int // of a code, in order of value
+	threshold [15]float32
+	absmax    []float32
+}
+
+func (d *derivation) order(order [16]uint8, threshold [15]float32) {
+	for r, c := range order {
+		d.rank[c] = r
+	}
+	d.threshold = threshold
+}
+
+func (d *derivation) codes(w *scratch, first int64, n int) error {
+	src := grow(&w.buf2, n*d.src.Elem.Size())
+	if err := d.src.Read(src, first); err != nil {
+		return err
+	}
+	run := src
+	if d.src.Elem != d.run {
+		run = grow(&w.run, n*d.run.Size())
+		overflow, nonFinite := kernel.Convert(run, d.run, src, d.src.Elem, n)
+		if at := max(overflow, nonFinite); at >= 0 {
+			var v [1]float32
+			kernel.Widen(v[:], src[at*d.src.Elem.Size():], d.src.Elem)
+			return &convert.ValueError{File: d.src.File, Tensor: d.src.Name, Index: first + int64(at), Shape: d.src.Shape,
+				Value: float64(v[0]), DType: map[kernel.Elem]safetensors.DType{kernel.BF16: safetensors.BF16, kernel.F16: safetensors.F16}[d.run]}
+		}
+	}
+	b0 := first / int64(d.block)
+	abs := d.absmax[b0:][:(n+d.block-1)/d.block]
+	want := grow(&w.codes, (n+1)/2)
+	kernel.Quantize(d.ktype, d.run, want, abs, run, d.block)
+	got := w.buf[:len(want)]
+	if err := readFull(d.w.Packed, got, first/2); err != nil {
+		return fmt.Errorf("%s: read %s: %w", d.w.Packed.Shard, d.w.Name, err)
+	}
+	d.progress(d.w.Name, int64(len(got)))
+	if bytes.Equal(got, want) {
+		return nil
+	}
+	d.differences(got, want, run, abs, first, n)
+	return nil
+}
+
+// differences goes through a range code by code.
+func (d *derivation) differences(got, want, run []byte, abs []float32, first int64, n int) {
+	var tol Tolerated
+	var wrong, at int64
+	var x [1]float32
+	size := d.run.Size()
+	for i := range 2 * len(want) {
+		g, v := got[i/2]>>4, want[i/2]>>4
+		if i%2 == 1 {
+			g, v = got[i/2]&15, want[i/2]&15
+		}
+		if g == v {
+			continue
+		}
+		ok := false
+		switch {
+		case d.exact:
+		case i >= n:
+			tol.Padding++
+			ok = true
+		case d.ktype == kernel.FP4 && g&7 == 0 && v&7 == 0:
+			tol.ZeroCodes++
+			ok = true
+		default:
+			kernel.Widen(x[:], run[i*size:][:size], d.run)
+			if ok = d.near(g, v, float64(x[0]), float64(abs[i/d.block])); ok {
+				tol.NearCodes++
+			}
+		}
+		if !ok {
+			if wrong == 0 {
+				at = first + int64(i)
+			}
+			wrong++
+		}
+	}
+	d.note(wrong, at)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.Tolerated.add(&tol)
+}
+
+// near reports whether the codes g and v are neighbours and x/a, exactly, is near the threshold between them.
+func (d *derivation) near(g, v uint8, x, a float64) bool {
+	lo, hi := min(d.rank[g], d.rank[v]), max(d.rank[g], d.rank[v])
+	return hi-lo == 1 && a > 0 && math.Abs(x/a-float64(d.threshold[lo])) <= nearThreshold
+}
+
+// plainScales compares scales stored in float32. They are largest magnitudes of the block: nothing rounds.
+func (d *derivation) plainScales() error {
+	got, err := floats(d.w.Absmax)
+	if err != nil {
+		return err
+	}
+	d.compareFloats(d.w.Absmax, got, d.absmax, "block")
+	return nil
+}
+
+func (d *derivation) compareFloats(t bnb.Tensor, got, want []float32, what string) {
+	var n int64
+	at := -1
+	for i := range want {
+		if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
+			if at < 0 {
+				at = i
+			}
+			n++
+		}
+	}
+	if n > 0 {
+		d.wrongScales += n
+		d.add(bnb.Error, t, "%d of %d constants differ from those derived from the source, the first of %s %d: expected %v, found %v",
+			n, len(want), what, at, want[at], got[at])
+	}
+}
+
+// nested derives the second level of the scales, with the offset of the file if it is another's.
+func (d *derivation) nested() error {
+	offset := doublequant.Offset(d.absmax)
+	if stored := d.w.State.NestedOffset; stored != offset {
+		diff := math.Abs(float64(stored) - float64(offset))
+		if d.exact || !(diff <= nearOffset) {
+			d.wrongScales++
+			d.add(bnb.Error, d.w.QuantState, "nested_offset: expected %v as derived from the source, found %v", offset, stored)
+		} else {
+			d.Offsets++
+			d.MaxOffset = diff
+		}
+		offset = stored
+	}
+	if d.w.State.NestedBlockSize != doublequant.BlockSize {
+		d.add(bnb.Warning, d.w.Absmax, "not proven: nested_blocksize %d, expected %d", d.w.State.NestedBlockSize, doublequant.BlockSize)
+		return nil
+	}
+	want := make([]byte, len(d.absmax))
+	nested := make([]float32, doublequant.NestedLen(len(d.absmax)))
+	kernel.DynamicQuantize(want, nested, d.absmax, offset)
+	stored, err := floats(d.w.NestedAbsmax)
+	if err != nil {
+		return err
+	}
+	d.compareFloats(d.w.NestedAbsmax, stored, nested, "group")
+	got := make([]byte, len(want))
+	if err := readFull(d.w.Absmax, got, 0); err != nil {
+		return fmt.Errorf("%s: read %s: %w", d.w.Absmax.Shard, d.w.Absmax.Name, err)
+	}
+	var wrong int64
+	at := 0
+	for i := range want {
+		if got[i] == want[i] {
+			continue
+		}
+		// A group of equal scales has m = 0, where 0/0 makes bitsandbytes' code anything; it decodes to the offset.
+		step := int(got[i]) - int(want[i])
+		if !d.exact && (step == 1 || step == -1 || nested[i/doublequant.BlockSize] == 0) {
+			d.NestedCodes++
+			continue
+		}
+		if wrong == 0 {
+			at = i
+		}
+		wrong++
+	}
+	if wrong > 0 {
+		d.wrongScales += wrong
+		d.add(bnb.Error, d.w.Absmax, "%d of %d scale codes differ from those derived from the source, the first of block %d: expected %d, found %d",
+			wrong, len(want), at, want[at], got[at])
+	}
+	return nil
+}
