@@ -86,15 +86,24 @@ func (s *Source) openIndexed(base string, single bool) error {
 	if !s.Index.HasMetadata {
 		s.Warnings = append(s.Warnings, path+": no metadata member, which transformers requires")
 	}
-	for _, name := range shards {
-		if err := s.addShard(name); err != nil {
-			var link *InputError
-			if errors.Is(err, fs.ErrNotExist) && !errors.As(err, &link) {
-				return &InputError{File: path, Expected: "the shards it names", Found: name + " missing",
-					Hint: "fetch the missing shard", Err: fs.ErrNotExist}
-			}
-			return err
+	files, errs := openShards(s.Dir, shards)
+	for i, name := range shards {
+		err := errs[i]
+		if err == nil {
+			s.add(name, files[i])
+			continue
 		}
+		for _, f := range files[i:] {
+			if f != nil {
+				_ = f.Close() // the first error is the one to tell
+			}
+		}
+		var link *InputError
+		if errors.Is(err, fs.ErrNotExist) && !errors.As(err, &link) {
+			return &InputError{File: path, Expected: "the shards it names", Found: name + " missing",
+				Hint: "fetch the missing shard", Err: fs.ErrNotExist}
+		}
+		return err
 	}
 	if err := s.finish(); err != nil {
 		return err

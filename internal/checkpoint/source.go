@@ -20,7 +20,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -105,24 +108,56 @@ func (s *Source) TensorBytes() int64 {
 
 // addShard opens one file of s.Dir and files its tensors.
 func (s *Source) addShard(name string) error {
-	path := filepath.Join(s.Dir, name)
-	if err := checkWeightFile(path); err != nil {
-		if info, lerr := os.Lstat(path); lerr == nil && info.Mode()&fs.ModeSymlink != 0 && errors.Is(err, fs.ErrNotExist) {
-			return &InputError{File: path, Expected: "a file", Found: "a symbolic link to nothing",
-				Hint: "the download is incomplete: fetch the model again", Err: fs.ErrNotExist}
-		}
-		return err
-	}
-	f, err := safetensors.Open(path)
+	f, err := openShard(filepath.Join(s.Dir, name))
 	if err != nil {
 		return err
 	}
+	s.add(name, f)
+	return nil
+}
+
+func (s *Source) add(name string, f *safetensors.File) {
 	sh := &Shard{Name: name, File: f}
 	s.Shards = append(s.Shards, sh)
 	for _, t := range f.Tensors() {
 		s.Tensors = append(s.Tensors, Tensor{Tensor: t, Shard: sh})
 	}
-	return nil
+}
+
+func openShard(path string) (*safetensors.File, error) {
+	if err := checkWeightFile(path); err != nil {
+		if info, lerr := os.Lstat(path); lerr == nil && info.Mode()&fs.ModeSymlink != 0 && errors.Is(err, fs.ErrNotExist) {
+			return nil, &InputError{File: path, Expected: "a file", Found: "a symbolic link to nothing",
+				Hint: "the download is incomplete: fetch the model again", Err: fs.ErrNotExist}
+		}
+		return nil, err
+	}
+	return safetensors.Open(path)
+}
+
+// openShards opens files of dir side by side, since reading a header is work for the processor. After an error no
+// further file is begun; the first error in the order of names is at the index of the first file that is nil.
+func openShards(dir string, names []string) ([]*safetensors.File, []error) {
+	files := make([]*safetensors.File, len(names))
+	errs := make([]error, len(names))
+	var next atomic.Int64
+	var failed atomic.Bool
+	var wg sync.WaitGroup
+	for range min(len(names), runtime.GOMAXPROCS(0)) {
+		wg.Go(func() {
+			for !failed.Load() {
+				i := int(next.Add(1)) - 1
+				if i >= len(names) {
+					return
+				}
+				if files[i], errs[i] = openShard(filepath.Join(dir, names[i])); errs[i] != nil {
+					failed.Store(true)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return files, errs
 }
 
 // finish sorts the tensors and refuses a name that two shards hold.
