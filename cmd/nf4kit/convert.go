@@ -179,12 +179,8 @@ func (o *ConvertOptions) plan() (convert.Options, error) {
 		}
 		opt.Rules = append(opt.Rules, r)
 	}
-	for _, t := range o.Targets {
-		target, err := arch.ParseTarget(t)
-		if err != nil {
-			return opt, usagef("--target: %w", err)
-		}
-		opt.Targets |= target
+	if opt.Targets, err = parseTargets(o.Targets); err != nil {
+		return opt, err
 	}
 	switch o.Towers {
 	case "keep":

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/footprint"
 )
@@ -22,6 +23,7 @@ type InspectOptions struct {
 func newInspectCommand(g *globals) *cobra.Command {
 	var o InspectOptions
 	var only []string
+	var architectures bool
 	cmd := &cobra.Command{
 		Use:   "inspect SRC [REGEX...]",
 		Short: "Show the tensors of a checkpoint, what is quantized and bits per parameter",
@@ -36,15 +38,58 @@ one of them count, and they are listed; -v lists every tensor.`,
   nf4kit inspect Llama-3.2-1B-nf4 'layers\.0\.' --skip norm
   nf4kit inspect model.safetensors -v
   nf4kit inspect Llama-3.2-1B-nf4 --json`,
-		Args: cobra.MinimumNArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if architectures {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cobra.MinimumNArgs(1)(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if architectures {
+				return printArchitectures(g)
+			}
 			o.Src, o.Patterns = args[0], append(args[1:], only...)
 			return runInspect(cmd.Context(), g, o)
 		},
 	}
 	cmd.Flags().StringArrayVar(&only, "only", nil, "show tensors whose name matches `REGEX` (repeatable)")
 	cmd.Flags().StringArrayVar(&o.Skip, "skip", nil, "leave out tensors whose name matches `REGEX` (repeatable)")
+	cmd.Flags().BoolVar(&architectures, "architectures", false, "list the model types whose modules are known, instead of a checkpoint")
 	return cmd
+}
+
+// printArchitectures lists the table of architectures; -v adds the modules on
+// which transformers 5 and 4.57 disagree.
+func printArchitectures(g *globals) error {
+	types := arch.Types()
+	if g.JSON {
+		type typeJSON struct {
+			ModelType string   `json:"model_type"`
+			Classes   []string `json:"classes"`
+			In5       bool     `json:"transformers5"`
+			In4       bool     `json:"transformers4"`
+			Disagree  []string `json:"disagreements,omitempty"`
+		}
+		out := []typeJSON{}
+		for _, t := range types {
+			out = append(out, typeJSON{t.ModelType, t.Classes, t.In5, t.In4, t.Notes})
+		}
+		return writeJSON(g.Stdout, map[string]any{"schema": "nf4kit.architectures/1", "types": out})
+	}
+	tick := map[bool]string{true: "yes", false: "-"}
+	t := newTable(g.Stdout)
+	t.AppendHeader(row("model type", "transformers 5", "4.57", "they agree", "classes"))
+	for _, x := range types {
+		t.AppendRow(row(x.ModelType, tick[x.In5], tick[x.In4], tick[len(x.Notes) == 0], wrapNames(x.Classes, 2)))
+		if g.Verbose {
+			for _, n := range x.Notes {
+				t.AppendRow(row("", "", "", "", n))
+			}
+		}
+	}
+	t.Render()
+	fmt.Fprintf(g.Stdout, "%d model types\n", len(types))
+	return nil
 }
 
 // selection makes the patterns of inspect and measure into one test of names.

@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/footprint"
+	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/verify"
 )
@@ -19,6 +22,8 @@ type VerifyOptions struct {
 	Dir         string
 	Source      string
 	HeadersOnly bool
+	Targets     []string
+	Fix         bool
 	Jobs        int
 	MaxMemory   string
 }
@@ -40,11 +45,16 @@ differences between implementations are counted and tolerated: codes one step aw
 where the scaled value is within 1e-6 of the threshold, FP4's two zeros, offsets
 within 2e-7, nested codes one step away.
 
+--fix rewrites config.json, and nothing else, where that alone is wrong: its
+quantization_config is made to say what the tensors are, with a skip list that holds
+in every loader of --target.
+
 It exits with 4 if some loader would fail on the checkpoint or misread it, or if a
 digest or the source says that it is not what was written.`,
 		Example: `  nf4kit verify Llama-3.2-1B-nf4
   nf4kit verify Llama-3.2-1B-nf4 --source Llama-3.2-1B
-  nf4kit verify Llama-3.2-1B-nf4 --headers-only --json`,
+  nf4kit verify Llama-3.2-1B-nf4 --headers-only --json
+  nf4kit verify somebodys-nf4 --target transformers5 --target vllm --fix`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Dir = args[0]
@@ -54,6 +64,9 @@ digest or the source says that it is not what was written.`,
 	fs := cmd.Flags()
 	fs.StringVar(&o.Source, "source", "", "derive every byte from `SRC`, the checkpoint that DIR was made of, and compare")
 	fs.BoolVar(&o.HeadersOnly, "headers-only", false, "read headers and records, no codes and no scales")
+	fs.StringArrayVar(&o.Targets, "target", nil, "loader to check for: transformers5, transformers4, vllm, sglang or diffusers; default the first two (repeatable)")
+	fs.BoolVar(&o.Fix, "fix", false, "mend config.json first, if that is what is wrong")
+	enum(cmd, "target", arch.TargetNames()...)
 	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor")
 	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "memory for tensors in flight")
 	return cmd
@@ -74,6 +87,64 @@ func streamOptions(jobs int, maxMemory string) (stream.Options, error) {
 	return stream.Options{Jobs: jobs, Memory: mem}, nil
 }
 
+// fixConfig is --fix: config.json, and its digest in nf4kit.json, are replaced
+// by renaming.
+func fixConfig(g *globals, dir string, targets arch.Target) error {
+	src, err := checkpoint.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	fixed, err := verify.Fix(src, targets)
+	if err != nil {
+		return err
+	}
+	if fixed == nil {
+		if !g.Quiet {
+			noticef(g.Stderr, "--fix: config.json says what the tensors are already")
+		}
+		return nil
+	}
+	m, err := manifest.Read(src)
+	if err != nil {
+		return err
+	}
+	write := func(name string, raw []byte) error {
+		return createFile(filepath.Join(src.Dir, name), func(w io.Writer) error {
+			_, err := w.Write(raw)
+			return err
+		})
+	}
+	if m != nil {
+		m.Files["config.json"] = manifest.Sum(fixed)
+		raw, err := m.Encode()
+		if err != nil {
+			return err
+		}
+		if err := write(manifest.Name, raw); err != nil {
+			return err
+		}
+	}
+	if err := write("config.json", fixed); err != nil {
+		return err
+	}
+	noticef(g.Stderr, "--fix: config.json rewritten")
+	return nil
+}
+
+// parseTargets reads --target; 0 is the default.
+func parseTargets(names []string) (arch.Target, error) {
+	var all arch.Target
+	for _, name := range names {
+		t, err := arch.ParseTarget(name)
+		if err != nil {
+			return 0, usagef("--target: %w", err)
+		}
+		all |= t
+	}
+	return all, nil
+}
+
 // runVerify is the command without cobra.
 func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 	if o.HeadersOnly && o.Source != "" {
@@ -83,6 +154,15 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 	if err != nil {
 		return err
 	}
+	targets, err := parseTargets(o.Targets)
+	if err != nil {
+		return err
+	}
+	if o.Fix {
+		if err := fixConfig(g, o.Dir, targets); err != nil {
+			return err
+		}
+	}
 	src, err := checkpoint.Open(o.Dir)
 	if err != nil {
 		return err
@@ -91,7 +171,7 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 	for _, w := range src.Warnings {
 		warnf(g.Stderr, "%s", w)
 	}
-	opt := verify.Options{StructureOnly: o.HeadersOnly, Stream: so}
+	opt := verify.Options{Targets: targets, StructureOnly: o.HeadersOnly, Stream: so}
 	total := src.TensorBytes()
 	if o.Source != "" {
 		if opt.Source, err = checkpoint.Open(o.Source); err != nil {
