@@ -45,8 +45,9 @@ func (l layer) rank() int64 {
 // sizes are the widths of the terms below in the package comment's letters.
 type sizes struct {
 	h, q, kv, v, o, nh int64 // hidden, queries, keys, values, attention result, heads
-	c, a               int64 // bytes of a hidden state and of an adapter
-	lin                int64 // bytes of a linear layer's result
+	c, a               int64 // bytes of a hidden state and of an adapter's input
+	lin, mid           int64 // bytes of what attention and the MLP compute on
+	copies             bool  // each adapter keeps its own copy of its input
 	masked, full, fast bool  // padded batch; full fine-tuning; torch.compile
 	norms              bool  // the norms are trained
 }
@@ -54,9 +55,16 @@ type sizes struct {
 func (r Run) sizes(s modelshape.Stack) sizes {
 	z := sizes{h: s.Hidden, q: s.Heads * s.HeadDim, kv: s.KVHeads * s.HeadDim, v: s.KVHeads * s.ValDim, o: s.Heads * s.ValDim, nh: s.Heads,
 		c: r.computeSize(), a: r.AdapterDType.Size(), masked: r.Padded, full: r.Method == Full, fast: r.Compile, norms: r.Method == Full || r.Method == Norms}
-	z.lin = z.c
-	if z.full && r.Precision == Autocast {
-		z.lin = 2
+	z.lin, z.mid, z.copies = z.c, z.c, z.a != z.c || r.Dropout > 0
+	if r.Precision == Autocast {
+		z.lin, z.a = 2, 2
+		if z.full {
+			z.mid = 2
+		}
+		// peft casts the input to the adapter's float32 and autocast casts it
+		// back; with bitsandbytes it leaves that to autocast
+		// (peft/tuners/lora/layer.py and bnb.py).
+		z.copies = z.c != 2 || r.Method == LoRA && r.AdapterDType == F32 || r.Dropout > 0
 	}
 	return z
 }
@@ -109,14 +117,14 @@ func (r Run) base(s modelshape.Stack, z sizes, inter int64) layer {
 
 	switch {
 	case s.Gated && z.fast: // the product is computed again
-		l.mlp = 2 * z.lin * inter
+		l.mlp = 2 * z.mid * inter
 	case s.Gated: // gate, its activation, up
-		l.mlp = 3 * z.lin * inter
+		l.mlp = 3 * z.mid * inter
 	default: // the activation's input
-		l.mlp = z.lin * inter
+		l.mlp = z.mid * inter
 	}
 	if z.full { // inputs of the linear layers, for their weights' gradients
-		l.mlp += z.lin * inter
+		l.mlp += z.mid * inter
 		if r.Precision == Autocast { // cast for each layer by itself
 			l.norm1 += 3 * z.lin * z.h
 			l.norm2 += z.lin * z.h
@@ -150,7 +158,7 @@ func (r Run) adapt(l *layer, adapters []Adapter, layers int64, z sizes) {
 		switch in := (input{ro, path[:max(strings.LastIndexByte(path, '.'), 0)]}); {
 		case r.Dropout > 0:
 			l.lora[ro] += share((z.a + 1) * a.In)
-		case z.a != z.c:
+		case z.copies && !(ro == attnOut && z.shared(r)):
 			l.lora[ro] += share(z.a * a.In)
 		case ro == elsewhere || !seen[in]:
 			seen[in] = true
@@ -160,6 +168,12 @@ func (r Run) adapt(l *layer, adapters []Adapter, layers int64, z sizes) {
 		}
 		l.loraRank[ro] += share(z.a)
 	}
+}
+
+// shared reports whether the output projection's adapter reads attention's own
+// result although others keep copies: its dtype is the adapter's already.
+func (z sizes) shared(r Run) bool {
+	return r.Method == QLoRA && r.Precision == Autocast && r.Attention == SDPA
 }
 
 // unseen is what the first layer does not save because nothing before the
@@ -192,8 +206,8 @@ func (r Run) unseen(l layer, s modelshape.Stack, z sizes, inter int64, adapters 
 	}
 	token, seq = token+l.attn, l.attnSeq
 	if first == attnOut {
-		if z.a == z.c && r.Dropout == 0 && r.Attention == SDPA {
-			token -= z.c * z.o // the adapter's input, which attention would have saved
+		if (!z.copies || r.Dropout == 0 && z.shared(r)) && r.Attention == SDPA {
+			token -= z.lin * z.o // the adapter's input, which attention would have saved
 		}
 		return token, seq
 	}
@@ -203,9 +217,9 @@ func (r Run) unseen(l layer, s modelshape.Stack, z sizes, inter int64, adapters 
 	case first == mlpDown:
 		token += l.mlp
 	case s.Gated && gate && !up: // the gate's activation is saved for up
-		token += z.lin * inter
+		token += z.mid * inter
 	case s.Gated && up && !gate: // its input and up are saved for gate
-		token += 2 * z.lin * inter
+		token += 2 * z.mid * inter
 	}
 	return token, seq
 }
@@ -232,6 +246,40 @@ func (z sizes) eagerUnseen(q, k, v bool) (token, seq int64) {
 		seq += z.lin * z.nh
 	}
 	return token, seq
+}
+
+// casts counts the 16-bit copies that autocast makes of what is float32, a
+// prepared head and the adapters, and keeps until the forward pass ends. The copy
+// of the first A is not needed for backward where its input needs no gradient.
+func (k *Coefficients) casts(m *modelshape.Model, r Run) {
+	if r.Precision != Autocast {
+		return
+	}
+	if r.keptSize() == 4 && r.Method != Full {
+		for _, g := range m.Groups {
+			if g.Kind == modelshape.Head || g.Kind == modelshape.Embedding && m.Tied {
+				k.TailFixed += 2 * g.Params()
+			}
+		}
+	}
+	if r.AdapterDType != F32 {
+		return
+	}
+	first := elsewhere
+	for _, a := range k.Adapters {
+		k.TailRank += 2 * a.Count * (a.In + a.Out)
+		if ro := roleOf(modulePath(a.Name)); ro != elsewhere && (first == elsewhere || ro < first) {
+			first = ro
+		}
+	}
+	if k.Checkpointed {
+		return
+	}
+	for _, a := range k.Adapters {
+		if roleOf(modulePath(a.Name)) == first {
+			k.TailRank -= 2 * a.In
+		}
+	}
 }
 
 // activations sets everything that grows with the tokens.
@@ -285,9 +333,6 @@ func (k *Coefficients) activations(m *modelshape.Model, r Run) {
 	for _, a := range k.Adapters {
 		if roleOf(modulePath(a.Name)) == mlpDown {
 			downCopy = z.a
-			if z.a == z.c && r.Dropout == 0 {
-				downCopy = z.c
-			}
 		}
 	}
 	parts := int64(6)
@@ -304,7 +349,7 @@ func (k *Coefficients) activations(m *modelshape.Model, r Run) {
 	if z.full {
 		saved++
 	}
-	k.WorkToken = (parts-saved)*z.lin*inter + z.c*s.Hidden - downCopy*inter
+	k.WorkToken = (parts-saved)*z.mid*inter + z.c*s.Hidden - downCopy*inter
 	if downCopy > 0 && z.a != z.c {
 		// The adapter's float32 gradients of the layer's output and input.
 		k.WorkToken = max(k.WorkToken, 3*z.a*s.Hidden+z.a*inter)
@@ -347,6 +392,7 @@ func (k *Coefficients) activations(m *modelshape.Model, r Run) {
 	k.TailToken = z.normSaved(s.Hidden, s.RMSNorm) + 8
 	k.TailSeq = 2 * s.HeadDim * z.c
 	k.TailFixed = 4
+	k.casts(m, r)
 	if z.full {
 		k.TailToken += z.lin*s.Hidden + 8
 		if r.Precision == Autocast { // the 16-bit copies of the weights, cached until the context ends

@@ -106,7 +106,7 @@ func (p *Plan) Snippet(model string) string {
 	}
 	args := []string{fmt.Sprintf("per_device_train_batch_size=%d", r.MicroBatch), fmt.Sprintf("gradient_accumulation_steps=%d", r.Accumulate),
 		fmt.Sprintf("gradient_checkpointing=%s", py(!r.NoCheckpointing)), fmt.Sprintf("optim=%q", optimNames[r.Optimizer])}
-	if r.Method == Full && r.Precision != Pure || r.Method == QLoRA && r.Base == BF16 {
+	if r.Precision == Autocast || r.Method == Full && r.Precision == Mixed {
 		if r.Base == F16 {
 			args = append(args, "fp16=True")
 		} else {
@@ -131,7 +131,10 @@ func pyTargets(spec string, adapters []Adapter) string {
 		return `"all-linear"`
 	}
 	if re, ok := strings.CutPrefix(spec, "re:"); ok {
-		return fmt.Sprintf("r%q", re)
+		if strings.ContainsAny(re, "\"\n\r") {
+			return fmt.Sprintf("%q", re)
+		}
+		return `r"` + re + `"`
 	}
 	seen := map[string]bool{}
 	var names []string

@@ -61,6 +61,7 @@ type Coefficients struct {
 	TailToken int64 `json:"tail_token"` // around the layers: final norm, labels
 	TailSeq   int64 `json:"tail_seq"`   // per token of one sequence: rotary tables
 	MaskSeq   int64 `json:"mask_seq"`   // per token and token of the sequence: attention mask
+	TailRank  int64 `json:"tail_rank"`  // per unit of rank: autocast's copies of the adapters
 	TailFixed int64 `json:"tail_fixed"`
 
 	ForwardLoss int64 `json:"forward_loss"` // per token when the loss has been computed,
@@ -223,7 +224,7 @@ func isNorm(g modelshape.Group) bool {
 func (k *Coefficients) loss(m *modelshape.Model, r Run) {
 	v := m.Stack.Vocab
 	logit := r.computeSize()
-	if r.Precision == Autocast && r.Method == Full {
+	if r.Precision == Autocast {
 		logit = 2
 	}
 	held := logit * v

@@ -42,7 +42,7 @@
 //
 // What autograd keeps per token and layer, for Llama's layers in transformers
 // 5.23 and peft 0.21. It equals what torch's saved_tensors_hooks count, to the byte,
-// in the 45 cases of testdata/activations.json.
+// in the 52 cases of testdata/activations.json.
 //
 //	each RMSNorm          4h + 4; trained + c h
 //	LayerNorm             c h + 8
@@ -50,10 +50,13 @@
 //	attention, eager      3 c q + (4 + c) H T (4 H T in float32)
 //	MLP with gate         3 c i; without c i
 //	full fine-tuning      + 2 c h + c i, the inputs of the linear layers; eager + c q
-//	autocast              norms in float32, inputs cast per layer: 2 (5h + i) instead
+//	                      under autocast norms in float32, inputs cast per layer: 2 (5h + i) instead
 //	adapter               + a in, its own copy of the input, if a differs from c or there is
 //	                      dropout (then + in for the mask); else c in once per distinct input, none
 //	                      for o_proj, whose input SDPA saved; + a r
+//	under autocast        attention on 2 bytes, adapters a = 2 with their own copies if the residual is
+//	                      float32 or peft has cast (LoRA, not bitsandbytes), and 2 bytes for the cast
+//	                      copy of each adapter parameter and of a float32 head
 //	once                  rotary tables 2 d c T, final norm, labels 8, ids 8 if embeddings are trained
 //
 // c is 2, or 4 after kbit preparation (the residual stream is float32) and for

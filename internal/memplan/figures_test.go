@@ -261,7 +261,7 @@ func TestValidate(t *testing.T) {
 		{Targets: ","}, {Targets: "re:("}, {Optimizer: "adam"}, {Optimizer: "paged-sgd"}, {Sharding: ZeRO1}, {GPUs: -2}, {Dropout: 1},
 		{Dropout: math.NaN()}, {Slack: math.NaN()}, {Slack: 11}, {Context: -1}, {Offload: true, NoCheckpointing: true}, {Base: "int8"},
 		{InBackward: true, Accumulate: 2}, {Method: QLoRA, Base: F32}, {Method: Full, Base: F32}, {Attention: "flash"}, {Loss: "x"},
-		{Precision: "x"}, {AdapterDType: "x"}, {Sharding: "x"}, {Accumulate: -1},
+		{Precision: "x"}, {Method: LoRA, Base: F32, Precision: Autocast}, {AdapterDType: "x"}, {Sharding: "x"}, {Accumulate: -1},
 	} {
 		if err := r.Validate(); err == nil {
 			t.Errorf("%+v is valid", r)

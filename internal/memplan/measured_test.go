@@ -1,7 +1,10 @@
 package memplan
 
 import (
+	"fmt"
 	"math"
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/nf4kit/nf4kit/internal/modelshape"
@@ -157,6 +160,11 @@ func builtinModel(t testing.TB, name string) *modelshape.Model {
 }
 
 func TestMeasured(t *testing.T) {
+	docs, err := os.ReadFile("../../docs/plan.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	units := map[float64]string{gib: "GiB", mib: "MiB", gb: "GB"}
 	sum, n := map[string]float64{}, map[string]float64{}
 	var ab, abRows float64
 	for _, row := range measuredRows() {
@@ -169,9 +177,13 @@ func TestMeasured(t *testing.T) {
 			row.edit(p.Coefficients, builtinModel(t, row.model))
 			p.Memory = p.Coefficients.At(p.Run.MicroBatch, p.Run.Seq, p.Run.Rank)
 		}
-		got := float64(p.Memory.Allocated-p.Memory.Paged) / row.unit // paged states are not the allocator's
+		got := float64(p.Memory.Allocated) / row.unit
 		e := 100 * (got/row.measured - 1)
 		t.Logf("%-30s %-46s measured %9.2f planned %9.2f  %+5.1f %%  %s", row.source, row.name, row.measured, got, e, p.Memory.Peak)
+		line := fmt.Sprintf("| %s | %.2f | %.2f %s | %+.1f %% |", row.name, row.measured, got, units[row.unit], e)
+		if !strings.Contains(string(docs), line) {
+			t.Errorf("docs/plan.md lacks the row\n%s", line)
+		}
 		if math.Abs(e) > row.percent {
 			t.Errorf("%s, %s: planned %.2f, measured %.2f, %+.1f %%, want within %v %%", row.source, row.name, got, row.measured, e, row.percent)
 		}

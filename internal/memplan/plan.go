@@ -40,7 +40,7 @@ type Memory struct {
 	Peak      string  `json:"peak_phase"`
 	Allocated int64   `json:"allocated"` // the highest phase: torch.cuda.max_memory_allocated()
 	Reserved  int64   `json:"reserved"`  // with the allocator's slack: max_memory_reserved()
-	Process   int64   `json:"process"`   // with the CUDA context: nvidia-smi
+	Process   int64   `json:"process"`   // with the CUDA context and all paged states: nvidia-smi
 	Least     int64   `json:"least"`     // Process with every paged state on the host
 	Host      int64   `json:"host"`      // pageable states and offloaded activations
 }
@@ -88,7 +88,7 @@ func (k *Coefficients) At(batch, seq, rank int64) Memory {
 		Gradients: k.Grads + grads,
 		Workspace: k.Workspace + k.Gathered + k.Buckets*grads,
 	}
-	static := x.Weights + x.Adapters + x.Optimizer + x.Paged + x.Workspace
+	static := x.Weights + x.Adapters + x.Optimizer + x.Workspace // paged states are not the allocator's
 	total := x.Gradients
 	if k.InBackward {
 		total = k.LargestGrad + grads
@@ -101,7 +101,7 @@ func (k *Coefficients) At(batch, seq, rank int64) Memory {
 	if k.Checkpointed {
 		saved, last, again = n*k.Boundaries, min(n*k.Boundary, n*k.Boundaries), layer
 	}
-	always := k.TailFixed + seq*k.TailSeq + n*seq*k.MaskSeq
+	always := k.TailFixed + rank*k.TailRank + seq*k.TailSeq + n*seq*k.MaskSeq
 	tail := n * k.TailToken
 	x.Saved = saved + tail + always
 
@@ -135,7 +135,7 @@ func (k *Coefficients) At(batch, seq, rank int64) Memory {
 		}
 	}
 	x.Reserved = x.Allocated + x.Allocated/10000*k.SlackBP
-	x.Process = x.Reserved + k.Context
+	x.Process = x.Reserved + x.Paged + k.Context
 	x.Least = x.Process - x.Paged
 	x.Host = x.Paged
 	if k.Checkpointed && k.Boundaries == 0 && k.Boundary > 0 {

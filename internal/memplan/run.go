@@ -36,14 +36,15 @@ func (d DType) Size() int64 {
 	return 2
 }
 
-// Precision is how full fine-tuning keeps its weights.
+// Precision is how weights are kept and products computed. Adapters know
+// autocast or not.
 type Precision string
 
 // The precisions.
 const (
 	Mixed    Precision = "mixed"    // weights and gradients in 16 bits, a float32 master copy in the optimizer (Micikevicius et al. 2018; DeepSpeed, Megatron, apex O2)
 	Pure     Precision = "pure"     // one copy, in the base dtype
-	Autocast Precision = "autocast" // float32 weights under torch.autocast
+	Autocast Precision = "autocast" // under torch.autocast (TrainingArguments bf16=True); of full fine-tuning, float32 weights
 )
 
 // Attention is the kernel that computes attention.
@@ -85,7 +86,7 @@ type Run struct {
 	Method Method
 	Base   DType // dtype of the base weights and of the matrix products; "" is bfloat16
 
-	Precision Precision // full fine-tuning only; "" is mixed
+	Precision Precision // "" is mixed, which for adapters means without autocast
 
 	Rank         int64   // LoRA rank; 0 is 16
 	Targets      string  // see [ParseTargets]; "" is all-linear
@@ -230,6 +231,8 @@ func (r Run) Validate() error {
 		return &OptionError{"optimizer-in-backward", "is not modelled with sharding"}
 	case d.Method == QLoRA && d.Base == F32:
 		return &OptionError{"dtype", "a 4-bit base computes in bfloat16 or float16"}
+	case d.Method != Full && d.Precision == Autocast && d.Base == F32:
+		return &OptionError{"precision", "autocast over a frozen float32 base is not modelled"}
 	case d.Method == Full && d.Precision == Mixed && d.Base == F32:
 		return &OptionError{"precision", "mixed keeps 16-bit weights; use pure for float32 weights"}
 	}

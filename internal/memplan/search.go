@@ -49,11 +49,14 @@ type Change struct {
 	What   string `json:"change"`
 	Flag   string `json:"flag"` // of the plan command
 	Price  string `json:"price"`
-	Weight int64  `json:"price_weight"` // 1: free, 2: little, 4: a third of the speed, 8: another result
+	Weight int64  `json:"price_weight"` // 1: free, 2: little, 4: a third of the speed, 8: another result, 16: hardware
 	Saved  int64  `json:"saved_bytes"`
 	After  int64  `json:"process_after"`
 	Plan   *Plan  `json:"-"`
 }
+
+// hardware is the weight of what money buys; the way down takes it last.
+const hardware = 16
 
 // edit is a candidate change; apply reports whether it changes anything.
 type edit struct {
@@ -89,6 +92,11 @@ func edits(r Run) []edit {
 			old := r.Foreach
 			r.Foreach = false
 			return old
+		}},
+		{"routed experts in 4 bits", "--experts quantize", "a layout of transformers 4.57 and vLLM that 5.x does not load", 4, func(r *Run) bool {
+			old := r.QuantExperts
+			r.QuantExperts = true
+			return !old && r.Method == QLoRA
 		}},
 		{"optimizer states in 8 bits", "--optimizer adamw-8bit", "none measured (Dettmers et al. 2022)", 2, func(r *Run) bool {
 			old := r.Optimizer
@@ -153,7 +161,7 @@ func edits(r Run) []edit {
 			r.Seq = old / 2
 			return old >= 256
 		}},
-		{"twice the GPUs, everything sharded", "--gpus, --sharding fsdp", "hardware", 8, func(r *Run) bool {
+		{"twice the GPUs, everything sharded", "--gpus, --sharding fsdp", "hardware", hardware, func(r *Run) bool {
 			r.GPUs *= 2
 			r.Sharding = FSDP
 			return !r.InBackward && r.GPUs <= 1<<16
@@ -163,28 +171,37 @@ func edits(r Run) []edit {
 }
 
 // Changes lists what would make the plan smaller, most bytes saved per price
-// first. chain is the shortest way down that list to usable bytes: the changes
-// taken in that order until the plan fits, nil if it fits already or no
-// sequence of them suffices.
+// first. chain is one way to usable bytes: the first change of that list, then the
+// first of the list it leads to, and so on until the plan fits; without hardware
+// if that suffices. It is nil if the plan fits already or none of it suffices.
 func (p *Plan) Changes(m *modelshape.Model, usable int64) (all, chain []Change) {
 	all = p.changes(m)
 	if p.Memory.Process <= usable {
 		return all, nil
 	}
-	for cur := p; ; {
-		next := cur.changes(m)
-		if len(next) == 0 {
-			return all, nil
-		}
-		chain = append(chain, next[0])
-		cur = next[0].Plan
-		if cur.Memory.Process <= usable {
+	for _, most := range []int64{hardware - 1, hardware} {
+		if chain = p.wayDown(m, usable, most); chain != nil {
 			return all, chain
 		}
-		if len(chain) > 64 {
-			return all, nil
+	}
+	return all, nil
+}
+
+// wayDown takes no change of a weight above most, and at most 64.
+func (p *Plan) wayDown(m *modelshape.Model, usable, most int64) []Change {
+	var chain []Change
+	for cur := p; len(chain) < 64; {
+		next := cur.changes(m)
+		i := slices.IndexFunc(next, func(c Change) bool { return c.Weight <= most })
+		if i < 0 {
+			return nil
+		}
+		chain = append(chain, next[i])
+		if cur = next[i].Plan; cur.Memory.Process <= usable {
+			return chain
 		}
 	}
+	return nil
 }
 
 func (p *Plan) changes(m *modelshape.Model) []Change {

@@ -69,29 +69,32 @@ func pattern(name string) string {
 }
 
 func group(tensors []Tensor, known map[string]Group, classify Classifier) []Group {
-	type key struct{ name, shape string }
+	type key struct {
+		name, shape string
+		kind        Kind
+		part        Part
+	}
 	index := map[key]int{}
 	var out []Group
 	for _, t := range tensors {
-		k := key{pattern(t.Name), fmt.Sprint(t.Shape)}
-		if i, ok := index[k]; ok {
-			out[i].Count++
-			continue
-		}
-		g := Group{Name: k.name, Shape: t.Shape, Count: 1}
+		name := pattern(t.Name)
 		kind, part, ok := Other, Text, false
 		if classify != nil {
 			kind, part, ok = classify(t.Name)
 		}
-		if ref, has := known[k.name]; !ok && has {
+		if ref, has := known[name]; !ok && has {
 			kind, part, ok = ref.Kind, ref.Part, true
 		}
 		if !ok {
 			kind, part = guess(t.Name, t.Shape)
 		}
-		g.Kind, g.Part = kind, part
+		k := key{name, fmt.Sprint(t.Shape), kind, part}
+		if i, ok := index[k]; ok {
+			out[i].Count++
+			continue
+		}
 		index[k] = len(out)
-		out = append(out, g)
+		out = append(out, Group{Name: name, Shape: t.Shape, Count: 1, Kind: kind, Part: part})
 	}
 	slices.SortStableFunc(out, func(a, b Group) int { return cmp.Compare(a.Name, b.Name) })
 	return out

@@ -88,6 +88,13 @@ CASES = [
     case("qlora q,v no kbit", "qlora", targets=QV),
     case("qlora all no kbit", "qlora", targets=ALL),
     case("qlora all no kbit bf16 adapters", "qlora", targets=ALL, adapter="bf16"),
+    case("lora q,v autocast", "lora", targets=QV, autocast=True),
+    case("lora all autocast", "lora", targets=ALL, autocast=True),
+    case("lora mlp autocast dropout", "lora", targets=MLP, autocast=True, dropout=0.1),
+    case("qlora q,v autocast", "qlora", targets=QV, kbit=True, autocast=True),
+    case("qlora all autocast", "qlora", targets=ALL, kbit=True, autocast=True),
+    case("qlora all autocast padded dropout", "qlora", targets=ALL, kbit=True, autocast=True, padded=True, dropout=0.1),
+    case("qlora all no kbit autocast", "qlora", targets=ALL, autocast=True),
     case("full eager", "full", attn="eager"),
     case("lora q,v eager", "lora", targets=QV, attn="eager"),
     case("lora k eager", "lora", targets=["k_proj"], attn="eager"),
@@ -187,8 +194,11 @@ def saved_bytes(c):
             kept[s.data_ptr()] = s  # holding it keeps its address from being given again
         return t
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", torch.bfloat16, enabled=c.get("autocast", False)):
+    autocast = c.get("autocast", False)
+    torch.set_autocast_enabled("cuda", autocast)  # peft asks for the GPU's
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         out = m(**inputs(c))
+    torch.set_autocast_enabled("cuda", False)
     assert out.loss is not None
     return sum(s.nbytes() for s in kept.values())
 

@@ -44,7 +44,7 @@ function memoryAt(k, batch, seq, rank) {
     gradients: k.grads + grads,
     workspace: k.workspace + k.gathered + k.buckets * grads,
   };
-  const fixed = x.weights + x.adapters + x.optimizer + x.optimizer_paged + x.workspace;
+  const fixed = x.weights + x.adapters + x.optimizer + x.workspace;
   const total = k.in_backward ? k.largest_grad + grads : x.gradients;
 
   const layer = n * (k.layer_token + k.layer_rank * rank + k.layer_seq * seq);
@@ -55,7 +55,7 @@ function memoryAt(k, batch, seq, rank) {
     last = Math.min(n * k.boundary, saved);
     again = layer;
   }
-  const always = k.tail_fixed + seq * k.tail_seq + n * seq * k.mask_seq;
+  const always = k.tail_fixed + rank * k.tail_rank + seq * k.tail_seq + n * seq * k.mask_seq;
   x.activations = saved + n * k.tail_token + always;
 
   const work = Math.max(n * k.work_token, n * k.dequant_token + k.dequant);
@@ -88,7 +88,7 @@ function memoryAt(k, batch, seq, rank) {
     }
   }
   x.reserved = x.allocated + (x.allocated - (x.allocated % 10000)) / 10000 * k.slack_bp;
-  x.process = x.reserved + k.context;
+  x.process = x.reserved + x.optimizer_paged + k.context;
   x.least = x.process - x.optimizer_paged;
   x.host = x.optimizer_paged;
   if (k.checkpointed && k.boundaries === 0 && k.boundary > 0) x.host += n * k.boundary * k.layers;

@@ -44,8 +44,9 @@
     return lo;
   };
   const fits = (x, usable) => x.process <= (usable - usable % 10) / 10 * 9 ? "fits" : x.process <= usable ? "tight" : x.least <= usable ? "pages" : "no";
-  const parts = (x, p, context) => [x.weights, x.adapters, x.optimizer + x.optimizer_paged, p.gradients, p.activations, p.work, p.logits,
-    x.workspace + (context ? x.process - x.allocated : 0)];
+  // all: the process, else what the allocator has.
+  const parts = (x, p, all) => [x.weights, x.adapters, x.optimizer + (all ? x.optimizer_paged : 0), p.gradients, p.activations, p.work, p.logits,
+    x.workspace + (all ? x.process - x.optimizer_paged - x.allocated : 0)];
 
   const bar = (e, values, full) => fill(e, ...values.map((v, i) => {
     const s = make("span");

@@ -1,0 +1,391 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/nf4kit/nf4kit/internal/memplan"
+	"github.com/nf4kit/nf4kit/internal/memplan/page"
+	"github.com/nf4kit/nf4kit/internal/modelshape"
+)
+
+// PlanOptions are the arguments and flags of plan.
+type PlanOptions struct {
+	Src string
+
+	Method, DType, Precision       string
+	Rank                           int64
+	Targets, AdapterDType          string
+	Dropout                        float64
+	DoubleQuant, KbitPrep          bool
+	BlockSize                      int64
+	Experts, Towers                string
+	Optimizer                      string
+	Foreach, InBackward            bool
+	MicroBatch, Seq, Accumulate    int64
+	Padded, Checkpointing, Offload bool
+	Attention, Loss                string
+	Compile, DropOutputs           bool
+	GPUs                           int64
+	Sharding                       string
+	Overhead, Context              string
+	Generate                       int64
+	GPU, VRAM                      string
+	MustFit, NoAdvice              bool
+	HTML                           string
+}
+
+func newPlanCommand(g *globals) *cobra.Command {
+	var o PlanOptions
+	cmd := &cobra.Command{
+		Use:   "plan SRC",
+		Short: "Plan the GPU memory of full fine-tuning, LoRA or QLoRA, and which GPUs it fits",
+		Long: `plan says what a training run on SRC takes: weights, adapters, gradients, optimizer states,
+activations and logits, the peak over one training step, and on which GPUs that fits.
+Nothing is loaded and no GPU is needed.
+
+SRC is a model directory or a .safetensors file (headers alone are read), a config.json,
+or the name of a published model: ` + strings.Join(someNames(), ", ") + `
+and more; an unknown name lists those near it.
+
+Allocated is what the tensors take (torch.cuda.max_memory_allocated), reserved adds the
+caching allocator's slack, process the CUDA context: what nvidia-smi shows. docs/plan.md
+compares the formulas with published measurements.`,
+		Example: `  nf4kit plan llama-3.1-8b --gpu "RTX 4090"
+  nf4kit plan Llama-3.2-1B --method lora --rank 32 --targets q_proj,v_proj --seq 4096
+  nf4kit plan config.json --method full --gpus 8 --sharding fsdp --vram 80GiB
+  nf4kit plan qwen2.5-7b --optimizer paged-adamw-8bit --html plan.html`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Src = args[0]
+			return runPlan(cmd.Context(), g, o)
+		},
+	}
+	o.AddFlags(cmd.Flags())
+	for flag, values := range planValues {
+		enum(cmd, flag, values...)
+	}
+	return cmd
+}
+
+func someNames() []string {
+	return []string{"llama-2-7b", "llama-3.1-8b", "llama-3.1-70b", "qwen2.5-7b", "qwen3-30b-a3b", "mistral-7b-v0.3", "gemma-2-9b"}
+}
+
+// planValues are the words that flags take.
+var planValues = map[string][]string{
+	"method":        {"qlora", "lora", "full", "norms"},
+	"dtype":         {"auto", "bfloat16", "float16", "float32"},
+	"precision":     {"mixed", "pure", "autocast"},
+	"adapter-dtype": {"float32", "bfloat16", "float16"},
+	"experts":       {"keep", "quantize"},
+	"towers":        {"keep", "quantize"},
+	"optimizer":     memplan.Optimizers(),
+	"attention":     {"sdpa", "eager"},
+	"loss":          {"standard", "chunked", "fused"},
+	"sharding":      {"none", "zero1", "zero2", "zero3", "fsdp"},
+}
+
+// AddFlags declares the flags with their defaults.
+func (o *PlanOptions) AddFlags(fs *pflag.FlagSet) {
+	list := func(flag string) string { return strings.Join(planValues[flag], ", ") }
+	fs.StringVar(&o.Method, "method", "qlora", "what is trained: "+list("method"))
+	fs.StringVar(&o.DType, "dtype", "auto", "dtype of the base weights and of the products: auto is config.json's, else bfloat16")
+	fs.StringVar(&o.Precision, "precision", "mixed", "full fine-tuning: mixed (16-bit weights, float32 master copy), pure (one copy), autocast (float32 weights); adapters: autocast for a loop that uses it (bf16=True)")
+	fs.Int64Var(&o.Rank, "rank", memplan.DefaultRank, "LoRA rank")
+	fs.StringVar(&o.Targets, "targets", "all-linear", "layers with an adapter: all-linear, attention, mlp, a list such as q_proj,v_proj, or re:REGEX on the whole path")
+	fs.StringVar(&o.AdapterDType, "adapter-dtype", "float32", "dtype of the adapters: "+list("adapter-dtype"))
+	fs.Float64Var(&o.Dropout, "dropout", 0, "LoRA dropout")
+	fs.BoolVar(&o.DoubleQuant, "double-quant", true, "QLoRA: scales in 8 bits")
+	fs.Int64Var(&o.BlockSize, "block-size", memplan.DefaultBlockSize, "QLoRA: weights per scale")
+	fs.BoolVar(&o.KbitPrep, "kbit-prep", true, "QLoRA: peft's prepare_model_for_kbit_training, which makes embeddings, norms and head float32")
+	fs.StringVar(&o.Experts, "experts", "keep", "QLoRA: routed experts in 16 bits, as transformers 5 has them, or quantize")
+	fs.StringVar(&o.Towers, "towers", "keep", "QLoRA: vision and audio towers in 16 bits, as convert keeps them, or quantize")
+	fs.StringVar(&o.Optimizer, "optimizer", "adamw", list("optimizer"))
+	fs.BoolVar(&o.Foreach, "foreach", false, "torch's for-each optimizer step, which copies a state; the default is a fused one")
+	fs.BoolVar(&o.InBackward, "optimizer-in-backward", false, "step each parameter as soon as it has its gradient")
+	fs.Int64Var(&o.MicroBatch, "micro-batch", 1, "sequences per GPU and step")
+	fs.Int64Var(&o.Seq, "seq", memplan.DefaultSeq, "tokens per sequence")
+	fs.Int64Var(&o.Accumulate, "accumulate", 1, "micro-batches per optimizer step")
+	fs.BoolVar(&o.Padded, "padded", false, "batches with padding, hence an attention mask")
+	fs.BoolVar(&o.Checkpointing, "checkpointing", true, "gradient checkpointing")
+	fs.BoolVar(&o.Offload, "offload", false, "checkpoints wait in host memory")
+	fs.StringVar(&o.Attention, "attention", "sdpa", "sdpa (flash or memory-efficient) or eager, which holds the scores")
+	fs.StringVar(&o.Loss, "loss", "standard", "cross-entropy: standard, chunked, or fused with the output projection (Liger)")
+	fs.BoolVar(&o.Compile, "compile", false, "torch.compile")
+	fs.BoolVar(&o.DropOutputs, "drop-outputs", false, "the loop lets go of the model's outputs before backward, as the Hugging Face Trainer does")
+	fs.Int64Var(&o.GPUs, "gpus", 1, "data-parallel GPUs; figures are of one of them")
+	fs.StringVar(&o.Sharding, "sharding", "none", "over the GPUs: "+list("sharding"))
+	fs.StringVar(&o.Overhead, "overhead", "5%", "what the allocator reserves beyond what is allocated")
+	fs.StringVar(&o.Context, "context", "512MiB", "memory of the CUDA context")
+	fs.Int64Var(&o.Generate, "generate", 0, "also plan generation with a KV cache for `TOKENS` per sequence")
+	fs.StringVar(&o.GPU, "gpu", "", "say how it fits this GPU, such as \"RTX 4090\", and what to change")
+	fs.StringVar(&o.VRAM, "vram", "", "the same for a GPU with this much memory, such as 24GiB")
+	fs.BoolVar(&o.MustFit, "must-fit", false, "exit with 4 if the plan does not fit --gpu or --vram")
+	fs.BoolVar(&o.NoAdvice, "no-advice", false, "without guidance from the literature")
+	fs.StringVar(&o.HTML, "html", "", "also write a page with sliders to `FILE`")
+}
+
+// run turns the flags into a run; a wrong one is a usage error.
+func (o *PlanOptions) run(dtype memplan.DType) (memplan.Run, error) {
+	r := memplan.Run{
+		Method: memplan.Method(o.Method), Base: memplan.DType(o.DType), Precision: memplan.Precision(o.Precision),
+		Rank: o.Rank, Targets: o.Targets, AdapterDType: memplan.DType(o.AdapterDType), Dropout: o.Dropout,
+		NoDoubleQuant: !o.DoubleQuant, BlockSize: o.BlockSize, NoKbitPrep: !o.KbitPrep, QuantExperts: o.Experts == "quantize", QuantTowers: o.Towers == "quantize",
+		Optimizer: memplan.Optimizer(o.Optimizer), Foreach: o.Foreach, InBackward: o.InBackward,
+		MicroBatch: o.MicroBatch, Seq: o.Seq, Accumulate: o.Accumulate, Padded: o.Padded, NoCheckpointing: !o.Checkpointing, Offload: o.Offload,
+		Attention: memplan.Attention(o.Attention), Loss: memplan.Loss(o.Loss), Compile: o.Compile, DropOutputs: o.DropOutputs,
+		GPUs: o.GPUs, Sharding: memplan.Sharding(o.Sharding),
+	}
+	for _, f := range []struct {
+		name string
+		v    int64
+	}{{"rank", o.Rank}, {"block-size", o.BlockSize}, {"micro-batch", o.MicroBatch}, {"seq", o.Seq}, {"accumulate", o.Accumulate}, {"gpus", o.GPUs}} {
+		if f.v < 1 { // zero would stand for the default
+			return r, usagef("--%s: %d is not positive", f.name, f.v)
+		}
+	}
+	for _, f := range [][2]string{{"experts", o.Experts}, {"towers", o.Towers}} {
+		if f[1] != "keep" && f[1] != "quantize" {
+			return r, usagef("--%s %q: want keep or quantize", f[0], f[1])
+		}
+	}
+	if o.DType == "auto" {
+		r.Base = memplan.BF16
+		if dtype == memplan.F16 || dtype == memplan.BF16 {
+			r.Base = dtype
+		}
+	}
+	if o.Generate < 0 || o.Generate > 1<<32 {
+		return r, usagef("--generate: %d tokens", o.Generate)
+	}
+	slack, err := parseShare(o.Overhead)
+	if err != nil {
+		return r, usagef("--overhead %q: want a share such as 5%% or 0.05", o.Overhead)
+	}
+	if r.Slack = slack; slack == 0 {
+		r.Slack = -1
+	}
+	if r.Context, err = parseSize("context", o.Context); err != nil {
+		return r, err
+	}
+	if err := r.Validate(); err != nil {
+		return r, planUsage(err)
+	}
+	return r, nil
+}
+
+// parseShare reads 5% or 0.05.
+func parseShare(s string) (float64, error) {
+	num, percent := strings.CutSuffix(strings.TrimSpace(s), "%")
+	v, err := strconv.ParseFloat(num, 64)
+	if percent {
+		v /= 100
+	}
+	if err != nil || math.IsNaN(v) || v < 0 || v > 10 {
+		return 0, fmt.Errorf("not a share")
+	}
+	return v, nil
+}
+
+// planUsage makes memplan's complaint about an option one about its flag.
+func planUsage(err error) error {
+	var o *memplan.OptionError
+	if errors.As(err, &o) {
+		return usagef("--%s: %s", o.Option, o.Msg)
+	}
+	return err
+}
+
+// target is the GPU that was asked about.
+type target struct {
+	name   string
+	usable int64
+	listed bool
+}
+
+func (o *PlanOptions) target() (*target, error) {
+	switch {
+	case o.GPU != "" && o.VRAM != "":
+		return nil, usagef("--gpu and --vram say the same; give one")
+	case o.GPU != "":
+		g, err := memplan.FindGPU(o.GPU)
+		if err != nil {
+			return nil, planUsage(err)
+		}
+		return &target{g.Name, g.Usable(), true}, nil
+	case o.VRAM != "":
+		n, err := parseSize("vram", o.VRAM)
+		if err != nil {
+			return nil, err
+		}
+		if n < 1 || n > 1<<50 {
+			return nil, usagef("--vram %q is out of range", o.VRAM)
+		}
+		return &target{o.VRAM, n, false}, nil
+	case o.MustFit:
+		return nil, usagef("--must-fit needs --gpu or --vram")
+	}
+	return nil, nil
+}
+
+// planned is everything the command reports.
+type planned struct {
+	src     *planSource
+	plan    *memplan.Plan
+	usual   []variant // full, LoRA, QLoRA with otherwise the same options
+	target  *target
+	changes []memplan.Change
+	chain   []memplan.Change
+	file    int64 // bytes of the adapter file
+	opts    PlanOptions
+}
+
+// variant is one row of the comparison.
+type variant struct {
+	name string
+	plan *memplan.Plan
+	file int64
+}
+
+// runPlan is the command without cobra.
+func runPlan(ctx context.Context, g *globals, o PlanOptions) error {
+	t, err := o.target()
+	if err != nil {
+		return err
+	}
+	if o.HTML != "" && !strings.HasSuffix(o.HTML, ".html") {
+		return usagef("--html %s: want a name that ends in .html", o.HTML)
+	}
+	if _, err := o.run(""); err != nil { // flags first, whatever SRC is
+		return err
+	}
+	src, err := openPlanSource(o.Src)
+	if err != nil {
+		return err
+	}
+	for _, w := range src.warnings {
+		warnf(g.Stderr, "%s", w)
+	}
+	r, err := o.run(src.dtype)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p := &planned{src: src, target: t, opts: o}
+	if p.plan, err = memplan.New(src.model, r); err != nil {
+		return planUsage(err)
+	}
+	if p.file, err = adapterFile(p.plan.Coefficients.Adapters, p.plan.Run.Rank, p.plan.Run.AdapterDType); err != nil {
+		return err
+	}
+	if err := p.compare(src.model, r); err != nil {
+		return err
+	}
+	if t != nil {
+		p.changes, p.chain = p.plan.Changes(src.model, t.usable)
+	}
+	if o.HTML != "" {
+		if err := p.writePage(o.HTML); err != nil {
+			return err
+		}
+	}
+	if g.JSON {
+		if err := writeJSON(g.Stdout, p.json()); err != nil {
+			return err
+		}
+	} else {
+		p.print(g.Stdout, g.Verbose)
+	}
+	if o.HTML != "" && !g.Quiet {
+		noticef(g.Stderr, "wrote %s", o.HTML)
+	}
+	if o.MustFit && p.plan.Memory.Process > t.usable {
+		return &checkError{fmt.Sprintf("%s does not fit %s: %s of %s usable", src.model.Name, t.name, gibText(p.plan.Memory.Process), gibText(t.usable))}
+	}
+	return nil
+}
+
+// compare plans the usual methods. One that its flags rule out is left out.
+func (p *planned) compare(m *modelshape.Model, r memplan.Run) error {
+	for _, v := range []struct {
+		name  string
+		apply func(*memplan.Run)
+	}{
+		{"full", func(r *memplan.Run) { r.Method = memplan.Full }},
+		{"LoRA", func(r *memplan.Run) { r.Method = memplan.LoRA }},
+		{"QLoRA NF4", func(r *memplan.Run) { r.Method, r.NoDoubleQuant = memplan.QLoRA, true }},
+		{"QLoRA NF4+DQ", func(r *memplan.Run) { r.Method, r.NoDoubleQuant = memplan.QLoRA, false }},
+	} {
+		x := r
+		v.apply(&x)
+		q, err := memplan.New(m, x)
+		if err != nil {
+			continue
+		}
+		w := variant{name: v.name, plan: q}
+		if len(q.Coefficients.Adapters) > 0 {
+			if w.file, err = adapterFile(q.Coefficients.Adapters, q.Run.Rank, q.Run.AdapterDType); err != nil {
+				return err
+			}
+		}
+		p.usual = append(p.usual, w)
+	}
+	return nil
+}
+
+// chosen is the row of the comparison that is the plan itself, -1 if none is.
+func (p *planned) chosen() int {
+	for i, v := range p.usual {
+		if v.plan.Run == p.plan.Run {
+			return i
+		}
+	}
+	return -1
+}
+
+// writePage writes the page.
+func (p *planned) writePage(file string) error {
+	r := p.plan.Run
+	d := page.Data{Title: p.src.model.Name + ": memory of a training run", Subtitle: p.subtitle(), Chosen: p.chosen(), Batch: r.MicroBatch, Seq: r.Seq, Rank: r.Rank,
+		Facts: p.facts(), Snippet: p.plan.Snippet(p.src.load)}
+	if !p.opts.NoAdvice {
+		d.Advice = p.plan.Guidance()
+	}
+	add := func(name string, q *memplan.Plan) {
+		v := page.Variant{Name: name, Bits: q.Weights.Bits(), Params: q.Weights.Params, Coefficients: q.Coefficients}
+		if q.AdapterParams == 0 {
+			v.Trained = q.Trained
+		}
+		d.Variants = append(d.Variants, v)
+	}
+	for _, v := range p.usual {
+		add(v.name, v.plan)
+	}
+	if d.Chosen < 0 {
+		d.Chosen = len(d.Variants)
+		add(string(r.Method), p.plan)
+	}
+	if p.target != nil {
+		d.GPU = p.target.name
+		if !p.target.listed {
+			d.Usable = p.target.usable
+		}
+	} else {
+		d.GPU = "RTX 4090"
+	}
+	if err := createFile(file, func(w io.Writer) error { return page.Write(w, d) }); err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
+	}
+	return nil
+}

@@ -1,0 +1,387 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/nf4kit/nf4kit/internal/memplan"
+	"github.com/nf4kit/nf4kit/internal/modelshape"
+)
+
+// gibText writes a size in binary units: GPU memory is sold and shown in
+// them.
+func gibText(n int64) string {
+	v := float64(n)
+	switch {
+	case n < 0:
+		return "-" + gibText(-n)
+	case n >= 100<<30:
+		return fmt.Sprintf("%.0f GiB", v/(1<<30))
+	case n >= 1<<30:
+		return fmt.Sprintf("%.2f GiB", v/(1<<30))
+	case n >= 10<<20:
+		return fmt.Sprintf("%.0f MiB", v/(1<<20))
+	}
+	return fmt.Sprintf("%.1f MiB", v/(1<<20))
+}
+
+// bar draws a share of full as up to 32 blocks.
+func bar(n, full int64) string {
+	const width = 32
+	if full <= 0 || n <= 0 {
+		return ""
+	}
+	eighths := int(float64(n)/float64(full)*width*8 + 0.5)
+	eighths = max(1, min(eighths, width*8))
+	s := strings.Repeat("\u2588", eighths/8)
+	if e := eighths % 8; e > 0 {
+		s += string(rune('\u2590' - e)) // from seven eighths, U+2589, to one, U+258F
+	}
+	return s
+}
+
+func billions(n int64) string {
+	switch {
+	case n >= 1e9:
+		return fmt.Sprintf("%.2f billion", float64(n)/1e9)
+	case n >= 1e6:
+		return fmt.Sprintf("%.1f million", float64(n)/1e6)
+	}
+	return countText(n)
+}
+
+// subtitle is the model in a line.
+func (p *planned) subtitle() string {
+	m := p.src.model
+	s := billions(m.Params()) + " parameters"
+	if a := m.ActiveParams(); a != m.Params() {
+		s += fmt.Sprintf(", %s active per token", billions(a))
+	}
+	if k := m.Stack; k.Layers > 0 {
+		s += fmt.Sprintf("; %d layers of width %d", k.Layers, k.Hidden)
+	}
+	if m.Tied {
+		s += ", embedding tied"
+	}
+	return s + "; from " + p.src.from
+}
+
+// facts are what the figures rest on.
+func (p *planned) facts() []string {
+	r := p.plan.Run
+	out := []string{fmt.Sprintf("%s, base weights in %s, %s, %s attention, %s loss", r.Method, r.Base, r.Optimizer, r.Attention, r.Loss)}
+	switch r.Method {
+	case memplan.Full:
+		out[0] = fmt.Sprintf("full fine-tuning, %s precision, %s, %s attention, %s loss", r.Precision, r.Optimizer, r.Attention, r.Loss)
+	case memplan.LoRA, memplan.QLoRA:
+		auto := ""
+		if r.Precision == memplan.Autocast {
+			auto = ", under autocast"
+		}
+		out = append(out, fmt.Sprintf("rank %d on %s, adapters in %s%s", r.Rank, r.Targets, r.AdapterDType, auto))
+	}
+	if r.Method == memplan.QLoRA {
+		prep := "embeddings, norms and head made float32 by prepare_model_for_kbit_training"
+		if r.NoKbitPrep {
+			prep = "embeddings, norms and head left in 16 bits"
+		}
+		out = append(out, prep)
+	}
+	if r.NoCheckpointing {
+		out = append(out, "no gradient checkpointing")
+	} else {
+		out = append(out, "gradient checkpointing of every layer")
+	}
+	if r.Accumulate > 1 {
+		out = append(out, fmt.Sprintf("%d micro-batches per optimizer step", r.Accumulate))
+	}
+	if r.GPUs > 1 {
+		out = append(out, fmt.Sprintf("%d GPUs, sharding %s; figures are of one GPU", r.GPUs, r.Sharding))
+	}
+	out = append(out, fmt.Sprintf("allocator slack %.0f %%, CUDA context %s", 100*r.Slack, gibText(r.Context)))
+	m := p.src.model
+	out = append(out, m.Notes...)
+	for _, n := range []struct {
+		on   bool
+		text string
+	}{
+		{m.Stack.Experts > 0 && r.Method == memplan.QLoRA && !r.QuantExperts,
+			"routed experts stay out of 4 bits, as in transformers 5" + map[bool]string{true: "", false: ", and kbit preparation makes them float32"}[r.NoKbitPrep]},
+		{m.Stack.Experts > 0, "activations of routed experts are an estimate"},
+		{m.Stack.LinearLayers > 0, "layers with linear attention are counted as plain attention: an estimate"},
+		{hasPart(m, modelshape.Encoder), "activations of the encoder are left out"},
+		{hasPart(m, modelshape.Tower), "activations of vision and audio towers are left out"},
+		{!m.Stack.RMSNorm && m.Stack.Layers > 0, "activations are exact for Llama's layers; with LayerNorm and other MLPs an estimate"},
+	} {
+		if n.on {
+			out = append(out, n.text)
+		}
+	}
+	return out
+}
+
+func hasPart(m *modelshape.Model, part modelshape.Part) bool {
+	for _, g := range m.Groups {
+		if g.Part == part {
+			return true
+		}
+	}
+	return false
+}
+
+// part is a row of the table of what is in memory at the peak.
+type part struct {
+	name  string
+	bytes int64
+	note  string
+}
+
+func (p *planned) parts() []part {
+	x, r, w := p.plan.Memory, p.plan.Run, p.plan.Weights
+	peak := x.PeakPhase()
+	weights := fmt.Sprintf("%s in %s", billions(w.Params), r.Base)
+	if r.Method == memplan.QLoRA {
+		weights = fmt.Sprintf("%s in 4 bits take %s, the rest %s", billions(w.QuantParams), gibText(w.Quantized), gibText(w.Device-w.Quantized))
+	}
+	if r.Sharding == memplan.ZeRO3 || r.Sharding == memplan.FSDP {
+		weights += fmt.Sprintf(", over %d GPUs", r.GPUs)
+	}
+	out := []part{{"weights", x.Weights, weights}}
+	if p.plan.AdapterParams > 0 {
+		out = append(out, part{"adapters", x.Adapters, fmt.Sprintf("%s parameters in %s", countText(p.plan.AdapterParams), r.AdapterDType)})
+	}
+	states := string(r.Optimizer)
+	if x.Paged > 0 {
+		states += ", what is not paged"
+	}
+	grads := ""
+	if peak.Gradients < x.Gradients {
+		grads = gibText(x.Gradients) + " when complete"
+	}
+	work := "one layer in backward"
+	if x.Peak == memplan.PhaseStep {
+		work = "copies of the step"
+	}
+	acts := "saved for backward"
+	if !r.NoCheckpointing {
+		acts = "inputs of the checkpointed layers"
+		if r.Offload {
+			acts = "the layers' inputs are on the host"
+		}
+	}
+	return append(out,
+		part{"optimizer", x.Optimizer, states},
+		part{"gradients", peak.Gradients, grads},
+		part{"activations", peak.Activations, acts},
+		part{"layer at work", peak.Work, work},
+		part{"logits", peak.Logits, fmt.Sprintf("%s words of vocabulary", countText(p.src.model.Stack.Vocab))},
+		part{"workspace", x.Workspace, "cuBLAS, communication"})
+}
+
+// moments are the phases in words.
+var moments = map[string]string{
+	memplan.PhaseForward: "forward, loss", memplan.PhaseLoss: "backward, loss", memplan.PhaseLastLayer: "backward, last layer",
+	memplan.PhaseFirst: "backward, first layer", memplan.PhaseEmbedding: "backward, embedding", memplan.PhaseStep: "optimizer step",
+}
+
+// print writes the report for people.
+func (p *planned) print(w io.Writer, verbose bool) {
+	x, r := p.plan.Memory, p.plan.Run
+	fmt.Fprintf(w, "%s: %s\n", p.src.model.Name, p.subtitle())
+	for _, f := range p.facts() {
+		fmt.Fprintf(w, "  %s\n", f)
+	}
+
+	fmt.Fprintf(w, "\nMemory at the peak (%s), micro-batch %d of %s tokens:\n", moments[x.Peak], r.MicroBatch, countText(r.Seq))
+	t := newTable(w)
+	for _, c := range p.parts() {
+		if c.bytes > 0 {
+			t.AppendRow(row(c.name, gibText(c.bytes), bar(c.bytes, x.Allocated), c.note))
+		}
+	}
+	t.AppendSeparator()
+	t.AppendRow(row("allocated", gibText(x.Allocated), "", "torch.cuda.max_memory_allocated()"))
+	t.AppendRow(row("reserved", gibText(x.Reserved), "", "with the allocator's slack"))
+	if x.Paged > 0 {
+		t.AppendRow(row("paged states", gibText(x.Paged), "", "in unified memory: on the GPU while there is room, else on the host"))
+	}
+	t.AppendRow(row("process", gibText(x.Process), "", "with the CUDA context: nvidia-smi"))
+	if x.Paged > 0 {
+		t.AppendRow(row("at the least", gibText(x.Least), "", "with all paged states on the host"))
+	}
+	if x.Host > 0 {
+		t.AppendRow(row("host memory", gibText(x.Host), "", "at most, for paged states and offloaded activations"))
+	}
+	alignRight(t, 2, 2)
+	t.Render()
+
+	fmt.Fprintf(w, "\nOver one training step:\n")
+	t = newTable(w)
+	for _, ph := range x.Phases {
+		t.AppendRow(row(moments[ph.Name], gibText(ph.Allocated), bar(ph.Allocated, x.Allocated)))
+	}
+	alignRight(t, 2, 2)
+	t.Render()
+
+	fmt.Fprintf(w, "\nWays to train it, otherwise the same:\n")
+	t = newTable(w)
+	t.AppendHeader(row("method", "weights file", "bits/param", "trained", "share", "adapter file", "process"))
+	for i, v := range p.usual {
+		name, file := v.name, "-"
+		if i == p.chosen() {
+			name += " *"
+		}
+		if v.file > 0 {
+			file = bytesText(v.file)
+		}
+		q := v.plan
+		t.AppendRow(row(name, bytesText(q.Weights.File), fmt.Sprintf("%.2f", q.Weights.Bits()), countText(q.Trained),
+			fmt.Sprintf("%.3g %%", 100*float64(q.Trained)/float64(q.Weights.Params+q.AdapterParams)), file, gibText(q.Memory.Process)))
+	}
+	alignRight(t, 2, 7)
+	t.Render()
+
+	p.printGPUs(w, verbose)
+	p.printChanges(w)
+	p.printGeneration(w)
+	if !p.opts.NoAdvice {
+		if advice := p.plan.Guidance(); len(advice) > 0 {
+			fmt.Fprintln(w)
+			for _, a := range advice {
+				fmt.Fprintf(w, "- %s\n  [%s]\n", a.Text, a.Source)
+			}
+		}
+	}
+	fmt.Fprintf(w, "\n%s", p.plan.Snippet(p.src.load))
+}
+
+// usualGPUs are printed without -v.
+var usualGPUs = []string{"RTX 3060", "T4", "RTX 4080", "L4", "RTX 4090", "RTX 5090", "A100 40GB", "L40S", "RTX A6000", "A100 80GB", "H100 80GB", "H200", "B200"}
+
+func (p *planned) printGPUs(w io.Writer, verbose bool) {
+	fmt.Fprintf(w, "\nGPUs:\n")
+	t := newTable(w)
+	t.AppendHeader(row("GPU", "memory", "verdict", "left", "largest micro-batch", "longest sequence"))
+	list := memplan.GPUs()
+	if !verbose {
+		list = nil
+		for _, n := range usualGPUs {
+			if g, err := memplan.FindGPU(n); err == nil {
+				list = append(list, g)
+			}
+		}
+	}
+	add := func(name, total string, usable int64) {
+		c := p.fit(usable)
+		left := "-"
+		if c.Left > 0 {
+			left = gibText(c.Left)
+		}
+		t.AppendRow(row(name, total, c.Verdict, left, atMost(c.MicroBatch), atMost(c.Seq)))
+	}
+	listed := false
+	for _, g := range list {
+		name := g.Name
+		if p.target != nil && p.target.name == g.Name {
+			name, listed = name+" *", true
+		}
+		add(name, fmt.Sprintf("%d MiB", g.MiB), g.Usable())
+	}
+	if p.target != nil && !listed {
+		t.AppendSeparator()
+		add(p.target.name+" *", fmt.Sprintf("%d MiB", p.target.usable>>20), p.target.usable)
+	}
+	alignRight(t, 2, 6)
+	t.Render()
+}
+
+func atMost(n int64) string {
+	if n == 0 {
+		return "-"
+	}
+	return countText(n)
+}
+
+// fit is a GPU's verdict.
+type fit struct {
+	Verdict    memplan.Verdict
+	Left       int64 // 0 if it does not fit
+	MicroBatch int64
+	Seq        int64
+}
+
+func (p *planned) fit(usable int64) fit {
+	return fit{p.plan.Memory.Fit(usable), max(usable-p.plan.Memory.Process, 0), p.plan.MaxBatch(usable), p.plan.MaxSeq(usable)}
+}
+
+// printChanges says what to do if the plan does not fit the target.
+func (p *planned) printChanges(w io.Writer) {
+	if p.target == nil {
+		return
+	}
+	x := p.plan.Memory
+	switch v := x.Fit(p.target.usable); v {
+	case memplan.Fits, memplan.Tight:
+		fmt.Fprintf(w, "\nIt fits %s with %s to spare.\n", p.target.name, gibText(p.target.usable-x.Process))
+		return
+	case memplan.Pages:
+		fmt.Fprintf(w, "\nIt fits %s only with %s of optimizer states on the host.\n", p.target.name, gibText(x.Process-p.target.usable))
+	default:
+		fmt.Fprintf(w, "\nIt does not fit %s: %s too much. What to change, most saved for its price first:\n", p.target.name, gibText(x.Process-p.target.usable))
+	}
+	t := newTable(w)
+	t.AppendHeader(row("change", "saves", "then", "", "price", "flag"))
+	for _, c := range p.changes {
+		verdict := ""
+		if c.After <= p.target.usable {
+			verdict = "fits"
+		}
+		t.AppendRow(row(c.What, gibText(c.Saved), gibText(c.After), verdict, c.Price, c.Flag))
+	}
+	alignRight(t, 2, 3)
+	t.Render()
+	if len(p.chain) > 0 {
+		fmt.Fprintf(w, "One way down: ")
+		for i, c := range p.chain {
+			if i > 0 {
+				fmt.Fprint(w, ", then ")
+			}
+			fmt.Fprint(w, c.What)
+		}
+		fmt.Fprintf(w, ": %s.\n", gibText(p.chain[len(p.chain)-1].After))
+	} else {
+		fmt.Fprintln(w, "No sequence of these changes makes it fit.")
+	}
+}
+
+// cache is the KV cache of --generate.
+func (p *planned) cache() (token, total int64) {
+	s, elem := p.src.model.Stack, p.plan.Run.Base.Size()
+	return memplan.KVCache(s, 1, elem), p.plan.Run.MicroBatch * memplan.KVCache(s, p.opts.Generate, elem)
+}
+
+func (p *planned) printGeneration(w io.Writer) {
+	if p.opts.Generate == 0 {
+		return
+	}
+	token, total := p.cache()
+	w16, w4 := p.generationWeights()
+	fmt.Fprintf(w, "\nGeneration: a KV cache of %.1f KiB a token, %s for %d x %s tokens; with 16-bit weights %s, with NF4 %s.\n",
+		float64(token)/1024, gibText(total), p.plan.Run.MicroBatch, countText(p.opts.Generate), gibText(w16+total), gibText(w4+total))
+}
+
+// generationWeights are the weights without adapters or kbit preparation, in
+// 16 bits and in 4.
+func (p *planned) generationWeights() (plain, quantized int64) {
+	r := p.plan.Run
+	r.Method, r.NoKbitPrep, r.GPUs, r.Sharding, r.InBackward, r.Targets = memplan.QLoRA, true, 1, memplan.NoSharding, false, "all-linear"
+	if r.Base == memplan.F32 {
+		r.Base = memplan.BF16
+	}
+	q, err := memplan.New(p.src.model, r)
+	if err != nil { // nothing to put in 4 bits
+		return p.plan.Weights.Device, p.plan.Weights.Device
+	}
+	return 2 * q.Weights.Params, q.Weights.Device
+}

@@ -1,0 +1,305 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/footprint"
+	"github.com/nf4kit/nf4kit/internal/memplan"
+	"github.com/nf4kit/nf4kit/internal/modelshape"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// planSource is what plan knows of SRC.
+type planSource struct {
+	model    *modelshape.Model
+	from     string        // where the shape is from, in words
+	dtype    memplan.DType // config.json's, "" if it names none
+	load     string        // what from_pretrained would be given
+	warnings []string
+}
+
+// openPlanSource finds the shape of SRC: a model directory, a .safetensors
+// file, a config.json, or a built-in name.
+func openPlanSource(src string) (*planSource, error) {
+	info, err := os.Stat(src)
+	switch {
+	case err != nil && modelshape.IsBuiltin(src):
+		m, err := modelshape.Builtin(src)
+		if err != nil {
+			return nil, err
+		}
+		return &planSource{model: m, from: "built-in shape", load: m.Name}, nil
+	case err != nil:
+		return nil, unknownSource(src, err)
+	case !info.IsDir() && strings.HasSuffix(src, ".json"):
+		return planConfig(src, src)
+	}
+	s, err := checkpoint.Open(src)
+	if err == nil {
+		defer s.Close()
+		return planCheckpoint(src, s)
+	}
+	// A directory that has its config.json and no weights yet.
+	if config := filepath.Join(src, "config.json"); info.IsDir() && !hasWeights(src) {
+		if _, statErr := os.Stat(config); statErr == nil {
+			return planConfig(config, src)
+		}
+	}
+	return nil, err
+}
+
+func hasWeights(dir string) bool {
+	for _, pattern := range []string{"*.safetensors", "*.safetensors.index.json", "*.bin", "snapshots"} {
+		if found, _ := filepath.Glob(filepath.Join(dir, pattern)); len(found) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// unknownSource names the built-in shapes that src may have meant.
+func unknownSource(src string, err error) error {
+	squash := func(s string) string {
+		return strings.NewReplacer("-", "", "_", "", " ", "", ".", "").Replace(strings.ToLower(s))
+	}
+	want := squash(filepath.Base(src))
+	var near []string
+	for _, n := range modelshape.BuiltinNames() {
+		if have := squash(n); want != "" && (strings.Contains(have, want) || strings.Contains(want, have)) {
+			near = append(near, n)
+		}
+	}
+	if !errors.Is(err, fs.ErrNotExist) || strings.ContainsRune(src, filepath.Separator) {
+		return err
+	}
+	if len(near) == 0 {
+		near = someNames()
+	}
+	return fmt.Errorf("%s: no such file or directory, and no built-in shape has that name; there are %s", src, wrapNames(near, 7))
+}
+
+// sourceError turns what modelshape says of a file into an error of SRC's
+// content.
+func sourceError(file string, err error) error {
+	var c *modelshape.ConfigError
+	var u *modelshape.UnknownError
+	switch {
+	case errors.As(err, &c):
+		return &checkpoint.InputError{File: file, Tensor: c.Key, Expected: "the sizes of a model", Found: c.Msg}
+	case errors.As(err, &u):
+		return &checkpoint.InputError{File: file, Tensor: "model_type", Expected: "one of the " + fmt.Sprint(len(modelshape.Types())) + " known ones", Found: u.Error(),
+			Hint: "give the checkpoint itself: its headers hold the exact counts"}
+	}
+	return fmt.Errorf("%s: %w", file, err)
+}
+
+func planConfig(file, load string) (*planSource, error) {
+	raw, err := readSmall(file)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := checkpoint.ParseConfig(raw)
+	var bad *checkpoint.InputError
+	if errors.As(err, &bad) {
+		named := *bad
+		named.File = file
+		err = &named
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := modelshape.FromConfig(cfg.Strict())
+	if err != nil {
+		return nil, sourceError(file, err)
+	}
+	m.Name = cmp.Or(m.Name, nameOf(load))
+	reclassify(m, cfg.Strict())
+	return &planSource{model: m, from: "config.json alone", dtype: memplan.DType(cfg.DType()), load: load}, nil
+}
+
+// readSmall reads a JSON file that is no larger than any known config.json.
+func readSmall(file string) ([]byte, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > checkpoint.MaxConfigSize {
+		return nil, &checkpoint.InputError{File: file, Expected: fmt.Sprintf("at most %d bytes", checkpoint.MaxConfigSize), Found: fmt.Sprint(info.Size())}
+	}
+	return os.ReadFile(file)
+}
+
+func nameOf(path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return filepath.Base(path)
+	}
+	if base := filepath.Base(abs); base != "config.json" {
+		return base
+	}
+	return filepath.Base(filepath.Dir(abs))
+}
+
+// kindOf is what the table of architectures says of a tensor.
+func kindOf(c arch.Class, quantize bool) (modelshape.Kind, modelshape.Part, bool) {
+	part := modelshape.Text
+	switch {
+	case c.Tower:
+		part = modelshape.Tower
+	case c.Projector:
+		part = modelshape.Projector
+	}
+	switch {
+	case !c.Known:
+		return modelshape.Other, part, false
+	case c.Expert:
+		return modelshape.Expert, part, true
+	case c.Router:
+		return modelshape.Router, part, true
+	case c.Embedding:
+		return modelshape.Embedding, part, true
+	case c.Head:
+		return modelshape.Head, part, true
+	case c.Module && quantize:
+		return modelshape.Linear, part, true
+	case c.Module:
+		return modelshape.Kept, part, true
+	}
+	return modelshape.Other, part, true
+}
+
+// reclassify lets the table of architectures, which convert decides by, say
+// which groups of a model known from its config are quantized.
+func reclassify(m *modelshape.Model, config []byte) {
+	q, err := arch.ParseConfig(config)
+	if err != nil {
+		return
+	}
+	names := make([]string, len(m.Groups))
+	for i, g := range m.Groups {
+		names[i] = strings.ReplaceAll(g.Name, "*", "1")
+	}
+	table, err := arch.Resolve(q, names)
+	if err != nil {
+		return
+	}
+	for i, name := range names {
+		g := &m.Groups[i]
+		if g.Kind != modelshape.Linear && g.Kind != modelshape.Kept {
+			continue
+		}
+		c := table.Classify(name)
+		if kind, _, ok := kindOf(c, c.Quantize(arch.Transformers5|arch.Transformers4)); ok {
+			g.Kind = kind
+		}
+	}
+}
+
+// planCheckpoint takes the tensors from the headers and what is quantized
+// from convert's own plan; for a checkpoint that is 4-bit already, from it.
+func planCheckpoint(path string, s *checkpoint.Source) (*planSource, error) {
+	out := &planSource{from: "headers", load: path, warnings: slices.Clone(s.Warnings)}
+	f, err := footprint.Of(s)
+	if err != nil {
+		return nil, err
+	}
+	if f.Method != "" && f.QuantParams == 0 {
+		return nil, &checkpoint.InputError{File: path, Expected: "16- or 32-bit weights, or bitsandbytes 4-bit ones", Found: "weights quantized by " + f.Method,
+			Hint: "plan from its config.json"}
+	}
+	var tensors []modelshape.Tensor
+	quantized := map[string]bool{}
+	for i := range f.Tensors {
+		t := &f.Tensors[i]
+		tensors = append(tensors, modelshape.Tensor{Name: t.Name, Shape: t.Shape})
+		quantized[t.Name] = t.Quant
+	}
+	var config []byte
+	var classes map[string]arch.Class
+	if s.Config != nil {
+		cfg, err := checkpoint.ParseConfig(s.Config)
+		if err != nil {
+			return nil, err
+		}
+		config, out.dtype = cfg.Strict(), memplan.DType(cfg.DType())
+		classes = classesOf(config, tensors)
+	}
+	if f.Method != "" {
+		out.from = "headers, 4-bit already"
+	} else if p, err := convert.NewPlan(s, convert.Options{Towers: true}); err == nil {
+		for _, it := range p.Items {
+			quantized[it.Name] = it.Quantize
+		}
+	} else {
+		out.warnings = append(out.warnings, fmt.Sprintf("convert would refuse this checkpoint (%v); which layers are 4-bit is guessed by name", err))
+		quantized = nil
+	}
+	m, err := modelshape.FromTensors(tensors, config, func(name string) (modelshape.Kind, modelshape.Part, bool) {
+		c, known := classes[name]
+		switch {
+		case known && quantized != nil:
+			return kindOf(c, quantized[name])
+		case quantized[name]: // a bare file: convert goes by names
+			return modelshape.Linear, modelshape.Text, true
+		}
+		return modelshape.Other, modelshape.Text, false
+	})
+	if err != nil {
+		return nil, sourceError(filepath.Join(path, "config.json"), err)
+	}
+	m.Name = nameOf(path)
+	out.model = m
+	return out, nil
+}
+
+// classesOf looks every tensor up in the table of architectures; nil if the
+// table does not have the model.
+func classesOf(config []byte, tensors []modelshape.Tensor) map[string]arch.Class {
+	q, err := arch.ParseConfig(config)
+	if err != nil {
+		return nil
+	}
+	names := make([]string, len(tensors))
+	for i, t := range tensors {
+		names[i] = t.Name
+	}
+	table, err := arch.Resolve(q, names)
+	if err != nil {
+		return nil
+	}
+	out := make(map[string]arch.Class, len(names))
+	for _, n := range names {
+		out[n] = table.Classify(n)
+	}
+	return out
+}
+
+// adapterFile is the size of peft's adapter_model.safetensors: the layout that
+// the reference serializer would write, header included.
+func adapterFile(adapters []memplan.Adapter, rank int64, dtype memplan.DType) (int64, error) {
+	dt := map[memplan.DType]safetensors.DType{memplan.F32: safetensors.F32, memplan.BF16: safetensors.BF16, memplan.F16: safetensors.F16}[dtype]
+	var entries []safetensors.Entry
+	for _, a := range adapters {
+		for i := range a.Count {
+			path := "base_model.model." + strings.TrimSuffix(strings.Replace(a.Name, "*", fmt.Sprint(i), 1), ".weight")
+			entries = append(entries,
+				safetensors.Entry{Name: path + ".lora_A.weight", DType: dt, Shape: []int64{rank, a.In}},
+				safetensors.Entry{Name: path + ".lora_B.weight", DType: dt, Shape: []int64{a.Out, rank}})
+		}
+	}
+	l, err := safetensors.NewLayout(entries, map[string]string{"format": "pt"})
+	if err != nil {
+		return 0, fmt.Errorf("lay out the adapter file: %w", err)
+	}
+	return l.Size(), nil
+}

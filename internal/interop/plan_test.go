@@ -1,0 +1,168 @@
+//go:build interop
+
+package interop
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nf4kit/nf4kit/internal/memplan"
+	"github.com/nf4kit/nf4kit/internal/modelshape"
+)
+
+// regenerate runs a script that writes a golden file and returns what it
+// wrote and what is committed.
+func regenerate(t *testing.T, name, golden string, args ...string) (made, committed []byte) {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "out.json")
+	args = append([]string{script(name)}, args...)
+	for i, a := range args {
+		if a == "OUT" {
+			args[i] = out
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), t5.python(), args...)
+	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, msg)
+	}
+	made, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	committed, err = os.ReadFile(filepath.Join(root, golden))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made, committed
+}
+
+// Parameter counts, the quantized share and the class defaults are what
+// transformers says today.
+func TestPlanParameters(t *testing.T) {
+	type table struct {
+		Models []struct {
+			Name, Class       string
+			Params, Quantized int64
+		}
+	}
+	made, committed := regenerate(t, "plan_params.py", "internal/modelshape/testdata/params.json", "OUT")
+	var a, b table
+	if err := json.Unmarshal(committed, &a); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(made, &b); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(a, b); diff != "" {
+		t.Errorf("params.json (-committed +made now):\n%s", diff)
+	}
+	made, committed = regenerate(t, "plan_params.py", "internal/modelshape/builtin.json", "--builtin", "OUT")
+	if diff := cmp.Diff(string(committed), string(made)); diff != "" {
+		t.Errorf("builtin.json (-committed +made now):\n%s", diff)
+	}
+	var types map[string]json.RawMessage
+	data, err := os.ReadFile(filepath.Join(root, "internal/modelshape/defaults.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &types)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, committed = regenerate(t, "plan_defaults.py", "internal/modelshape/defaults.json", append([]string{"OUT"}, slices.Sorted(maps.Keys(types))...)...)
+	if diff := cmp.Diff(string(committed), string(made)); diff != "" {
+		t.Errorf("defaults.json (-committed +made now):\n%s", diff)
+	}
+}
+
+// What autograd saves and what is alive during a step is what torch says
+// today; memplan's own tests compare the formulas with the committed file.
+func TestPlanActivations(t *testing.T) {
+	type table struct {
+		Cases []struct {
+			Name  string
+			Saved int64
+			Peak  *struct{ Static, Forward, Backward, Step int64 }
+		}
+	}
+	made, committed := regenerate(t, "plan_activations.py", "internal/memplan/testdata/activations.json", "OUT")
+	var a, b table
+	if err := json.Unmarshal(committed, &a); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(made, &b); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(a, b); diff != "" {
+		t.Errorf("activations.json (-committed +made now):\n%s", diff)
+	}
+}
+
+// The printed Python runs, and makes what the plan says: trained parameters,
+// and bytes of weights and adapters to the byte.
+func TestPlanSnippets(t *testing.T) {
+	config, err := os.ReadFile(filepath.Join(llama(), "config.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := modelshape.FromConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type snippet struct {
+		Snippet string `json:"snippet"`
+	}
+	type answer struct {
+		Error         string
+		Trainable     int64
+		Resident      int64
+		Optim         string
+		Checkpointing bool
+	}
+	runs := []memplan.Run{
+		{Method: memplan.Full},
+		{Method: memplan.Full, Precision: memplan.Autocast},
+		{Method: memplan.Full, Precision: memplan.Pure, NoCheckpointing: true},
+		{Method: memplan.Norms},
+		{Method: memplan.LoRA, Targets: "q,v", Rank: 4},
+		{Method: memplan.LoRA, Targets: "attention", AdapterDType: memplan.BF16, Optimizer: memplan.Adafactor},
+		{Method: memplan.LoRA, Targets: `re:model\.layers\.\d+\.mlp\.(up|down)_proj`, Dropout: 0.1},
+		{},
+		{NoDoubleQuant: true, Optimizer: "paged-adamw-8bit"},
+		{NoKbitPrep: true, Precision: memplan.Autocast, Loss: memplan.FusedLoss},
+		{Targets: "mlp", Rank: 3, Attention: memplan.Eager, Optimizer: memplan.Lion8},
+	}
+	var cases []snippet
+	var plans []*memplan.Plan
+	for _, r := range runs {
+		p, err := memplan.New(m, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plans = append(plans, p)
+		cases = append(cases, snippet{p.Snippet(llama())})
+	}
+	for i, a := range python[snippet, answer](t, t5, "plan_snippet.py", cases) {
+		p := plans[i]
+		if a.Error != "" {
+			t.Errorf("%+v: %s\n%s", runs[i], a.Error, cases[i].Snippet)
+			continue
+		}
+		if a.Trainable != p.Trained {
+			t.Errorf("%+v: %d trained parameters, planned %d", runs[i], a.Trainable, p.Trained)
+		}
+		if want := p.Memory.Weights + p.Memory.Adapters; a.Resident != want {
+			t.Errorf("%+v: %d bytes resident, planned %d", runs[i], a.Resident, want)
+		}
+		if a.Checkpointing == p.Run.NoCheckpointing {
+			t.Errorf("%+v: gradient_checkpointing %t", runs[i], a.Checkpointing)
+		}
+	}
+}
