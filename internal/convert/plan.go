@@ -10,6 +10,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/decode"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -148,6 +149,22 @@ func NewPlan(src *checkpoint.Source, opt Options) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	p, err := newPlan(src, scheme, &opt, false)
+	var conflict *skipConflict
+	if !errors.As(err, &conflict) {
+		return p, err
+	}
+	// No skip list holds in every loader for what 5.x quantizes. What both
+	// versions quantize is a smaller set, and mostly one that can be listed.
+	p, err = newPlan(src, scheme, &opt, true)
+	if errors.As(err, &conflict) {
+		return nil, conflict.SourceError
+	}
+	return p, err
+}
+
+// newPlan is NewPlan for one reading of the default set, see [policy.inSet].
+func newPlan(src *checkpoint.Source, scheme *decode.Scheme, opt *Options, common bool) (*Plan, error) {
 	p := &Plan{Source: src}
 	tensors := p.logical(src, scheme)
 	switch {
@@ -160,29 +177,30 @@ func NewPlan(src *checkpoint.Source, opt Options) (*Plan, error) {
 	if err := p.resolve(src, tensors); err != nil {
 		return nil, err
 	}
-	pol := newPolicy(&opt, p.Model)
+	pol := newPolicy(opt, p.Model)
+	pol.common = common
 	if err := p.decide(src, tensors, pol); err != nil {
 		return nil, err
 	}
 	if err := p.checkPatterns(pol); err != nil {
 		return nil, err
 	}
-	if err := p.chooseDType(src, &opt); err != nil {
+	if err := p.chooseDType(src, opt); err != nil {
 		return nil, err
 	}
 	if p.Totals.QuantCount == 0 {
-		return nil, p.nothing(&opt)
+		return nil, p.nothing(opt)
 	}
-	if err := p.checkTargets(&opt); err != nil {
+	if err := p.checkTargets(opt); err != nil {
 		return nil, err
 	}
-	if err := p.layOut(&opt); err != nil {
+	if err := p.layOut(opt); err != nil {
 		return nil, err
 	}
 	if p.config == nil {
 		return p, nil
 	}
-	object, err := p.quantizationConfig(&opt)
+	object, err := p.quantizationConfig(opt)
 	if err != nil {
 		return nil, err
 	}

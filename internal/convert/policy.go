@@ -21,9 +21,10 @@ type decision struct {
 // policy decides for one checkpoint. model is nil for a bare file: then names
 // alone decide.
 type policy struct {
-	opt   *Options
-	model *arch.Model
-	t     arch.Target
+	opt    *Options
+	model  *arch.Model
+	t      arch.Target
+	common bool // where transformers 5 and 4.57 disagree, keep
 
 	// How many tensors each pattern matched, and how many of them it had any
 	// effect on; a pattern without effect is reported.
@@ -134,17 +135,33 @@ func (p *policy) defaultReason(name string, d safetensors.DType, shape []int64, 
 	switch {
 	case c.Router && (!c.Quant5 || served):
 		return "a router" // quantized by 4.57 alone; 5.x and serving engines cannot load it packed
-	case c.Expert && c.Module && !c.Quantize(p.t|arch.Transformers5):
+	case c.Expert && c.Module && !c.Quantize(arch.Transformers5):
 		if p.opt.PerExpert {
 			return ""
 		}
 		return "a routed expert, which transformers 5 fuses (--moe per-expert quantizes it)"
-	case !c.Quantize(p.t):
+	case !p.inSet(name, c):
 		return why(c)
 	case (c.Tower || c.Projector) && !p.opt.Towers:
 		return "in a vision or audio tower or a projector (--towers quantize quantizes it)"
 	}
 	return ""
+}
+
+// inSet reports whether BitsAndBytesConfig quantizes the module for the
+// targets. For transformers 5 and 4 together that is what 5.x quantizes, but for
+// the pooler of an encoder: 5.x quantizes it only because the name of the model's
+// last parameter ends in .bias, which its default skip rule does not strip, and
+// 4.57 does not. With common, it is what both quantize.
+func (p *policy) inSet(name string, c arch.Class) bool {
+	const both = arch.Transformers5 | arch.Transformers4
+	switch {
+	case p.t&both != both && p.t&both != 0, !c.In5, p.common:
+		return c.Quantize(p.t)
+	case strings.Contains("."+name, ".pooler.") && !c.Quant4:
+		return false
+	}
+	return c.Quantize(arch.Transformers5) && !c.Unlisted
 }
 
 // why says why transformers keeps a module.

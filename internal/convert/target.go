@@ -162,6 +162,11 @@ func (p *Plan) checkTargets(opt *Options) error {
 	return nil
 }
 
+// A skipConflict says that no skip list serves every loader of the targets.
+type skipConflict struct{ *SourceError }
+
+func (e *skipConflict) Unwrap() error { return e.SourceError }
+
 // quantizationConfig composes the object of that name, with the skip list
 // proved against every loader.
 func (p *Plan) quantizationConfig(opt *Options) ([]byte, error) {
@@ -186,9 +191,9 @@ func (p *Plan) quantizationConfig(opt *Options) ([]byte, error) {
 		if v.Over {
 			what = fmt.Sprintf("entry %q would skip %s, which is quantized", v.Entry, v.Path)
 		}
-		return nil, &SourceError{Path: p.Source.Path, Msg: fmt.Sprintf(
+		return nil, &skipConflict{&SourceError{Path: p.Source.Path, Msg: fmt.Sprintf(
 			"no llm_int8_skip_modules list serves every loader: in %s, %s (%d such modules)", v.Loader, what, len(bad)),
-			Hint: "narrow --target, or keep or quantize whole groups of modules"}
+			Hint: "narrow --target, or keep or quantize whole groups of modules"}}
 	}
 	qc.SkipModules = p.SkipList
 	if qc.ComputeDType == "" || qc.ComputeDType == "auto" {
