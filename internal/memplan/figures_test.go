@@ -327,6 +327,44 @@ func TestGPUs(t *testing.T) {
 	}
 }
 
+// Whatever a config.json says, a plan is an error or sizes that make sense.
+func FuzzPlan(f *testing.F) {
+	f.Add([]byte(`{"model_type":"llama","num_attention_heads":2000000000,"num_hidden_layers":2000000000,"hidden_size":1,"intermediate_size":1,"vocab_size":1}`), uint8(0))
+	f.Add([]byte(`{"model_type":"mixtral","num_experts_per_tok":1000000000}`), uint8(7))
+	f.Add([]byte(`{"model_type":"qwen3_next","linear_num_value_heads":0}`), uint8(3))
+	f.Add([]byte(`{"model_type":"gpt2","n_head":4096}`), uint8(1))
+	f.Fuzz(func(t *testing.T, config []byte, bits uint8) {
+		m, err := modelshape.FromConfig(config)
+		if err != nil {
+			return
+		}
+		r := Run{Method: []Method{QLoRA, LoRA, Full, Norms}[bits&3], NoCheckpointing: bits&4 != 0, Padded: bits&32 != 0, QuantExperts: bits&64 != 0}
+		if bits&8 != 0 {
+			r.Attention = Eager
+		}
+		if bits&16 != 0 {
+			r.GPUs, r.Sharding = 3, FSDP
+		}
+		p, err := New(m, r)
+		if err != nil {
+			return
+		}
+		x := p.Memory
+		for _, v := range []int64{x.Weights, x.Adapters, x.Optimizer, x.Paged, x.Workspace, x.Gradients, x.Saved, x.Allocated, x.Reserved - x.Allocated, x.Process - x.Reserved, x.Least, x.Host} {
+			if v < 0 {
+				t.Fatalf("negative size in %+v", x)
+			}
+		}
+		for _, ph := range x.Phases {
+			if ph.Gradients < 0 || ph.Activations < 0 || ph.Work < 0 || ph.Logits < 0 || ph.Allocated < 0 || ph.Allocated > x.Allocated {
+				t.Fatalf("phase %+v of %+v", ph, x)
+			}
+		}
+		p.MaxBatch(1 << 40)
+		p.MaxSeq(1 << 40)
+	})
+}
+
 func ExamplePlan() {
 	m, err := modelshape.Builtin("llama-2-7b")
 	if err != nil {

@@ -173,5 +173,15 @@ func (m *Model) check() error {
 			return fmt.Errorf("%s %d is outside 0 to 2^31", f.name, f.v)
 		}
 	}
+	if s.Experts > 0 && s.TopK > s.Experts {
+		return fmt.Errorf("%d experts per token of %d", s.TopK, s.Experts)
+	}
+	// What activations are sums of, so that a byte count per token fits too.
+	heads, dim := float64(s.Heads)+float64(s.KVHeads), float64(s.HeadDim)+float64(s.ValDim)
+	width := float64(s.Hidden)*float64(max(s.Norms, 1)+2*max(s.TopK, s.Experts)+8) + heads*(dim+1) + float64(s.Inter) +
+		float64(max(s.TopK, s.Experts))*float64(s.ExpertInter) + float64(s.SharedInter)
+	if float64(max(s.Layers, 1))*width > maxElems {
+		return fmt.Errorf("%d layers of these widths are too large", s.Layers)
+	}
 	return nil
 }
