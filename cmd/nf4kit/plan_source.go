@@ -209,6 +209,9 @@ func reclassify(m *modelshape.Model, config []byte) {
 // from convert's own plan; for a checkpoint that is 4-bit already, from it.
 func planCheckpoint(path string, s *checkpoint.Source) (*planSource, error) {
 	out := &planSource{from: "headers", load: path, warnings: slices.Clone(s.Warnings)}
+	if s.IsFile {
+		out.load = s.Dir
+	}
 	f, err := footprint.Of(s)
 	if err != nil {
 		return nil, err
