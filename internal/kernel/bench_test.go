@@ -107,6 +107,28 @@ func BenchmarkErrorSums(b *testing.B) {
 	})
 }
 
+func BenchmarkPairSums(b *testing.B) {
+	bench(b, "op=pairsums", []int{64, 4096, Chunk}, 8, func(b *testing.B, n int) {
+		x, v := floats(normal(F32, n)), make([]float32, n)
+		var s Sums
+		for b.Loop() {
+			PairSums(&s, x, v)
+		}
+	})
+}
+
+func BenchmarkE2M1(b *testing.B) {
+	bench(b, "op=e2m1", []int{64, 4096, Chunk}, 8.5, func(b *testing.B, n int) {
+		x, v, codes, scale := floats(normal(F32, n)), make([]float32, n), make([]byte, n/2), make([]float32, n/16)
+		for i := range scale {
+			scale[i] = 0.01
+		}
+		for b.Loop() {
+			E2M1(codes, v, x, scale, 16)
+		}
+	})
+}
+
 func BenchmarkDynamic(b *testing.B) {
 	r := rand.New(rand.NewPCG(3, 4))
 	sizes := []int{1, 256, 4096, 1 << 20}

@@ -6,6 +6,9 @@ import "math"
 //
 // NF4 is the table of QLoRA (arXiv 2305.14314, appendix E). FP4 is (0, 0.0625, 8, 12, 4, 6, 2, 3)/12 by the three low
 // bits with the sign in bit 3; its code 8 is +0 as code 0 is.
+//
+// AF4 is the table of arXiv 2306.06965 for blocks of 64, as bitsandbytes has it (get_4bit_type("af4")). Int4 is the 15
+// levels k/7; its code 15 lies beyond every scaled value.
 var (
 	nf4Values = [16]float32{
 		-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
@@ -17,13 +20,21 @@ var (
 		0, 0.0625 / 12., 8. / 12, 1, 4. / 12, 6. / 12, 2. / 12, 3. / 12,
 		0, -0.0625 / 12., -8. / 12, -1, -4. / 12, -6. / 12, -2. / 12, -3. / 12,
 	}
+	af4Values = [16]float32{
+		-1, -0.69441008, -0.51243739, -0.3736951, -0.25607552, -0.14982478, -0.04934812, 0,
+		0.04273164, 0.12934483, 0.21961274, 0.31675666, 0.42563882, 0.55496234, 0.72424863, 1,
+	}
+	int4Values = [16]float32{
+		-1, -6. / 7, -5. / 7, -4. / 7, -3. / 7, -2. / 7, -1. / 7, 0,
+		1. / 7, 2. / 7, 3. / 7, 4. / 7, 5. / 7, 6. / 7, 1, float32(math.Inf(1)),
+	}
 )
 
 // The codes in ascending order of value. FP4's two zeros are two steps: -0.0026 < v <= 0 is code 0 and 0 < v <= 0.0026
 // is code 8.
 var (
-	nf4Order = [16]uint8{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
-	fp4Order = [16]uint8{11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3}
+	ascending = [16]uint8{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+	fp4Order  = [16]uint8{11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3}
 )
 
 // book is one 4-bit type, with what its code search needs. The rank of a scaled value v is the number of thresholds
@@ -39,7 +50,8 @@ type book struct {
 // v is the same whether or not the compiler fuses the addition.
 const cells = 512
 
-var books = [2]book{NF4: newBook(nf4Values, nf4Order), FP4: newBook(fp4Values, fp4Order)}
+var books = [numTypes]book{NF4: newBook(nf4Values, ascending), FP4: newBook(fp4Values, fp4Order),
+	AF4: newBook(af4Values, ascending), Int4: newBook(int4Values, ascending)}
 
 func newBook(value [16]float32, order [16]uint8) book {
 	b := book{value: value, order: order}

@@ -41,7 +41,7 @@ func codesBlocks(t Type, e Elem, codes []byte, absmax []float32, src []byte, blo
 	}
 	_ = codes[n*blockSize/2-1]
 	c, a, s := &codes[0], &absmax[0], &src[0]
-	if current == avx512 {
+	if current == avx512 && int(t) < len(cellTables) {
 		table := &cellTables[t].threshold[0]
 		switch {
 		case t == NF4 && e == F32:
@@ -63,11 +63,11 @@ func codesBlocks(t Type, e Elem, codes []byte, absmax []float32, src []byte, blo
 	}
 	table := &bisections[t].level[0][0]
 	switch {
-	case t == NF4 && e == F32:
+	case t != FP4 && e == F32:
 		codesNF4F32AVX2(c, a, s, n, blockSize, table)
-	case t == NF4 && e == BF16:
+	case t != FP4 && e == BF16:
 		codesNF4BF16AVX2(c, a, s, n, blockSize, table)
-	case t == NF4 && e == F16:
+	case t != FP4 && e == F16:
 		codesNF4F16AVX2(c, a, s, n, blockSize, table)
 	case t == FP4 && e == F32:
 		codesFP4F32AVX2(c, a, s, n, blockSize, table)
@@ -144,6 +144,31 @@ func errorSumsBlocks(l *lanes, t Type, e Elem, src, codes []byte, scale []float3
 	default:
 		return 0
 	}
+	return n
+}
+
+// pairSumsSteps adds up as many leading elements as the assembly can and returns how many.
+func pairSumsSteps(l *lanes, x, v []float32) int {
+	steps := len(x) / 16
+	if current == generic || steps == 0 {
+		return 0
+	}
+	_ = v[16*steps-1]
+	if current == avx512 {
+		pairSumsAVX512(&l.x2[0], &x[0], &v[0], steps)
+	} else {
+		pairSumsAVX2(&l.x2[0], &x[0], &v[0], steps)
+	}
+	return 16 * steps
+}
+
+func e2m1Blocks(codes []byte, v, x, scale []float32, blockSize int) int {
+	n := len(x) / blockSize
+	if current == generic || blockSize%16 != 0 || n == 0 {
+		return 0
+	}
+	_, _, _ = codes[n*blockSize/2-1], v[n*blockSize-1], scale[n-1]
+	e2m1AVX2(&codes[0], &v[0], &x[0], &scale[0], n, blockSize, &e2m1Searcher.level[0][0])
 	return n
 }
 

@@ -3,7 +3,7 @@
 package kernel
 
 // This file stands in for the dispatch of an architecture where there is no assembly. Each function there does as many
-// leading blocks (convertVector: elements) as its assembly can and returns how many that was; the caller does the rest.
+// leading blocks (convertVector and pairSumsSteps: elements) as its assembly can and returns how many that was; the caller does the rest.
 
 func detect() []implementation { return nil }
 
@@ -31,3 +31,7 @@ func dynamicDequantizeBlocks(scales []float32, codes []byte, nested []float32, o
 func errorSumsBlocks(l *lanes, t Type, e Elem, src, codes []byte, scale []float32, blockSize int) int {
 	return 0
 }
+
+func pairSumsSteps(l *lanes, x, v []float32) int { return 0 }
+
+func e2m1Blocks(codes []byte, v, x, scale []float32, blockSize int) int { return 0 }

@@ -1,5 +1,5 @@
 // Package kernel holds every inner loop of the project: blockwise 4-bit quantization and decoding, the 8-bit dynamic
-// codes of the double-quantized constants, conversions between element types, and the error sums.
+// codes of the double-quantized constants, conversions between element types, the error sums, and E2M1 for comparison.
 //
 // The functions named xGeneric are the specification. Assembly (the files named after an architecture) gives the same
 // bits for every input; tests compare the two, and a build with the purego tag has none. What the processor can run is

@@ -1,6 +1,6 @@
 package kernel
 
-// Chunk is how many elements one call of ErrorSums or ErrorSumsOf is given, except for the rest of a tensor. With a fixed
+// Chunk is how many elements one call of ErrorSums, ErrorSumsOf or PairSums is given, except for the rest of a tensor. With a fixed
 // size the sums of a tensor do not depend on who computed which part.
 const Chunk = 65536
 
@@ -47,26 +47,37 @@ func (l *lanes) sum(n int) Sums {
 	return s
 }
 
-// add adds elements, the first of them in lane 0. A product of float32 values is exact in float64, so
-// fusing it with the sum changes nothing; the square of e is not.
+// add adds elements, the first of them in lane 0, and the values they decode to.
 func (l *lanes) add(x []float32, codes []byte, w *[16]float64) {
 	codes = codes[:len(x)]
 	for i, f := range x {
-		x, w := float64(f), w[codes[i]&15]
-		e := x - w
-		a := e
-		if a < 0 {
-			a = -a
-		}
-		j := i / 2 & 7
-		l.x2[j] += x * x
-		l.w2[j] += w * w
-		l.xw[j] += x * w
-		l.e2[j] += float64(e * e)
-		l.absE[j] += a
-		if a > l.max[j] {
-			l.max[j] = a
-		}
+		l.addOne(i/2&7, float64(f), w[codes[i]&15])
+	}
+}
+
+// pairSumsGeneric is the specification of PairSums.
+func pairSumsGeneric(l *lanes, x, v []float32) {
+	v = v[:len(x)]
+	for i, f := range x {
+		l.addOne(i/2&7, float64(f), float64(v[i]))
+	}
+}
+
+// addOne adds an element to lane j. A product of float32 values is exact in float64, so fusing it with the sum changes
+// nothing; the square of e is not.
+func (l *lanes) addOne(j int, x, w float64) {
+	e := x - w
+	a := e
+	if a < 0 {
+		a = -a
+	}
+	l.x2[j] += x * x
+	l.w2[j] += w * w
+	l.xw[j] += x * w
+	l.e2[j] += float64(e * e)
+	l.absE[j] += a
+	if a > l.max[j] {
+		l.max[j] = a
 	}
 }
 

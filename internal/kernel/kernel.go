@@ -120,7 +120,18 @@ func FirstNonFinite(e Elem, src []byte, n int) int {
 }
 
 // Widen converts len(dst) elements of any encoding to float32 values, a float64 by rounding and all others exactly.
-func Widen(dst []float32, src []byte, e Elem) { widen(e, dst, src) }
+func Widen(dst []float32, src []byte, e Elem) {
+	src = src[:len(dst)*e.Size()]
+	done := 0
+	if b := asBytes(dst); b != nil {
+		if e == F32 {
+			copy(b, src)
+			return
+		}
+		done = convertVector(b, F32, src, e)
+	}
+	widen(e, dst[done:], src[done*e.Size():])
+}
 
 // Narrow rounds the elements of src to a run dtype, to nearest even, as Convert does but without looking for overflow.
 func Narrow(dst []byte, e Elem, src []float32) { store(e, dst, src) }
@@ -182,4 +193,30 @@ func ErrorSumsOf(s *Sums, t Type, qe Elem, q []byte, e Elem, src []byte, absmax,
 	}
 	c := l.sum(n)
 	s.Add(&c)
+}
+
+// PairSums is ErrorSums of elements x that decode to v, as many.
+func PairSums(s *Sums, x, v []float32) {
+	var l lanes
+	if n := len(x); n > 0 {
+		_ = v[n-1]
+	}
+	done := pairSumsSteps(&l, x, v)
+	pairSumsGeneric(&l, x[done:], v[done:])
+	c := l.sum(len(x))
+	s.Add(&c)
+}
+
+// E2M1 writes the codes of x in units of a scale for every block, half a byte for every element, rounded up, and in v
+// the values they decode to. The code is the E2M1 value nearest to x/scale, of two equally near the one with an even
+// mantissa, saturated at 6, with the sign of x in bit 3 (OCP Microscaling Formats MX v1.0, section 5.3.3). A block with
+// the scale 0 has the code and the value 0 throughout; a scale is not negative. The first of two codes is in the high
+// nibble, and the missing nibble of an odd count is 0.
+func E2M1(codes []byte, v, x, scale []float32, blockSize int) {
+	if n := len(x); n > 0 {
+		_, _ = v[n-1], codes[(n-1)/2]
+	}
+	done := e2m1Blocks(codes, v, x, scale, blockSize)
+	at := done * blockSize
+	e2m1Generic(codes[at/2:], v[at:], x[at:], scale[done:], blockSize)
 }

@@ -3571,3 +3571,278 @@ step:
 	JNZ        block
 	VZEROUPPER
 	RET
+
+// func pairSumsAVX2(l *float64, x *float32, v *float32, steps int)
+// Requires: AVX, FMA3
+TEXT ·pairSumsAVX2(SB), NOSPLIT|RODATA, $0-32
+	MOVQ         l+0(FP), AX
+	VBROADCASTSD magnitude64<>+0(SB), Y0
+	MOVQ         x+8(FP), CX
+	MOVQ         v+16(FP), DX
+	VMOVUPD      (AX), Y1
+	VMOVUPD      64(AX), Y2
+	VMOVUPD      128(AX), Y3
+	VMOVUPD      192(AX), Y4
+	VMOVUPD      256(AX), Y5
+	VMOVUPD      320(AX), Y6
+	MOVQ         steps+24(FP), BX
+
+lower:
+	VMOVUPS     (CX), X7
+	VSHUFPS     $0x88, 16(CX), X7, X8
+	VSHUFPS     $0xdd, 16(CX), X7, X7
+	VCVTPS2PD   X8, Y8
+	VCVTPS2PD   X7, Y7
+	VMOVUPS     (DX), X9
+	VSHUFPS     $0x88, 16(DX), X9, X10
+	VSHUFPS     $0xdd, 16(DX), X9, X9
+	VCVTPS2PD   X10, Y10
+	VCVTPS2PD   X9, Y9
+	VSUBPD      Y10, Y8, Y11
+	VFMADD231PD Y8, Y8, Y1
+	VFMADD231PD Y10, Y10, Y2
+	VFMADD231PD Y10, Y8, Y3
+	VMULPD      Y11, Y11, Y8
+	VADDPD      Y8, Y4, Y4
+	VANDPD      Y0, Y11, Y11
+	VADDPD      Y11, Y5, Y5
+	VMAXPD      Y6, Y11, Y6
+	VSUBPD      Y9, Y7, Y8
+	VFMADD231PD Y7, Y7, Y1
+	VFMADD231PD Y9, Y9, Y2
+	VFMADD231PD Y9, Y7, Y3
+	VMULPD      Y8, Y8, Y7
+	VADDPD      Y7, Y4, Y4
+	VANDPD      Y0, Y8, Y8
+	VADDPD      Y8, Y5, Y5
+	VMAXPD      Y6, Y8, Y6
+	ADDQ        $+64, CX
+	ADDQ        $+64, DX
+	SUBQ        $+1, BX
+	JNZ         lower
+	VMOVUPD     Y1, (AX)
+	VMOVUPD     Y2, 64(AX)
+	VMOVUPD     Y3, 128(AX)
+	VMOVUPD     Y4, 192(AX)
+	VMOVUPD     Y5, 256(AX)
+	VMOVUPD     Y6, 320(AX)
+	MOVQ        x+8(FP), CX
+	MOVQ        v+16(FP), DX
+	VMOVUPD     32(AX), Y1
+	VMOVUPD     96(AX), Y2
+	VMOVUPD     160(AX), Y3
+	VMOVUPD     224(AX), Y4
+	VMOVUPD     288(AX), Y5
+	VMOVUPD     352(AX), Y6
+	MOVQ        steps+24(FP), BX
+
+upper:
+	VMOVUPS     32(CX), X7
+	VSHUFPS     $0x88, 48(CX), X7, X8
+	VSHUFPS     $0xdd, 48(CX), X7, X7
+	VCVTPS2PD   X8, Y8
+	VCVTPS2PD   X7, Y7
+	VMOVUPS     32(DX), X9
+	VSHUFPS     $0x88, 48(DX), X9, X10
+	VSHUFPS     $0xdd, 48(DX), X9, X9
+	VCVTPS2PD   X10, Y10
+	VCVTPS2PD   X9, Y9
+	VSUBPD      Y10, Y8, Y11
+	VFMADD231PD Y8, Y8, Y1
+	VFMADD231PD Y10, Y10, Y2
+	VFMADD231PD Y10, Y8, Y3
+	VMULPD      Y11, Y11, Y8
+	VADDPD      Y8, Y4, Y4
+	VANDPD      Y0, Y11, Y11
+	VADDPD      Y11, Y5, Y5
+	VMAXPD      Y6, Y11, Y6
+	VSUBPD      Y9, Y7, Y8
+	VFMADD231PD Y7, Y7, Y1
+	VFMADD231PD Y9, Y9, Y2
+	VFMADD231PD Y9, Y7, Y3
+	VMULPD      Y8, Y8, Y7
+	VADDPD      Y7, Y4, Y4
+	VANDPD      Y0, Y8, Y8
+	VADDPD      Y8, Y5, Y5
+	VMAXPD      Y6, Y8, Y6
+	ADDQ        $+64, CX
+	ADDQ        $+64, DX
+	SUBQ        $+1, BX
+	JNZ         upper
+	VMOVUPD     Y1, 32(AX)
+	VMOVUPD     Y2, 96(AX)
+	VMOVUPD     Y3, 160(AX)
+	VMOVUPD     Y4, 224(AX)
+	VMOVUPD     Y5, 288(AX)
+	VMOVUPD     Y6, 352(AX)
+	VZEROUPPER
+	RET
+
+// func pairSumsAVX512(l *float64, x *float32, v *float32, steps int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·pairSumsAVX512(SB), NOSPLIT|RODATA, $0-32
+	MOVQ         l+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         v+16(FP), DX
+	VPBROADCASTQ magnitude64<>+0(SB), Z0
+	VMOVDQU32    evenodd<>+0(SB), Z1
+	VMOVUPD      (AX), Z2
+	VMOVUPD      64(AX), Z3
+	VMOVUPD      128(AX), Z4
+	VMOVUPD      192(AX), Z5
+	VMOVUPD      256(AX), Z6
+	VMOVUPD      320(AX), Z7
+	MOVQ         steps+24(FP), BX
+
+step:
+	VPERMPS       (CX), Z1, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y9
+	VCVTPS2PD     Y8, Z8
+	VCVTPS2PD     Y9, Z9
+	VPERMPS       (DX), Z1, Z10
+	VEXTRACTF64X4 $0x01, Z10, Y11
+	VCVTPS2PD     Y10, Z10
+	VCVTPS2PD     Y11, Z11
+	VSUBPD        Z10, Z8, Z12
+	VFMADD231PD   Z8, Z8, Z2
+	VFMADD231PD   Z10, Z10, Z3
+	VFMADD231PD   Z10, Z8, Z4
+	VMULPD        Z12, Z12, Z8
+	VADDPD        Z8, Z5, Z5
+	VANDPD        Z0, Z12, Z12
+	VADDPD        Z12, Z6, Z6
+	VMAXPD        Z7, Z12, Z7
+	VSUBPD        Z11, Z9, Z8
+	VFMADD231PD   Z9, Z9, Z2
+	VFMADD231PD   Z11, Z11, Z3
+	VFMADD231PD   Z11, Z9, Z4
+	VMULPD        Z8, Z8, Z9
+	VADDPD        Z9, Z5, Z5
+	VANDPD        Z0, Z8, Z8
+	VADDPD        Z8, Z6, Z6
+	VMAXPD        Z7, Z8, Z7
+	ADDQ          $+64, CX
+	ADDQ          $+64, DX
+	SUBQ          $+1, BX
+	JNZ           step
+	VMOVUPD       Z2, (AX)
+	VMOVUPD       Z3, 64(AX)
+	VMOVUPD       Z4, 128(AX)
+	VMOVUPD       Z5, 192(AX)
+	VMOVUPD       Z6, 256(AX)
+	VMOVUPD       Z7, 320(AX)
+	VZEROUPPER
+	RET
+
+DATA evenodd<>+0(SB)/4, $0x00000000
+DATA evenodd<>+4(SB)/4, $0x00000002
+DATA evenodd<>+8(SB)/4, $0x00000004
+DATA evenodd<>+12(SB)/4, $0x00000006
+DATA evenodd<>+16(SB)/4, $0x00000008
+DATA evenodd<>+20(SB)/4, $0x0000000a
+DATA evenodd<>+24(SB)/4, $0x0000000c
+DATA evenodd<>+28(SB)/4, $0x0000000e
+DATA evenodd<>+32(SB)/4, $0x00000001
+DATA evenodd<>+36(SB)/4, $0x00000003
+DATA evenodd<>+40(SB)/4, $0x00000005
+DATA evenodd<>+44(SB)/4, $0x00000007
+DATA evenodd<>+48(SB)/4, $0x00000009
+DATA evenodd<>+52(SB)/4, $0x0000000b
+DATA evenodd<>+56(SB)/4, $0x0000000d
+DATA evenodd<>+60(SB)/4, $0x0000000f
+GLOBL evenodd<>(SB), RODATA|NOPTR, $64
+
+// func e2m1AVX2(codes *byte, v *float32, x *float32, scale *float32, blocks int, blockSize int, t *float32)
+// Requires: AVX, AVX2
+TEXT ·e2m1AVX2(SB), NOSPLIT|RODATA, $0-56
+	MOVQ         codes+0(FP), AX
+	MOVQ         v+8(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         scale+24(FP), BX
+	MOVQ         t+48(FP), SI
+	VMOVUPS      (SI), Y0
+	VMOVUPS      32(SI), Y1
+	VMOVUPS      64(SI), Y2
+	VPBROADCASTD word7fffffff<>+0(SB), Y4
+	VMOVUPS      128(SI), Y3
+	MOVQ         blocks+32(FP), SI
+	MOVQ         blockSize+40(FP), DI
+
+block:
+	VBROADCASTSS (BX), Y5
+	VXORPS       Y6, Y6, Y6
+	VCMPPS       $0x04, Y6, Y5, Y6
+	ADDQ         $+4, BX
+	MOVQ         DI, R8
+
+step:
+	VMOVUPS      (DX), Y8
+	VANDPS       Y4, Y8, Y7
+	VANDNPS      Y8, Y4, Y8
+	VDIVPS       Y5, Y7, Y7
+	VCMPPS       $0x1e, Y0, Y7, Y9
+	VPERMILPS    Y9, Y1, Y10
+	VCMPPS       $0x1e, Y10, Y7, Y10
+	VPADDD       Y9, Y9, Y9
+	VPADDD       Y10, Y9, Y9
+	VPERMILPS    Y9, Y2, Y10
+	VCMPPS       $0x1e, Y10, Y7, Y10
+	VPADDD       Y9, Y9, Y9
+	VPADDD       Y10, Y9, Y9
+	VPERMPS      Y3, Y9, Y10
+	VMULPS       Y5, Y10, Y10
+	VORPS        Y8, Y10, Y10
+	VANDPS       Y6, Y10, Y10
+	VMOVUPS      Y10, (CX)
+	VPABSD       Y9, Y9
+	VPSRLD       $0x1c, Y8, Y8
+	VPOR         Y8, Y9, Y9
+	VPAND        Y6, Y9, Y9
+	VMOVUPS      32(DX), Y8
+	VANDPS       Y4, Y8, Y7
+	VANDNPS      Y8, Y4, Y8
+	VDIVPS       Y5, Y7, Y7
+	VCMPPS       $0x1e, Y0, Y7, Y10
+	VPERMILPS    Y10, Y1, Y11
+	VCMPPS       $0x1e, Y11, Y7, Y11
+	VPADDD       Y10, Y10, Y10
+	VPADDD       Y11, Y10, Y10
+	VPERMILPS    Y10, Y2, Y11
+	VCMPPS       $0x1e, Y11, Y7, Y11
+	VPADDD       Y10, Y10, Y10
+	VPADDD       Y11, Y10, Y10
+	VPERMPS      Y3, Y10, Y11
+	VMULPS       Y5, Y11, Y11
+	VORPS        Y8, Y11, Y11
+	VANDPS       Y6, Y11, Y11
+	VMOVUPS      Y11, 32(CX)
+	VPABSD       Y10, Y10
+	VPSRLD       $0x1c, Y8, Y8
+	VPOR         Y8, Y10, Y10
+	VPAND        Y6, Y10, Y10
+	VPACKUSDW    Y10, Y9, Y9
+	VPMADDWD     nibblepairs<>+0(SB), Y9, Y9
+	VPACKUSDW    Y9, Y9, Y9
+	VPACKUSWB    Y9, Y9, Y9
+	VEXTRACTI128 $0x01, Y9, X7
+	VPUNPCKLWD   X7, X9, X7
+	VMOVQ        X7, (AX)
+	ADDQ         $+64, DX
+	ADDQ         $+64, CX
+	ADDQ         $+8, AX
+	SUBQ         $+16, R8
+	JNZ          step
+	SUBQ         $+1, SI
+	JNZ          block
+	VZEROUPPER
+	RET
+
+DATA nibblepairs<>+0(SB)/4, $0x00010010
+DATA nibblepairs<>+4(SB)/4, $0x00010010
+DATA nibblepairs<>+8(SB)/4, $0x00010010
+DATA nibblepairs<>+12(SB)/4, $0x00010010
+DATA nibblepairs<>+16(SB)/4, $0x00010010
+DATA nibblepairs<>+20(SB)/4, $0x00010010
+DATA nibblepairs<>+24(SB)/4, $0x00010010
+DATA nibblepairs<>+28(SB)/4, $0x00010010
+GLOBL nibblepairs<>(SB), RODATA|NOPTR, $32

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"unsafe"
 
 	"github.com/nf4kit/nf4kit/testdata/golden"
 )
@@ -40,8 +41,8 @@ var patterns = []pattern{
 				a = float32(math.Ldexp(1, r.IntN(8)-6))
 			}
 			for i := range block {
-				x := books[r.IntN(2)].threshold[r.IntN(15)] * a
-				if x == 0 {
+				x := books[r.IntN(int(numTypes))].threshold[r.IntN(15)] * a
+				if x == 0 || x > math.MaxFloat32 {
 					x = float32(r.IntN(5)-2) * math.SmallestNonzeroFloat32
 				} else if e == F32 {
 					x = math.Float32frombits(math.Float32bits(x) + uint32(r.IntN(5)) - 2)
@@ -103,6 +104,8 @@ func (p *pattern) elements(seed uint64, e Elem, n, blockSize int) []byte {
 	Narrow(b, e, v)
 	return b
 }
+
+var allTypes = []Type{NF4, FP4, AF4, Int4}
 
 var runElems = []Elem{F32, BF16, F16}
 
@@ -185,7 +188,7 @@ func TestQuantize(t *testing.T) {
 					blocks, bytes := (r.n+blockSize-1)/blockSize, (r.n+1)/2
 					wantAbsmax, want := make([]float32, blocks), make([]byte, bytes)
 					absmaxGeneric(e, wantAbsmax, r.src, blockSize)
-					for _, typ := range []Type{NF4, FP4} {
+					for _, typ := range allTypes {
 						codesGeneric(typ, e, want, wantAbsmax, r.src, blockSize)
 						assembly(t, func() {
 							b.reset(r.n%5 == 4)
@@ -221,7 +224,7 @@ func TestCodesOfAnyScale(t *testing.T) {
 						absmax[i] *= []float32{0, 1e-30, 0.3, 0.9, 1.1, 100}[r.IntN(6)]
 						absmax[i] = min(absmax[i], math.MaxFloat32)
 					}
-					for _, typ := range []Type{NF4, FP4} {
+					for _, typ := range allTypes {
 						want, got := make([]byte, n/2), make([]byte, n/2)
 						codesGeneric(typ, e, want, absmax, src, 64)
 						Codes(typ, e, got, absmax, src, 64)
@@ -247,7 +250,7 @@ func TestDequantize(t *testing.T) {
 							scales[i] = special[(r.n+i)%len(special)]
 						}
 					}
-					for _, typ := range []Type{NF4, FP4} {
+					for _, typ := range allTypes {
 						dequantizeGeneric(typ, e, want, codes, scales, r.n, blockSize)
 						assembly(t, func() {
 							b.reset(r.n%5 == 4)
@@ -289,7 +292,7 @@ func TestErrorSums(t *testing.T) {
 		for _, blockSize := range blockSizes {
 			t.Run(fmt.Sprintf("%v/%d", e, blockSize), func(t *testing.T) {
 				rows(t, e, blockSize, func(r row) {
-					typ := Type(r.n >> 1 & 1)
+					typ := allTypes[r.n>>1&3]
 					absmax, codes := make([]float32, (r.n+blockSize-1)/blockSize), make([]byte, (r.n+1)/2)
 					absmaxGeneric(e, absmax, r.src, blockSize)
 					codesGeneric(typ, e, codes, absmax, r.src, blockSize)
@@ -377,6 +380,17 @@ func TestErrorSumsValue(t *testing.T) {
 	})
 }
 
+// floats returns guarded memory as a copy of src.
+func (b *buffers) floats(src []float32) []float32 {
+	dst := b.bytes(4 * len(src))
+	if len(src) == 0 {
+		return nil
+	}
+	f := unsafe.Slice((*float32)(unsafe.Pointer(&dst[0])), len(src))
+	copy(f, src)
+	return f
+}
+
 func TestDynamic(t *testing.T) {
 	b := &buffers{t: t}
 	rows(t, F32, 64, func(r row) {
@@ -435,7 +449,7 @@ func TestDynamicThresholds(t *testing.T) {
 
 // The search against a count of the thresholds below, over all float32 values near the interval, sampled.
 func TestSearch(t *testing.T) {
-	for _, typ := range []Type{NF4, FP4} {
+	for _, typ := range allTypes {
 		b := &books[typ]
 		check := func(v float32) {
 			rank := 0
@@ -448,6 +462,9 @@ func TestSearch(t *testing.T) {
 		}
 		for _, v := range b.threshold[:15] {
 			for d := range 21 {
+				if v > 1 {
+					break
+				}
 				check(math.Float32frombits(math.Float32bits(v) + uint32(d) - 10))
 			}
 		}
@@ -466,6 +483,8 @@ func TestShortSlices(t *testing.T) {
 		"codes":      func() { Codes(NF4, BF16, codes[:127], scales[:4], src, 64) },
 		"dequantize": func() { Dequantize(NF4, BF16, src, codes[:127], scales[:4], 256, 64) },
 		"sums":       func() { ErrorSums(new(Sums), NF4, BF16, src, codes[:127], scales[:4], 64) },
+		"pairs":      func() { PairSums(new(Sums), scales[:33], make([]float32, 32, 64)) },
+		"e2m1":       func() { E2M1(codes[:15], scales[:32], scales[32:64], scales[64:], 32) },
 		"dynamic":    func() { DynamicQuantize(make([]byte, 255, 256), make([]float32, 1), scales, 0) },
 		"decode":     func() { DynamicDequantize(scales[:255], make([]byte, 256), make([]float32, 1), 0) },
 	} {

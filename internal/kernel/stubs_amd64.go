@@ -208,3 +208,18 @@ func dynamicQuantizeAVX2(codes *byte, nested *float32, scales *float32, blocks i
 //
 //go:noescape
 func dynamicDequantizeAVX2(scales *float32, codes *byte, nested *float32, blocks int, offset float32, values *float32)
+
+// pairSumsAVX2 is pairSumsGeneric for steps of 16 elements, at least one.
+//
+//go:noescape
+func pairSumsAVX2(l *float64, x *float32, v *float32, steps int)
+
+// pairSumsAVX512 is pairSumsGeneric for steps of 16 elements, at least one.
+//
+//go:noescape
+func pairSumsAVX512(l *float64, x *float32, v *float32, steps int)
+
+// e2m1AVX2 is e2m1Generic for full blocks of a multiple of 16 elements.
+//
+//go:noescape
+func e2m1AVX2(codes *byte, v *float32, x *float32, scale *float32, blocks int, blockSize int, t *float32)

@@ -28,22 +28,48 @@ type dynamicBisection struct {
 }
 
 var (
-	bisections      = [2]bisection{NF4: newBisection(&books[NF4]), FP4: newBisection(&books[FP4])}
+	bisections      = newBisections()
+	e2m1Searcher    = newE2M1Search()
 	cellTables      = [2]cellTable{NF4: newCellTable(&books[NF4]), FP4: newCellTable(&books[FP4])}
 	dynamicSearcher = newDynamicBisection()
 )
 
-// levels lays out the first four levels of a search among the thresholds t.
+// e2m1Search is what E2M1's code search looks up, see _asm/e2m1.go: a bisection of three levels, and the value of rank r
+// at place -r modulo 8.
+type e2m1Search struct {
+	level [4][8]float32
+	value [8]float32
+}
+
+func newE2M1Search() (s e2m1Search) {
+	s.level = levels(e2m1Thresholds[:])
+	for r, v := range e2m1Values {
+		s.value[-r&7] = v
+	}
+	return s
+}
+
+// levels lays out the first four levels of a search among the thresholds t, or as many as there are.
 func levels(t []float32) (level [4][8]float32) {
 	for l := range level {
 		size := 1 << l
 		span := (len(t) + 1) / size
+		if span < 2 {
+			break
+		}
 		for i := range level[l] {
 			p := -i & (size - 1)
 			level[l][i] = t[p*span+span/2-1]
 		}
 	}
 	return level
+}
+
+func newBisections() (s [numTypes]bisection) {
+	for t := range s {
+		s[t] = newBisection(&books[t])
+	}
+	return s
 }
 
 func newBisection(b *book) bisection {

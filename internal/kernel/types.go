@@ -9,18 +9,21 @@ import (
 // Type is a 4-bit code.
 type Type uint8
 
-// The two 4-bit types of bitsandbytes.
+// The two 4-bit types that checkpoints hold, and two to compare them with.
 const (
 	NF4 Type = iota
 	FP4
+	AF4
+	Int4
+	numTypes
 )
 
-// String returns bitsandbytes' name of the type.
+// String returns the name of the type, for nf4 and fp4 that of bitsandbytes.
 func (t Type) String() string {
-	if t == FP4 {
-		return "fp4"
+	if t < numTypes {
+		return [...]string{NF4: "nf4", FP4: "fp4", AF4: "af4", Int4: "int4"}[t]
 	}
-	return "nf4"
+	return fmt.Sprintf("kernel.Type(%d)", uint8(t))
 }
 
 // Elem is an element encoding, little-endian in memory.

@@ -2,7 +2,7 @@
 //
 //	go run . -out ../kernel_amd64.s -stubs ../stubs_amd64.go -pkg kernel
 //
-// Every kernel does whole blocks (or whole steps of 32 elements), at least one, and equals the generic function its
+// Every kernel does whole blocks (or whole steps of 32 or 16 elements), at least one, and equals the generic function its
 // documentation names, bit for bit. Lengths are the Go side's to check; the assembly trusts them.
 //
 // There are AVX-512 kernels for what computes the most. The others are bound by memory and gain nothing over AVX2.
@@ -39,6 +39,9 @@ func main() {
 	}
 	dynamicQuantizeAVX2()
 	dynamicDequantizeAVX2()
+	pairSumsAVX2()
+	pairSumsAVX512()
+	e2m1AVX2()
 	Generate()
 }
 
