@@ -14,26 +14,20 @@ func (e *entry) classify(name string) Class {
 	path := strings.TrimSuffix(name, ".weight")
 	tensor := strings.HasSuffix(name, ".weight")
 	c.KeepFP32 = e.keepFP32(name)
-	q := func(kind byte, p string, tied bool, k keeps, last map[string]bool) bool {
-		return p != "" && !strings.HasSuffix(p, "!") && !k.has(p, tied) && !k.has(digitless(p, "#"), tied) && !last[p] && tensor && kind != 0
-	}
-	if strings.IndexByte("LC", f.row.k5) >= 0 && c.In5 {
-		c.Quant5 = q(f.row.k5, f.p5, e.tied5, e.class.keep5, e.last5)
-	}
-	if strings.IndexByte("LSC", f.row.k4) >= 0 && c.In4 {
-		c.Quant4 = q(f.row.k4, f.p4, e.tied4, e.class.keep4, e.last4)
-	}
-	kept5 := c.In5 && strings.IndexByte("LC", f.row.k5) >= 0 && !c.Quant5
-	kept4 := c.In4 && strings.IndexByte("LSC", f.row.k4) >= 0 && !c.Quant4
-	c.Head = f.head && c.Module && (kept5 || kept4)
+	converts5 := c.In5 && tensor && strings.IndexByte("LC", f.row.k5) >= 0
+	converts4 := c.In4 && tensor && strings.IndexByte("LSC", f.row.k4) >= 0
+	c.Quant5 = converts5 && !e.class.keep5.keeps(f.p5, e.tied5) && !e.last5[f.p5]
+	c.Quant4 = converts4 && !e.class.keep4.keeps(f.p4, e.tied4) && !e.last4[f.p4]
+	c.Head = f.head && (converts5 && !c.Quant5 || converts4 && !c.Quant4)
 	if !c.Embedding {
 		c.Paths = distinct(slices.Concat([]string{path}, c.Paths4, c.Paths5)...)
 	}
-	kept, ok := e.unlisted[digitless(name, "#")]
-	c.Unlisted = ok && c.Quantize(Transformers5|Transformers4)
 	c.Reason = e.reason(c, f)
-	if c.Unlisted {
-		c.Reason = "no skip list keeps " + kept + " without also keeping this one in transformers 5"
+	if len(e.unlisted) > 0 && c.Reason == "" {
+		if kept, ok := e.unlisted[digitless(name, "#")]; ok {
+			c.Unlisted = true
+			c.Reason = "no skip list keeps " + kept + " without also keeping this one in transformers 5"
+		}
 	}
 	return c
 }

@@ -301,13 +301,27 @@ func fill(pattern string, holes []string) string {
 
 // digitless replaces every number of a path by the mark.
 func digitless(path, mark string) string {
-	parts := strings.Split(path, ".")
-	for i, p := range parts {
-		if isDigits(p) {
-			parts[i] = mark
+	var b strings.Builder
+	done := 0 // bytes of path written to b
+	for start := 0; start <= len(path); {
+		end := start
+		digits := true
+		for end < len(path) && path[end] != '.' {
+			digits = digits && path[end] >= '0' && path[end] <= '9'
+			end++
 		}
+		if digits && end > start {
+			b.WriteString(path[done:start])
+			b.WriteString(mark)
+			done = end
+		}
+		start = end + 1
 	}
-	return strings.Join(parts, ".")
+	if done == 0 {
+		return path
+	}
+	b.WriteString(path[done:])
+	return b.String()
 }
 
 // distinctPatterns returns one name for each name pattern, in order.

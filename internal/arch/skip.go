@@ -385,21 +385,15 @@ func better(gainA int, a string, gainB int, b string) bool {
 	) < 0
 }
 
-// candidates lists the names that may stand for all paths of a pattern: its
-// components, its prefixes and its suffixes, without numbers.
+// candidates lists the names that may stand for all paths of a pattern: every
+// run of its components without a number.
 func candidates(pattern string) []string {
 	parts := strings.Split(pattern, ".")
 	var out []string
-	add := func(from, to int) {
-		if slices.Contains(parts[from:to], "#") {
-			return
-		}
-		out = append(out, strings.Join(parts[from:to], "."))
-	}
 	for i := range parts {
-		add(i, i+1)
-		add(0, i+1)
-		add(i, len(parts))
+		for j := i; j < len(parts) && parts[j] != "#"; j++ {
+			out = append(out, strings.Join(parts[i:j+1], "."))
+		}
 	}
 	return out
 }

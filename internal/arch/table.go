@@ -91,14 +91,20 @@ type class struct {
 // keeps are module paths by the state of tie_word_embeddings.
 type keeps struct{ both, tied, untied map[string]bool }
 
-func (k keeps) has(path string, tied bool) bool {
-	if k.both[path] {
+// keeps reports whether the list has the path, or its pattern.
+func (k keeps) keeps(path string, tied bool) bool {
+	some := k.untied
+	if tied {
+		some = k.tied
+	}
+	if len(k.both)+len(some) == 0 {
+		return false
+	}
+	if k.both[path] || some[path] {
 		return true
 	}
-	if tied {
-		return k.tied[path]
-	}
-	return k.untied[path]
+	pattern := digitless(path, "#")
+	return k.both[pattern] || some[pattern]
 }
 
 // A node is a position in the tree of name components.

@@ -21,8 +21,8 @@ SETTINGS = {
     "dbrx": {"attn_config": {"rope_theta": 500000.0, "kv_n_heads": 8, "clip_qkv": 8}},
     "deepseek_ocr2": {"text_config": {"num_hidden_layers": 4, "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}},
     "deepseek_ocr2_text": {"num_hidden_layers": 4, "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]},
-    "diffusion_gemma": {"text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 704}},
-    "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 704},
+    "diffusion_gemma": {"text_config": {"num_hidden_layers": 6, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 704}},
+    "diffusion_gemma_text": {"num_hidden_layers": 6, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 704},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 2, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "emu3": {"vocabulary_map": {"<image>": 8711, "<|visual token 000000|>": 5, "<|extra_200|>": 6}},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
@@ -65,11 +65,34 @@ SETTINGS = {
     "vitmatte": {"fusion_hidden_sizes": [256, 128, 64, 32]},
     "wav2vec2-bert": {"vocab_size": 32},
     "wav2vec2-conformer": {"vocab_size": 32},
+    "zamba2": {"num_hidden_layers": 6, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid", "mamba", "hybrid"]},
+}
+
+# Settings that change the modules only together, tried besides the single ones
+# of probe.SETTINGS.
+VARIANTS = {
+    "bamba": [{"attn_layer_indices": [1, 3]}],
+    "deberta": [{"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "talking_head": True}, {"embedding_size": 96}],
+    "deberta-v2": [{"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": False},
+                   {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True, "position_buckets": 256}],
+    "gpt_bigcode": [{"add_cross_attention": True, "multi_query": False}],
+    "hubert": [{"do_stable_layer_norm": True, "adapter_attn_dim": 16}],
+    "lfm2": [{"num_hidden_layers": 4, "layer_types": ["conv", "conv", "full_attention", "conv"]}],
+    "nemotron_h": [{"moe_latent_size": 64}],
+    "reformer": [{"is_decoder": True}],
+    "unispeech": [{"do_stable_layer_norm": True, "adapter_attn_dim": 16}],
+    "unispeech-sat": [{"do_stable_layer_norm": True, "adapter_attn_dim": 16}],
+    "wav2vec2": [{"do_stable_layer_norm": True, "adapter_attn_dim": 16}, {"add_adapter": True, "output_hidden_size": 512}],
+    "wav2vec2-bert": [{"add_adapter": True, "output_hidden_size": 512}],
+    "wav2vec2-conformer": [{"add_adapter": True, "output_hidden_size": 512}],
+    "wavlm": [{"add_adapter": True, "output_hidden_size": 512}],
+    "xlstm": [{"weight_mode": "fused"}],
 }
 
 # For one version only.
 SETTINGS_4 = {t: {"use_pretrained_backbone": False} for t in (
     "conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer")}
+SETTINGS_4["zamba2"] = {"num_hidden_layers": 54}  # fewer than its list of block kinds do not build
 
 
 def settings(model_type, v5):

@@ -203,9 +203,9 @@ def auto(model_type, **kw):
 
 # Config classes that have no usable default.
 BUILDERS = {
-    "encoder-decoder": lambda c: c.from_encoder_decoder_configs(auto("bert"), auto("bert", is_decoder=True, add_cross_attention=True)),
-    "vision-encoder-decoder": lambda c: c.from_encoder_decoder_configs(auto("vit"), auto("gpt2", add_cross_attention=True)),
-    "speech-encoder-decoder": lambda c: c.from_encoder_decoder_configs(auto("wav2vec2"), auto("bert", is_decoder=True, add_cross_attention=True)),
+    "encoder-decoder": lambda c: c.from_encoder_decoder_configs(auto("bert"), auto("bert", hidden_size=512, num_attention_heads=8, is_decoder=True, add_cross_attention=True)),
+    "vision-encoder-decoder": lambda c: c.from_encoder_decoder_configs(auto("vit"), auto("gpt2", n_embd=512, n_head=8, add_cross_attention=True)),
+    "speech-encoder-decoder": lambda c: c.from_encoder_decoder_configs(auto("wav2vec2"), auto("bert", hidden_size=512, num_attention_heads=8, is_decoder=True, add_cross_attention=True)),
     "vision-text-dual-encoder": lambda c: c.from_vision_text_configs(auto("clip_vision_model"), auto("bert")),
     "musicgen": lambda c: c(text_encoder=auto("t5").to_dict(), audio_encoder=auto("encodec").to_dict(), decoder={}),
     "musicgen_melody": lambda c: c(text_encoder=auto("t5").to_dict(), audio_encoder=auto("encodec").to_dict(), decoder={}),
@@ -254,6 +254,8 @@ def config_variants(model_type, config_class):
         return c
 
     yield "tie", tie
+    for i, values in enumerate(configs.VARIANTS.get(model_type, ())):
+        yield f"variant {i}", with_values(**{**small, **values})
     for key in sorted(d):
         value = d[key]
         if key in UNTOUCHED or key == "tie_word_embeddings":
