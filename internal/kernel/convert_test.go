@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+	"unsafe"
 
 	"github.com/nf4kit/nf4kit/testdata/golden"
 )
@@ -80,6 +81,11 @@ func TestConvertLengths(t *testing.T) {
 					convertGeneric(want, de, src, se, n)
 					Convert(got, de, src, se, n)
 					sameBytes(t, fmt.Sprintf("%d of %v to %v", n, se, de), want, got)
+					if de == F32 && n > 0 {
+						clear(got)
+						Widen(unsafe.Slice((*float32)(unsafe.Pointer(&got[0])), n), src, se)
+						sameBytes(t, fmt.Sprintf("%d of %v widened", n, se), want, got)
+					}
 				}
 			}
 		}

@@ -5,10 +5,6 @@ import "math"
 // e2m1Values are the magnitudes by code.
 var e2m1Values = [8]float32{0, 0.5, 1, 1.5, 2, 3, 4, 6}
 
-// e2m1Thresholds lie between them: a magnitude takes the upper of two codes if it is strictly greater. A tie goes to the
-// code with an even mantissa, so where that is the upper one the threshold is the number below the midpoint.
-var e2m1Thresholds = [7]float32{0.25, math.Nextafter32(0.75, 0), 1.25, math.Nextafter32(1.75, 0), 2.5, math.Nextafter32(3.5, 0), 5}
-
 // The midpoints all lie on multiples of 2^-2 of their power of two, so the upper bits of a float32 decide. e2m1Above
 // counts the midpoints that a magnitude must exceed, by its bits less one; e2m1From those that it may equal. NaNs are
 // quiet when they come here and count as 0.

@@ -2,6 +2,8 @@
 
 package kernel
 
+import "math"
+
 // bisection is what the AVX2 code search looks up, see _asm/codes.go. The outcomes of the levels so far, as a number p,
 // index a level negated: the threshold for p is at place -p modulo the level's size.
 type bisection struct {
@@ -40,6 +42,10 @@ type e2m1Search struct {
 	level [4][8]float32
 	value [8]float32
 }
+
+// e2m1Thresholds lie between the values of E2M1: a magnitude takes the upper of two codes if it is strictly greater. A tie goes to the
+// code with an even mantissa, so where that is the upper one the threshold is the number below the midpoint.
+var e2m1Thresholds = [7]float32{0.25, math.Nextafter32(0.75, 0), 1.25, math.Nextafter32(1.75, 0), 2.5, math.Nextafter32(3.5, 0), 5}
 
 func newE2M1Search() (s e2m1Search) {
 	s.level = levels(e2m1Thresholds[:])
