@@ -14,8 +14,7 @@ type chunk struct {
 	first    int64 // element of the tensor
 	src, run []byte
 	x, q     []float32 // the source's values, and those in the run dtype
-	x2       float64
-	errors   bool // goes into the error histogram
+	errors   bool      // goes into the error histogram
 }
 
 // column of element i.
@@ -24,18 +23,65 @@ func (c *chunk) column(i int) int { return int((c.first + int64(i)) % int64(len(
 // format measures one format.
 func (c *chunk) format(i int) {
 	f := c.set.formats[i]
-	if f.Kind == NF4 || f.Kind == FP4 {
-		c.packed(i, f)
-		return
+	t, ok := f.Kind.kernel()
+	switch {
+	case ok:
+		c.packed(i, f, t)
+	case f.Kind == MXFP4 || f.Kind == NVFP4:
+		c.e2m1(i, f)
+	default:
+		c.plain(i, f)
 	}
-	var acc accumulator
-	var wE2 float64
+	for _, z := range zeroCodes[f.Kind] {
+		c.w.zeros[i] += c.w.counts[i].total(z)
+	}
+}
+
+// packed measures a format that the kernels code and decode in blocks with a scale of their largest magnitude.
+func (c *chunk) packed(i int, f Format, t kernel.Type) {
+	n := len(c.x)
+	codes := c.w.packed[:(n+1)/2]
+	abs, scale := c.scalesOf(f)
+	kernel.Codes(t, c.job.run, codes, abs, c.run, f.BlockSize)
+	kernel.ErrorSums(&c.sums[i][c.k], t, c.Elem, c.src, codes, scale, f.BlockSize)
+	c.w.counts[i].addPacked(codes, n)
+	if c.errors || c.weights != nil {
+		v := c.w.v[:n]
+		kernel.DequantizeF32(t, v, codes, scale, f.BlockSize)
+		c.compare(i, v)
+	}
+}
+
+// e2m1 measures a format of E2M1 values.
+func (c *chunk) e2m1(i int, f Format) {
+	n := len(c.x)
+	codes, v, scale := c.w.packed[:(n+1)/2], c.w.v[:n], c.w.scale[:(n+f.BlockSize-1)/f.BlockSize]
+	if f.Kind == MXFP4 {
+		for b, a := range c.blocksOf(c.set.block(f.BlockSize), c.k, n) {
+			scale[b] = e8m0(a)
+		}
+	} else {
+		unit := math.Float32frombits(c.most) / (6 * 448)
+		for b := range scale {
+			scale[b] = 0
+			if unit > 0 {
+				_, s := e4m3(maxAbs(c.q[b*f.BlockSize:min((b+1)*f.BlockSize, n)]) / 6 / unit)
+				scale[b] = s * unit
+			}
+		}
+	}
+	kernel.E2M1(codes, v, c.q, scale, f.BlockSize)
+	kernel.PairSums(&c.sums[i][c.k], c.x, v)
+	c.w.counts[i].addPacked(codes, n)
+	c.compare(i, v)
+}
+
+// plain measures a format whose codes are bytes here.
+func (c *chunk) plain(i int, f Format) {
 	for lo := 0; lo < len(c.x); lo += piece {
 		n := min(piece, len(c.x)-lo)
-		codes, v := c.w.codes[:n], c.w.v[:n]
+		codes, v := c.w.codes[:n], c.w.v[lo:lo+n]
 		c.encode(f, codes, v, lo)
-		x := c.x[lo : lo+n]
-		acc.add(x, v)
 		c.w.counts[i].add(codes)
 		if f.Kind == Int4Asym || f.Kind == Dynamic8 {
 			for _, v := range v {
@@ -44,16 +90,23 @@ func (c *chunk) format(i int) {
 				}
 			}
 		}
-		if c.errors {
-			c.w.errors[i].add(x, v)
-		}
-		if c.weights != nil {
-			wE2 += weighted(x, v, c.weights, c.column(lo))
-		}
 	}
-	c.sums[i][c.k], c.wE2[i][c.k] = acc.sums(len(c.x), c.x2), wE2
-	for _, z := range zeroCodes[f.Kind] {
-		c.w.zeros[i] += c.w.counts[i].total(z)
+	v := c.w.v[:len(c.x)]
+	kernel.PairSums(&c.sums[i][c.k], c.x, v)
+	c.compare(i, v)
+}
+
+// compare adds what is summed of some chunks or with weights only.
+func (c *chunk) compare(i int, v []float32) {
+	if c.errors {
+		c.w.errors[i].add(c.x, v)
+	}
+	if c.weights == nil {
+		return
+	}
+	for lo := 0; lo < len(v); lo += piece {
+		hi := min(lo+piece, len(v))
+		c.wE2[i][c.k] += weighted(c.x[lo:hi], v[lo:hi], c.weights, c.column(lo))
 	}
 }
 
@@ -64,31 +117,10 @@ var zeroCodes = [numKinds][]int{NF4: {7}, FP4: {0, 8}, AF4: {7}, Int4: {7}, MXFP
 func (c *chunk) encode(f Format, codes []byte, v []float32, lo int) {
 	q := c.q[lo : lo+len(codes)]
 	switch f.Kind {
-	case AF4:
-		c.book(af4Book, f, codes, v, q, lo)
-	case Int4:
-		c.book(int4Book, f, codes, v, q, lo)
 	case Int4Asym:
 		for b := 0; b < len(q); b += f.BlockSize {
 			e := min(b+f.BlockSize, len(q))
 			asymmetric(codes[b:e], v[b:e], q[b:e])
-		}
-	case MXFP4:
-		abs := c.blocksOf(c.set.block(f.BlockSize), c.k, len(c.x))[lo/f.BlockSize:]
-		for b := 0; b < len(q); b += f.BlockSize {
-			e := min(b+f.BlockSize, len(q))
-			scale, inverse := e8m0(abs[b/f.BlockSize])
-			e2m1Block(codes[b:e], v[b:e], q[b:e], scale, inverse, true)
-		}
-	case NVFP4:
-		unit := math.Float32frombits(c.most) / (6 * 448)
-		for b := 0; b < len(q); b += f.BlockSize {
-			e := min(b+f.BlockSize, len(q))
-			var scale float32
-			if unit > 0 {
-				_, scale = e4m3(maxAbs(q[b:e]) / 6 / unit)
-			}
-			e2m1Block(codes[b:e], v[b:e], q[b:e], scale*unit, 0, false)
 		}
 	case Int8:
 		cols := c.Shape[len(c.Shape)-1]
@@ -106,16 +138,6 @@ func (c *chunk) encode(f Format, codes []byte, v []float32, lo int) {
 	}
 }
 
-// book encodes blocks with a scale of their largest magnitude.
-func (c *chunk) book(b *book, f Format, codes []byte, v, q []float32, lo int) {
-	abs, scale := c.scalesOf(f)
-	for at := 0; at < len(q); at += f.BlockSize {
-		e := min(at+f.BlockSize, len(q))
-		n := (lo + at) / f.BlockSize
-		b.encode(codes[at:e], v[at:e], q[at:e], abs[n], scale[n], e-at == f.BlockSize)
-	}
-}
-
 // scalesOf are the largest magnitudes of the chunk's blocks, and the scales they are decoded with.
 func (c *chunk) scalesOf(f Format) (abs, scale []float32) {
 	i := c.set.block(f.BlockSize)
@@ -124,47 +146,6 @@ func (c *chunk) scalesOf(f Format) (abs, scale []float32) {
 		return abs, abs
 	}
 	return abs, c.scale[i][c.k*(kernel.Chunk/f.BlockSize):][:len(abs)]
-}
-
-// packed is format for the two types that have kernels.
-func (c *chunk) packed(i int, f Format) {
-	t := kernel.NF4
-	if f.Kind == FP4 {
-		t = kernel.FP4
-	}
-	n := len(c.x)
-	codes := c.w.packed[:(n+1)/2]
-	abs, scale := c.scalesOf(f)
-	kernel.Codes(t, c.job.run, codes, abs, c.run, f.BlockSize)
-	kernel.ErrorSums(&c.sums[i][c.k], t, c.Elem, c.src, codes, scale, f.BlockSize)
-	var bytes counts
-	bytes.add(codes)
-	h := &c.w.counts[i]
-	for b := range 256 {
-		k := uint32(bytes.total(b))
-		h[0][b>>4] += k
-		h[1][b&15] += k
-	}
-	if n%2 != 0 {
-		h[1][codes[len(codes)-1]&15]-- // the padding
-	}
-	for _, z := range zeroCodes[f.Kind] {
-		c.w.zeros[i] += h.total(z)
-	}
-	if !c.errors && c.weights == nil {
-		return
-	}
-	for lo := 0; lo < n; lo += piece {
-		m := min(piece, n-lo)
-		v, x := c.w.v[:m], c.x[lo:lo+m]
-		kernel.DequantizeF32(t, v, codes[lo/2:(lo+m+1)/2], scale[lo/f.BlockSize:(lo+m+f.BlockSize-1)/f.BlockSize], f.BlockSize)
-		if c.errors {
-			c.w.errors[i].add(x, v)
-		}
-		if c.weights != nil {
-			c.wE2[i][c.k] += weighted(x, v, c.weights, c.column(lo))
-		}
-	}
 }
 
 // histogram counts the scaled weights of chunks that go into the error histogram.

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/bnb"
-	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/internal/kernel"
 )
 
 // Kind is a way to store a weight in 4 or 8 bits. See the package comment for the definitions.
@@ -243,25 +243,31 @@ func ParseFormat(s string) (Format, error) {
 // Points are the values of a 4-bit code over the largest magnitude of a block, ascending; nil for other codes and for
 // those whose points move with the block.
 func Points(k Kind) []float64 {
+	t, ok := k.kernel()
+	if !ok {
+		return nil
+	}
 	var v []float64
-	switch k {
-	case NF4, FP4:
-		t := nf4.NF4
-		if k == FP4 {
-			t = nf4.FP4
-		}
-		table := nf4.Codebook(t)
-		for _, c := range nf4.Order(t) {
-			v = append(v, float64(table[c]))
-		}
-	case AF4:
-		for _, x := range af4Values {
-			v = append(v, float64(x))
-		}
-	case Int4:
-		for _, x := range sevenths() {
-			v = append(v, float64(x))
+	table := kernel.Values(t)
+	for _, c := range kernel.Order(t) {
+		if x := float64(table[c]); x <= 1 { // int4 has 15 values
+			v = append(v, x)
 		}
 	}
 	return slices.Compact(v)
+}
+
+// kernel is the type of the kernels that code k, if there is one.
+func (k Kind) kernel() (t kernel.Type, ok bool) {
+	switch k {
+	case NF4:
+		return kernel.NF4, true
+	case FP4:
+		return kernel.FP4, true
+	case AF4:
+		return kernel.AF4, true
+	case Int4:
+		return kernel.Int4, true
+	}
+	return 0, false
 }

@@ -110,7 +110,8 @@ func (j *job) fixedBytes() int64 {
 type scratch struct {
 	src, run []byte
 	x, q     []float32
-	v        [piece]float32
+	v        []float32 // decoded
+	scale    []float32
 	codes    [piece]byte
 	packed   [kernel.Chunk / 2]byte
 	nested   [piece / kernel.DynamicBlock]float32
@@ -121,6 +122,7 @@ type scratch struct {
 
 func newScratch(set *formatSet) *scratch {
 	s := &scratch{src: make([]byte, kernel.Chunk*8), run: make([]byte, kernel.Chunk*4), x: make([]float32, kernel.Chunk), q: make([]float32, kernel.Chunk),
+		v: make([]float32, kernel.Chunk), scale: make([]float32, kernel.Chunk/traits[NVFP4].fixed),
 		counts: make([]counts, len(set.formats)), zeros: make([]int64, len(set.formats)), errors: make([]ErrorHistogram, len(set.formats))}
 	for i := range s.errors {
 		s.errors[i] = make(ErrorHistogram, ErrorBins)
@@ -304,7 +306,7 @@ func (j *job) encode(w *scratch, k int) error {
 		q = w.q[:n]
 		kernel.Widen(q, run, j.run)
 	}
-	c := &chunk{job: j, w: w, k: k, first: j.chunks[k] * kernel.Chunk, src: src, run: run, x: x, q: q, x2: squares(x),
+	c := &chunk{job: j, w: w, k: k, first: j.chunks[k] * kernel.Chunk, src: src, run: run, x: x, q: q,
 		errors: len(j.chunks) <= errorChunks || k%16 == 0}
 	if j.weights != nil {
 		j.wX2[k] = weighted(x, nil, j.weights, c.column(0))

@@ -174,9 +174,7 @@ func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) 
 			return err
 		}
 		x, v := s.x[:m], s.v[:m]
-		var acc accumulator
-		acc.add(x, v)
-		sums[k] = acc.sums(m, squares(x))
+		kernel.PairSums(&sums[k], x, v)
 		if j.weights != nil {
 			col := int(first % int64(len(j.weights)))
 			wE2[k], wX2[k] = weighted(x, v, j.weights, col), weighted(x, nil, j.weights, col)
@@ -267,17 +265,9 @@ func (j *writtenJob) decode(s *writtenScratch, first int64, m int) error {
 		return fmt.Errorf("%s: read %s: %w", j.w.Packed.Shard, j.Name, err)
 	}
 	block := j.w.State.BlockSize
-	t := kernel.NF4
-	if j.w.State.QuantType == bnb.FP4 {
-		t = kernel.FP4
-	}
+	t, _ := j.format().Kind.kernel()
 	kernel.DequantizeF32(t, s.v, packed, j.scale[first/int64(block):][:(m+block-1)/block], block)
-	for i, b := range packed {
-		s.counts[0][b>>4]++
-		if 2*i+1 < m {
-			s.counts[1][b&15]++
-		}
-	}
+	s.counts.addPacked(packed, m)
 	return nil
 }
 
