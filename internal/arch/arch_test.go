@@ -210,7 +210,7 @@ func TestUnknownRules(t *testing.T) {
 	for name, quantize := range map[string]bool{
 		"model.layers.0.self_attn.q_proj.weight":                      true,
 		"transformer.h.5.attn.c_attn.weight":                          true,
-		"model.layers.0.mlp.experts.3.down_proj.weight":               true,
+		"model.layers.0.mlp.experts.3.down_proj.weight":               false,
 		"model.layers.0.mlp.shared_experts.up_proj.weight":            true,
 		"model.layers.0.mlp.gate.weight":                              false,
 		"model.layers.0.mlp.shared_expert_gate.weight":                false,
@@ -229,6 +229,47 @@ func TestUnknownRules(t *testing.T) {
 		if got := m.Classify(name).Quantize(0); got != quantize {
 			t.Errorf("%q: quantize %v, want %v", name, got, quantize)
 		}
+	}
+}
+
+// TestStranger is about a Linear of a known class that the table does not have.
+func TestStranger(t *testing.T) {
+	m, err := Resolve(Query{ModelType: "llama", Architectures: []string{"LlamaForCausalLM"}}, []string{"model.layers.0.mlp.up_proj.weight"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := m.Classify("model.layers.0.conv.in_proj.weight")
+	if !c.Module || c.Quantize(0) || !slices.Contains(c.Paths5, "model.layers.0.conv.in_proj") || !slices.Contains(c.Paths4, "model.layers.0.conv.in_proj") {
+		t.Errorf("got %+v, want a module to keep", c)
+	}
+	if c := m.Classify("model.layers.0.post_norm.weight"); c.Module {
+		t.Errorf("norm: got %+v, want no module", c)
+	}
+}
+
+// TestUnknownNames is about a vision-language model with the names of 4.51, tied.
+func TestUnknownNames(t *testing.T) {
+	m := Unknown("somebodys")
+	expert := m.Classify("model.layers.0.mlp.experts.3.down_proj.weight")
+	if !expert.Quantize(Transformers4) || expert.Quantize(Transformers5) {
+		t.Errorf("expert: %+v", expert)
+	}
+	var kept, quantized []Tensor
+	for _, name := range []string{"language_model.model.layers.0.mlp.up_proj.weight", "vision_tower.layers.0.fc1.weight", "multi_modal_projector.linear_1.weight"} {
+		if c := m.Classify(name); c.Quantize(0) {
+			quantized = append(quantized, Tensor{name, c})
+		} else {
+			kept = append(kept, Tensor{name, c})
+		}
+	}
+	list, bad := m.SkipList(Transformers5|Transformers4, kept, quantized)
+	for _, path := range []string{"lm_head", "model.vision_tower.layers.0.fc1", "model.multi_modal_projector.linear_1"} {
+		if !slices.ContainsFunc(list, func(text string) bool { e := newSkipEntry(text); return e.matches(LoaderT521, path) }) {
+			t.Errorf("no entry of %q skips %s", list, path)
+		}
+	}
+	if len(quantized) != 1 || len(bad) > 0 {
+		t.Errorf("quantized %v, violations %v", quantized, bad)
 	}
 }
 

@@ -196,5 +196,13 @@ func (e *entry) stranger(name string) Class {
 			return d
 		}
 	}
-	return Class{In5: e.class.in5, In4: e.class.in4, KeepFP32: e.keepFP32(name), Reason: "not a Linear of " + e.class.name}
+	c := Class{In5: e.class.in5, In4: e.class.in4, KeepFP32: e.keepFP32(name), Reason: "not a Linear of " + e.class.name}
+	if path, ok := strings.CutSuffix(name, ".weight"); ok && projection(path[strings.LastIndexByte(path, '.')+1:]) {
+		// A Linear by its name, of layers that the table's configs lack: the
+		// skip list must keep it.
+		c.Module, c.Linear5, c.Linear4, c.Stray = true, true, true, true
+		c.Paths = unknownPaths(path)
+		c.Paths5, c.Paths4 = c.Paths, c.Paths
+	}
+	return c
 }

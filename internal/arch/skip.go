@@ -213,7 +213,7 @@ func (m *Model) SkipList(t Target, kept, quantized []Tensor) (list []string, bad
 	keep, quant := groups(kept, loaders), groups(quantized, loaders)
 	keep = append(keep, m.absentHeads(keep, loaders)...)
 	list = cover(keep, quant)
-	list = append(list, m.freshHeads(list, loaders, quant)...)
+	list = append(list, m.freshHeads(list, quant)...)
 	null := m.CheckNull(t, kept, quantized)
 	if len(list) == 0 {
 		if len(null) == 0 {
@@ -494,9 +494,17 @@ func (m *Model) absentHeads(keep []*pathGroup, loaders []Loader) []*pathGroup {
 // An explicit list replaces the loaders' own default, which would have kept
 // such a head out when the checkpoint is loaded to train one (the score of
 // LlamaForSequenceClassification).
-func (m *Model) freshHeads(list []string, loaders []Loader, quant []*pathGroup) []string {
+func (m *Model) freshHeads(list []string, quant []*pathGroup) []string {
+	free := func(path string) bool {
+		e := newSkipEntry(path)
+		return !slices.ContainsFunc(quant, func(g *pathGroup) bool { _, hit := g.hit(&e); return hit })
+	}
 	if m.entry == nil {
-		return nil
+		// Tied to the embedding, the usual head has no tensor of its own.
+		if slices.Contains(list, "lm_head") || !free("lm_head") {
+			return nil
+		}
+		return []string{"lm_head"}
 	}
 	var out []string
 	for _, c := range m.entry.class.typ.classes {
@@ -506,8 +514,7 @@ func (m *Model) freshHeads(list []string, loaders []Loader, quant []*pathGroup) 
 					if strings.ContainsAny(path, "#$") || slices.Contains(list, path) || slices.Contains(out, path) {
 						continue
 					}
-					e := newSkipEntry(path)
-					if !slices.ContainsFunc(quant, func(g *pathGroup) bool { _, hit := g.hit(&e); return hit }) {
+					if free(path) {
 						out = append(out, path)
 					}
 				}

@@ -30,7 +30,8 @@ var projectorParts = setOf("multi_modal_projector", "mm_projector", "merger", "m
 // Unknown classifies the tensors of an architecture that the table does not
 // have, or whose modeling code travels with the checkpoint, by name alone:
 // 2-D ".weight" tensors with a known projection name, inside numbered layers
-// and outside every tower, are quantized; everything else is kept. The caller
+// and outside every tower, are quantized, routed experts for 4.57 alone;
+// everything else is kept. The caller
 // must check that the tensor has two dimensions, and should say that it used
 // these rules. Conv1D cannot be told by name; the weights are taken as stored
 // [out, in].
@@ -45,7 +46,7 @@ func classifyUnknown(name string) Class {
 	}
 	parts := strings.Split(path, ".")
 	leaf := parts[len(parts)-1]
-	paths := []string{path}
+	paths := unknownPaths(path)
 	c := Class{In5: true, In4: true, Paths: paths, Paths5: paths, Paths4: paths}
 	inLayer, expert := false, false
 	for i, p := range parts {
@@ -83,6 +84,9 @@ func classifyUnknown(name string) Class {
 		return c
 	case !inLayer || !decoderLeaves[leaf]:
 		c.Reason = "not a projection name known for text decoders"
+	case c.Expert:
+		// Of the versions, 4.57 alone has them as Linears.
+		c.Quant4, c.Reason = true, "a routed expert, which transformers 5 fuses"
 	default:
 		c.Quant5, c.Quant4 = true, true
 	}
@@ -92,6 +96,29 @@ func classifyUnknown(name string) Class {
 		c.Module, c.Linear5, c.Linear4 = true, true, true
 	}
 	return c
+}
+
+// projection reports whether the last component of a module path is one that
+// Linears have, in text decoders or in towers.
+func projection(leaf string) bool {
+	return decoderLeaves[leaf] || strings.HasSuffix(leaf, "proj") || strings.Contains(leaf, "linear")
+}
+
+// unknownPaths lists where the versions may hold the module: vision-language
+// models moved their parts under "model." in 4.52, and read the older names.
+func unknownPaths(path string) []string {
+	paths := []string{path}
+	if rest, ok := strings.CutPrefix(path, "language_model."); ok {
+		if text, ok := strings.CutPrefix(rest, "model."); ok {
+			paths = append(paths, "model.language_model."+text)
+		} else {
+			paths = append(paths, rest)
+		}
+	}
+	if !strings.HasPrefix(path, "model.") {
+		paths = append(paths, "model."+path)
+	}
+	return paths
 }
 
 func setOf(names ...string) map[string]bool {
