@@ -96,7 +96,7 @@ func (p *Plan) checkTargets(opt *Options) error {
 	}
 	types := map[nf4.Type]string{}
 	dq := map[bool]string{}
-	var small, expert, odd, fp4Expert string
+	var small, expert, fused, odd, fp4Expert string
 	for i := range p.Items {
 		it := &p.Items[i]
 		if !it.Quantize {
@@ -112,6 +112,9 @@ func (p *Plan) checkTargets(opt *Options) error {
 		}
 		if it.Class.Expert {
 			expert = it.Name
+			if !it.Class.Quant5 {
+				fused = it.Name
+			}
 			if it.Spec.Type == nf4.FP4 {
 				fp4Expert = it.Name
 			}
@@ -129,8 +132,8 @@ func (p *Plan) checkTargets(opt *Options) error {
 	case t&(arch.Transformers4|arch.Diffusers) != 0 && len(dq) > 1:
 		return refuse(t&(arch.Transformers4|arch.Diffusers), "cannot load weights with (%s) and without (%s) double quantization in one checkpoint; --target transformers5 alone allows it",
 			dq[true], dq[false])
-	case t&arch.Transformers5 != 0 && expert != "":
-		return refuse(arch.Transformers5, "cannot load packed experts (%s): --moe per-expert needs --target transformers4 or vllm", expert)
+	case t&arch.Transformers5 != 0 && fused != "":
+		return refuse(arch.Transformers5, "cannot load packed experts (%s): --moe per-expert needs --target transformers4 or vllm", fused)
 	case t&arch.SGLang != 0 && expert != "":
 		return refuse(arch.SGLang, "cannot load packed experts (%s)", expert)
 	case t&arch.VLLM != 0 && fp4Expert != "":
