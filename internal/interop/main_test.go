@@ -35,18 +35,20 @@ func (e environment) String() string {
 	return e.name
 }
 
-// python is the environment's interpreter.
-func (e environment) python() string {
-	home := os.Getenv("NF4KIT_INTEROP_HOME")
-	if home == "" {
-		user, err := os.UserHomeDir()
-		if err != nil {
-			user = "/"
-		}
-		home = filepath.Join(user, ".cache", "nf4kit")
+// home is the directory that setup.sh fills.
+func home() string {
+	if home := os.Getenv("NF4KIT_INTEROP_HOME"); home != "" {
+		return home
 	}
-	return filepath.Join(home, e.name, "bin", "python")
+	user, err := os.UserHomeDir()
+	if err != nil {
+		user = "/"
+	}
+	return filepath.Join(user, ".cache", "nf4kit")
 }
+
+// python is the environment's interpreter.
+func (e environment) python() string { return filepath.Join(home(), e.name, "bin", "python") }
 
 // What TestMain prepares: the binary under test and the repository's root.
 var program, root string

@@ -61,6 +61,12 @@ if $remade || ! matches t4 requirements-t4.txt requirements-nodeps.txt; then
 	matches t4 requirements-t4.txt requirements-nodeps.txt
 fi
 
+# Only read by the tests, and vLLM itself is not wanted.
+plugin=vllm-bnb-plugin==0.0.3
+if [ ! -f "$home/vllm/vllm_bnb_plugin-${plugin##*=}-py3-none-any.whl" ]; then
+	"$home/t5/bin/python" -m pip download --quiet --no-input --disable-pip-version-check --no-deps --dest "$home/vllm" "$plugin"
+fi
+
 if $bench && ! matches ort requirements-ort.txt; then
 	make ort
 	pip ort -r "$py/requirements-ort.txt"
