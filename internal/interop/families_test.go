@@ -1,4 +1,4 @@
-//go:build interop
+//go:build interop && families
 
 package interop
 
@@ -116,6 +116,10 @@ const familyHeader = "family\tsaved by\tloaded in\tflags\tquantized\toutcome\tqu
 func (r familyRow) String() string {
 	return fmt.Sprintf("%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.family, r.saved, r.loaded, r.flags, r.quantized, r.outcome, r.kept)
 }
+
+// These tests take some ten minutes, hence a tag of their own:
+//
+//	go test -tags 'interop families' -timeout 40m ./internal/interop -run 'Architectures|VLLM'
 
 // TestArchitectures converts small models of many architectures, saved by either version of transformers. Each loads in the
 // version that saved it, and what 4.57 saved in 5.x too, and must be what bitsandbytes makes of the same source there:
