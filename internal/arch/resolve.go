@@ -117,7 +117,7 @@ func (e *entry) lastPaths(k keeps, names []string, path func(found) string) map[
 	var patterns []string
 	for _, set := range []map[string]bool{k.both, k.tied, k.untied} {
 		for p := range set {
-			if strings.Contains(p, "$") {
+			if strings.Contains(p, "$") && !slices.Contains(patterns, p) {
 				patterns = append(patterns, p)
 			}
 		}
@@ -136,18 +136,11 @@ func (e *entry) lastPaths(k keeps, names []string, path func(found) string) map[
 			continue
 		}
 		p := path(f)
-		pattern := digitless(p, "$")
-		if !slices.Contains(patterns, pattern) {
-			continue
-		}
-		index := -1
-		for part := range strings.SplitSeq(p, ".") {
-			if isDigits(part) {
-				index, _ = strconv.Atoi(part)
+		for _, pattern := range patterns {
+			index, ok := lastIndex(pattern, p)
+			if old, seen := max[pattern]; ok && (!seen || index > old.index) {
+				max[pattern] = last{index, p}
 			}
-		}
-		if old, ok := max[pattern]; !ok || index > old.index {
-			max[pattern] = last{index, p}
 		}
 	}
 	out := map[string]bool{}
@@ -155,6 +148,18 @@ func (e *entry) lastPaths(k keeps, names []string, path func(found) string) map[
 		out[l.path] = true
 	}
 	return out
+}
+
+// lastIndex returns the number that a path has where the pattern has "$".
+func lastIndex(pattern, path string) (index int, ok bool) {
+	before, after, _ := strings.Cut(pattern, "$")
+	rest, ok1 := strings.CutPrefix(path, before)
+	number, ok2 := strings.CutSuffix(rest, after)
+	if !ok1 || !ok2 || !isDigits(number) {
+		return 0, false
+	}
+	index, err := strconv.Atoi(number)
+	return index, err == nil
 }
 
 // found is a row of the table met by one tensor name.

@@ -27,7 +27,7 @@ func (v Violation) String() string {
 	case v.Over:
 		return fmt.Sprintf("%s: entry %q skips %s, which is quantized", v.Loader, v.Entry, v.Path)
 	case v.Entry != "":
-		return fmt.Sprintf("%s: entry %q is not a regular expression", v.Loader, v.Entry)
+		return fmt.Sprintf("%s: entry %q is no regular expression that can be checked", v.Loader, v.Entry)
 	}
 	return fmt.Sprintf("%s: no entry skips %s, which is not quantized", v.Loader, v.Path)
 }
@@ -211,7 +211,7 @@ func (m *Model) CheckNull(t Target, kept, quantized []Tensor) []Violation {
 func (m *Model) SkipList(t Target, kept, quantized []Tensor) (list []string, bad []Violation) {
 	loaders := t.loaders()
 	keep, quant := groups(kept, loaders), groups(quantized, loaders)
-	keep = append(keep, m.absentHeads(keep, loaders)...)
+	keep = append(keep, m.absentHeads(keep, quant, loaders)...)
 	list = cover(keep, quant)
 	list = append(list, m.freshHeads(list, quant)...)
 	null := m.CheckNull(t, kept, quantized)
@@ -312,7 +312,7 @@ func (e *entry) settle(names []string) map[string]string {
 	for {
 		loaders := both.loaders()
 		keep, quant := groups(kept, loaders), groups(quantized, loaders)
-		keep = append(keep, m.absentHeads(keep, loaders)...)
+		keep = append(keep, m.absentHeads(keep, quant, loaders)...)
 		list := cover(keep, quant)
 		var missed *pathGroup
 		entries := make([]skipEntry, len(list))
@@ -452,12 +452,12 @@ func markMembers(keep []*pathGroup, e *skipEntry) {
 // absentHeads returns the modules that the class keeps by default and that the
 // checkpoint has no tensor for, because it is tied to another: an explicit
 // list must name them too, or the loader would convert them.
-func (m *Model) absentHeads(keep []*pathGroup, loaders []Loader) []*pathGroup {
+func (m *Model) absentHeads(keep, quant []*pathGroup, loaders []Loader) []*pathGroup {
 	if m.entry == nil {
 		return nil
 	}
 	have := map[Loader]map[string]bool{}
-	for _, g := range keep {
+	for _, g := range slices.Concat(keep, quant) {
 		if have[g.loader] == nil {
 			have[g.loader] = map[string]bool{}
 		}

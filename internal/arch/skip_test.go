@@ -1,10 +1,14 @@
 package arch
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // layered drops what cannot be in one checkpoint: a layer has either a dense
@@ -44,7 +48,7 @@ func TestSkipListServesEveryClass(t *testing.T) {
 	for _, info := range Types() {
 		mt := lookupType(info.ModelType)
 		for _, c := range mt.classes {
-			names := layered(c.names("0", "1", "11"))
+			names := layered(c.names("0", "1", "2"))
 			for _, tied := range []bool{false, true} {
 				if tied && len(c.keep5.tied)+len(c.keep5.untied)+len(c.keep4.tied)+len(c.keep4.untied) == 0 {
 					continue
@@ -70,4 +74,155 @@ func TestSkipListServesEveryClass(t *testing.T) {
 			}
 		}
 	}
+}
+
+func llamaTensors(t *testing.T, quantize func(name string) bool) (m *Model, kept, quantized []Tensor) {
+	t.Helper()
+	c := lookupType("llama").class("LlamaForCausalLM")
+	names := c.names("0", "1", "2", "10", "11", "12")
+	m, err := Resolve(Query{ModelType: "llama", Architectures: []string{"LlamaForCausalLM"}}, names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range names {
+		switch c := m.Classify(n); {
+		case c.Quantize(0) && quantize(n):
+			quantized = append(quantized, Tensor{n, c})
+		case c.Module:
+			kept = append(kept, Tensor{n, c})
+		}
+	}
+	return m, kept, quantized
+}
+
+func TestSkipList(t *testing.T) {
+	but := func(parts ...string) func(string) bool {
+		return func(name string) bool {
+			return !slices.ContainsFunc(parts, func(p string) bool { return strings.Contains(name, p) })
+		}
+	}
+	tests := []struct {
+		name     string
+		target   Target
+		quantize func(string) bool
+		want     []string
+		bad      int
+	}{
+		// qa_outputs and score are the heads of the type's task models.
+		{"default", 0, but(), []string{"lm_head", "qa_outputs", "score"}, 0},
+		{"down_proj kept", 0, but("down_proj"), []string{"down_proj", "lm_head", "qa_outputs", "score"}, 0},
+		// 4.57 takes the component, 5.x only the ends of paths.
+		{"attention kept", 0, but("self_attn"), []string{"k_proj", "lm_head", "o_proj", "q_proj", "qa_outputs", "score", "self_attn", "v_proj"}, 0},
+		// "model.layers.1" would hit layers 10 to 12 in 5.0-5.20; the paths
+		// without "model." are the base model's.
+		{"layer 1 kept", Transformers5, but("layers.1."), []string{"layers.1.mlp", "layers.1.self_attn", "lm_head",
+			"model.layers.1.mlp", "model.layers.1.self_attn", "qa_outputs", "score"}, 0},
+		{"layer 11 kept", 0, but("layers.11."), []string{"layers.11", "lm_head", "model.layers.11", "qa_outputs", "score"}, 0},
+		// vLLM has q, k and v in one module.
+		{"one of q, k, v kept", Transformers5 | VLLM, but("layers.11.self_attn.q_proj"),
+			[]string{"layers.11.self_attn.q_proj", "lm_head", "model.layers.11.self_attn.q_proj", "qa_outputs", "score"}, 2},
+	}
+	for _, test := range tests {
+		m, kept, quantized := llamaTensors(t, test.quantize)
+		list, bad := m.SkipList(test.target, kept, quantized)
+		if diff := cmp.Diff(test.want, list); diff != "" || len(bad) != test.bad {
+			t.Errorf("%s: %d violations, want %d; list (-want +got):\n%s", test.name, len(bad), test.bad, diff)
+		}
+		if again := CheckSkip(list, test.target, kept, quantized); !slices.Equal(again, bad) {
+			t.Errorf("%s: CheckSkip says %v, SkipList %v", test.name, again, bad)
+		}
+	}
+}
+
+func TestCheckSkip(t *testing.T) {
+	_, kept, quantized := llamaTensors(t, func(string) bool { return true })
+	tests := []struct {
+		list   []string
+		target Target
+		want   []string
+	}{
+		{[]string{"lm_head"}, 0, nil},
+		{[]string{`lm_head$`}, Transformers5, nil},
+		{nil, Transformers5, []string{
+			"transformers 5.0-5.20: no entry skips lm_head, which is not quantized",
+			"transformers 5.21 and later: no entry skips lm_head, which is not quantized"}},
+		{[]string{"lm_head", "model.layers.1"}, Transformers5, []string{
+			`transformers 5.0-5.20: entry "model.layers.1" skips model.layers.1.mlp.down_proj, which is quantized`}},
+		{[]string{"lm_head", "(?=x)"}, Transformers5, []string{
+			`transformers 5.21 and later: entry "(?=x)" is no regular expression that can be checked`}},
+		{[]string{"lm_head", "*"}, Transformers4, nil},
+	}
+	for _, test := range tests {
+		var got []string
+		for _, v := range CheckSkip(test.list, test.target, kept, quantized) {
+			got = append(got, v.String())
+		}
+		if len(got) > len(test.want) && len(test.want) > 0 {
+			got = got[:len(test.want)]
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", test.list, diff)
+		}
+	}
+}
+
+// A list longer than MaxSkip is cut and reported, not written.
+func TestSkipListLimit(t *testing.T) {
+	c := lookupType("llama").class("LlamaForCausalLM")
+	var names []string
+	for l := range 600 {
+		names = append(names, fmt.Sprintf("model.layers.%d.self_attn.q_proj.weight", l), fmt.Sprintf("model.layers.%d.self_attn.k_proj.weight", l))
+	}
+	m, err := Resolve(Query{ModelType: "llama", Architectures: []string{c.name}}, names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kept, quantized []Tensor
+	for i, n := range names {
+		if x := (Tensor{n, m.Classify(n)}); i%4 == 0 {
+			kept = append(kept, x)
+		} else {
+			quantized = append(quantized, x)
+		}
+	}
+	list, bad := m.SkipList(0, kept, quantized)
+	if len(list) > MaxSkip || len(bad) == 0 {
+		t.Errorf("%d entries, %d violations", len(list), len(bad))
+	}
+}
+
+// The fast comparison of a plain name and the regular expression that it
+// stands for must agree.
+func FuzzSkipEntry(f *testing.F) {
+	f.Add("model.layers.1", "model.layers.11.mlp.up_proj")
+	f.Add("lm_head", "lm_head")
+	f.Add("model.", "model.x")
+	f.Add("", "a.b")
+	f.Add("..", "a.b")
+	f.Fuzz(func(t *testing.T, text, path string) {
+		if strings.ContainsAny(path, "\n") || !utf8.ValidString(path) {
+			return // Python and RE2 differ on what a dot matches there
+		}
+		plain := newSkipEntry(text)
+		for l := LoaderT4; l <= LoaderVLLM; l++ {
+			plain.matches(l, path)
+		}
+		if !plain.plain || plain.err != nil || !utf8.ValidString(text) {
+			return
+		}
+		for _, r := range text + path {
+			if r > 0x7f {
+				return // the names of modules are ASCII
+			}
+		}
+		slow := plain
+		slow.plain = false
+		slow.open = regexp.MustCompile("^(?:" + text + ")")
+		slow.closed = regexp.MustCompile("^(?:" + text + `)(?:$|\.)`)
+		for _, l := range []Loader{LoaderT50, LoaderT521} {
+			if plain.matches(l, path) != slow.matches(l, path) {
+				t.Errorf("%s: %q on %q: plain %v, expression %v", l, text, path, plain.matches(l, path), slow.matches(l, path))
+			}
+		}
+	})
 }

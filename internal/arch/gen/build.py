@@ -273,6 +273,18 @@ def fill(path, pattern, literal):
     return ".".join(out)
 
 
+def last_of(path, paths):
+    """The path with a "$" for the number that is the highest among paths that differ in it alone."""
+    parts = path.split(".")
+    for i, part in enumerate(parts):
+        if not part.isdigit():
+            continue
+        same = [int(x.split(".")[i]) for x in paths if all(a == b for j, (a, b) in enumerate(zip(x.split("."), parts)) if j != i)]
+        if len(same) > 1 and int(part) == max(same):
+            return ".".join(parts[:i] + ["$"] + parts[i + 1:])
+    return path
+
+
 def fp32_skips(variants, version, path):
     """Does a _keep_in_fp32_modules entry keep the module?"""
     for v in variants.values():
@@ -305,14 +317,10 @@ def keeps(quant, variants, version, paths, where):
             if len(off) == len(items):
                 kept[flipped].add(pattern)
                 continue
-            on = [p for p, q in items if q]
-            last = max(items, key=lambda x: [int(d) for d in digits(x[0])])[0]
-            if off == [last] and len(digits(last)) == 1:
-                kept[flipped].add(".".join("$" if d.isdigit() else d for d in last.split(".")))
-            else:
-                kept[flipped].update(off)
-                if len(off) > 8:
-                    report(where, "many literal keeps", off[:4])
+            for p in off:
+                kept[flipped].add(last_of(p, [x for x, _ in items]))
+            if len(off) > 8:
+                report(where, "many literal keeps", off[:4])
     return fp32, kept
 
 
