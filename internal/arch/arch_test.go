@@ -14,6 +14,11 @@ func TestTableParses(t *testing.T) {
 	if len(blocks()) < 400 {
 		t.Errorf("the table has only %d types", len(blocks()))
 	}
+	for a, of := range aliases() {
+		if blocks()[of] == "" || blocks()[a] != "" {
+			t.Errorf("alias %s of %s", a, of)
+		}
+	}
 	for name, block := range blocks() {
 		mt, err := parseBlock(block)
 		if err != nil {

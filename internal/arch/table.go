@@ -7,7 +7,8 @@ import (
 	"sync"
 )
 
-// The table is text, one block a model type:
+// The table is text, one block a model type, after lines "alias NAME TYPE" for
+// other names:
 //
 //	type NAME FLAGS [tied=FLAGS]      FLAGS: the versions that have the type, of "5" and "4";
 //	                                  tied: those in which tie_word_embeddings is true by default
@@ -42,6 +43,17 @@ import (
 //
 //go:embed data/table.txt
 var tableText string
+
+// aliases maps other names of a model type to the one that has a block.
+var aliases = sync.OnceValue(func() map[string]string {
+	m := map[string]string{}
+	for line := range strings.Lines(tableText[:strings.Index(tableText, "\ntype ")+1]) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "alias" {
+			m[f[1]] = f[2]
+		}
+	}
+	return m
+})
 
 // blocks maps each model type to its block of tableText.
 var blocks = sync.OnceValue(func() map[string]string {
@@ -160,6 +172,9 @@ func (n *node) at(path string) *node {
 func lookupType(name string) *modelType {
 	parsed.Lock()
 	defer parsed.Unlock()
+	if other, ok := aliases()[name]; ok {
+		name = other
+	}
 	return loadType(name)
 }
 

@@ -10,6 +10,7 @@ import (
 // TypeInfo describes one model type of the table.
 type TypeInfo struct {
 	ModelType string
+	Aliases   []string // other values of model_type, sorted
 	Classes   []string // transformers classes, sorted
 	In5, In4  bool     // known to transformers 5.x, to 4.57
 	Notes     []string // modules on which the two versions disagree, by class
@@ -27,6 +28,12 @@ func Types() []TypeInfo {
 				info.Notes = append(info.Notes, note)
 			}
 		}
+		for a, of := range aliases() {
+			if of == name {
+				info.Aliases = append(info.Aliases, a)
+			}
+		}
+		slices.Sort(info.Aliases)
 		slices.Sort(info.Classes)
 		out = append(out, info)
 	}

@@ -165,6 +165,8 @@ def check_type(arch, t):
                 model = probe.build(cls, copy.deepcopy(config))
             except Exception:
                 continue  # build.py's report names what cannot be built
+            if not any(True for _ in model.parameters()):
+                continue
             sig = "\n".join(sorted({probe.norm(n) for n in model.state_dict()}))
             if vname != "tie" and sig in seen:
                 continue

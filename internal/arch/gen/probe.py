@@ -583,7 +583,7 @@ def probe_type(model_type, names):
     result = {"type": model_type, "version": transformers.__version__, "classes": {}, "errors": {}}
     try:
         config_class = configuration_auto.CONFIG_MAPPING[model_type]
-        base = None
+        result["model_type"] = config_class.model_type
         found, errors = classes_of(model_type, config_class)
         result["errors"].update(errors)
         result["package"] = package_of(config_class).rsplit(".", 1)[-1]
