@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -355,6 +356,8 @@ func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution
 	if err != nil {
 		return err
 	}
+	// What is held counts towards the limit; garbage must not come on top.
+	debug.SetMemoryLimit(max(x.MaxMemory, convert.DefaultMaxMemory/8))
 	results, err := p.Execute(ctx, sink, x)
 	bar.finish()
 	if err != nil {
