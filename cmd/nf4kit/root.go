@@ -19,6 +19,8 @@ type globals struct {
 	Quiet   bool
 	Verbose bool
 
+	profiles profiles
+
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 }
@@ -33,6 +35,9 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
+	if stopErr := g.profiles.stop(); err == nil && stopErr != nil {
+		err = fmt.Errorf("write profile: %w", stopErr)
+	}
 	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = interrupted{}
 	}
@@ -87,13 +92,17 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 			if err := kernel.EnvError(); err != nil {
 				warnf(g.Stderr, "%v", err)
 			}
-			return applyEnv(cmd, environ, g.Stderr)
+			if err := applyEnv(cmd, environ, g.Stderr); err != nil {
+				return err
+			}
+			return g.profiles.start()
 		},
 	}
 	fs := root.PersistentFlags()
 	fs.BoolVar(&g.JSON, "json", false, "print the result as JSON (versioned, additive) on stdout")
 	fs.BoolVarP(&g.Quiet, "quiet", "q", false, "no progress and no notices")
 	fs.BoolVarP(&g.Verbose, "verbose", "v", false, "say more: every tensor and why it is kept")
+	g.profiles.flags(fs)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
 		newConvertCommand(g),
