@@ -49,7 +49,8 @@ func (c *class) disagreement() string {
 	e := newEntry(c, Query{}, nil)
 	only := map[bool]map[string]bool{true: {}, false: {}}
 	for _, name := range c.names("0") {
-		if d := e.classify(name); d.Quant5 != d.Quant4 {
+		// A name that one version cannot read is no disagreement.
+		if d := e.classify(name); d.Quant5 != d.Quant4 && len(d.Paths5) > 0 && len(d.Paths4) > 0 {
 			only[d.Quant5][digitless(strings.TrimSuffix(name, ".weight"), "#")] = true
 		}
 	}

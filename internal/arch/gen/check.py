@@ -198,6 +198,8 @@ def main():
     types = sys.argv[2:] or probe.model_types()
     failed = total = 0
     for t in types:
+        if (t, "*", "all") in known:
+            continue
         try:
             for count, cls, variant, what, detail in check_type(arch, t):
                 if cls is None:
