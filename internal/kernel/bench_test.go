@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// benchSizes are elements: one block, a few, what fits the first-level cache, and what fits none.
-var benchSizes = []int{64, 512, 4096, 1 << 24}
+// benchSizes are elements: one block, a few, what fits the first-level cache, the second, and what fits none.
+var benchSizes = []int{64, 512, 4096, 1 << 18, 1 << 24}
 
 // bench runs f under every implementation. bytes is what one element moves.
 func bench(b *testing.B, name string, sizes []int, bytes float64, f func(b *testing.B, n int)) {
@@ -67,14 +67,16 @@ func BenchmarkAbsmax(b *testing.B) {
 }
 
 func BenchmarkDequantize(b *testing.B) {
-	for _, e := range []Elem{F32, BF16, F16} {
-		bench(b, fmt.Sprintf("op=dequantize/type=%v/elem=%v", NF4, e), benchSizes, float64(e.Size()), func(b *testing.B, n int) {
-			src, codes, absmax := normal(e, n), make([]byte, n/2), make([]float32, n/64)
-			Quantize(NF4, e, codes, absmax, src, 64)
-			for b.Loop() {
-				Dequantize(NF4, e, src, codes, absmax, n, 64)
-			}
-		})
+	for _, typ := range []Type{NF4, FP4} {
+		for _, e := range []Elem{F32, BF16, F16} {
+			bench(b, fmt.Sprintf("op=dequantize/type=%v/elem=%v", typ, e), benchSizes, float64(e.Size()), func(b *testing.B, n int) {
+				src, codes, absmax := normal(e, n), make([]byte, n/2), make([]float32, n/64)
+				Quantize(typ, e, codes, absmax, src, 64)
+				for b.Loop() {
+					Dequantize(typ, e, src, codes, absmax, n, 64)
+				}
+			})
+		}
 	}
 }
 

@@ -47,17 +47,51 @@ func benchKernels(ctx context.Context, o options, root string, stdout io.Writer)
 			theirs = keepBest(theirs, r)
 		}
 	}
-	tw := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(tw, "\nkernel, one core\timpl\tM elements/s\tours over it\n")
-	for _, t := range theirs {
-		ratio := "not benchmarked here"
-		if best := fastest(ours, t); best.Speed > 0 {
-			ratio = fmt.Sprintf("%.1f (%s, n=%d)", best.Speed/t.Speed, best.Impl, best.N)
+	return printKernels(stdout, ours, theirs)
+}
+
+// printKernels prints a row for everything that a peer was measured at: millions of elements a second of the peers and of our
+// implementations, and the fastest of ours over bitsandbytes.
+func printKernels(w io.Writer, ours, theirs []rate) error {
+	all := slices.Concat(theirs, ours)
+	var impls []string
+	for _, r := range all {
+		if !slices.Contains(impls, r.Impl) {
+			impls = append(impls, r.Impl)
 		}
-		fmt.Fprintf(tw, "%s %s %s\t%s\t%.0f\t%s\n", t.Op, t.Type, t.Elem, t.Impl, t.Speed/1e6, ratio)
 	}
-	for _, r := range ours {
-		fmt.Fprintf(tw, "%s %s %s\tnf4kit %s\t%.0f\t\n", r.Op, r.Type, r.Elem, r.Impl, r.Speed/1e6)
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(tw, "\nM elements/s, one core\telements\t%s\tbest over %s\n", strings.Join(impls, "\t"), impls[0])
+	var done []rate
+	for _, t := range theirs {
+		t.Impl, t.Speed = "", 0
+		if slices.Contains(done, t) {
+			continue
+		}
+		done = append(done, t)
+		fmt.Fprintf(tw, "%s %s %s\t%d", t.Op, t.Type, t.Elem, t.N)
+		var peer, best float64
+		for _, impl := range impls {
+			t.Impl = impl
+			i := slices.IndexFunc(all, func(r rate) bool { r.Speed = 0; return r == t })
+			if i < 0 {
+				fmt.Fprint(tw, "\t-")
+				continue
+			}
+			speed := all[i].Speed
+			if impl == impls[0] {
+				peer = speed
+			}
+			if i >= len(theirs) {
+				best = max(best, speed)
+			}
+			fmt.Fprintf(tw, "\t%.0f", speed/1e6)
+		}
+		if peer == 0 || best == 0 {
+			fmt.Fprint(tw, "\t-\n")
+			continue
+		}
+		fmt.Fprintf(tw, "\t%.1f\n", best/peer)
 	}
 	return tw.Flush()
 }
@@ -99,24 +133,10 @@ func pythonKernels(ctx context.Context, o options, root, env string) ([]rate, er
 	return rates, nil
 }
 
-// fastest returns the fastest of ours that does what t does, at its largest length, or the zero rate.
-func fastest(ours []rate, t rate) rate {
-	var best rate
-	for _, r := range ours {
-		if r.Op != t.Op || r.Type != t.Type || r.Elem != t.Elem || r.N < best.N {
-			continue
-		}
-		if r.N > best.N || r.Speed > best.Speed {
-			best = r
-		}
-	}
-	return best
-}
-
-// goKernels runs internal/kernel's benchmarks of quantize and dequantize, whose names are key=value pairs, at the length that
-// fits no cache: what the others are measured at.
+// goKernels runs internal/kernel's benchmarks of quantize and dequantize, whose names are key=value pairs, at the lengths that
+// the others are measured at (SHAPES in rates.py): one fits the second-level cache, one fits none.
 func goKernels(ctx context.Context, root string) ([]rate, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "/op=(quantize|dequantize)/type=/elem=/impl=/n=[0-9]{7,}$", "-benchtime", "0.2s", "./internal/kernel")
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "/op=(quantize|dequantize)/type=/elem=/impl=/n=(262144|16777216)$", "-benchtime", "0.2s", "./internal/kernel")
 	cmd.Dir, cmd.Stderr = root, os.Stderr
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	out, err := cmd.Output()

@@ -8,17 +8,18 @@ import sys
 import time
 
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before any library counts the cores
-N = 2048 * 5632  # one tensor of the 1.1-billion-parameter model
-CALLS = 7
+SHAPES = ((512, 512), (4096, 4096))  # what fits a second-level cache, and a tensor that does not
+SECONDS = 0.2
 
 
-def best(call):
+def best(n, call):
     times = []
-    for _ in range(CALLS):
+    end = time.perf_counter() + SECONDS
+    while len(times) < 5 or time.perf_counter() < end:
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    return N / min(times)
+    return n / min(times)
 
 
 def bitsandbytes(rates):
@@ -27,14 +28,16 @@ def bitsandbytes(rates):
 
     torch.set_num_threads(1)
     torch.manual_seed(1)
-    weights = torch.randn(2048, 5632) * 0.02
-    for elem, dtype in (("bf16", torch.bfloat16), ("f16", torch.float16), ("f32", torch.float32)):
-        w = weights.to(dtype)
-        for kind in ("nf4", "fp4"):
-            row = {"type": kind, "elem": elem, "impl": "bitsandbytes", "n": N}
-            rates.append({"op": "quantize", **row, "speed": best(lambda: F.quantize_4bit(w, quant_type=kind, blocksize=64))})
-            packed, state = F.quantize_4bit(w, quant_type=kind, blocksize=64)
-            rates.append({"op": "dequantize", **row, "speed": best(lambda: F.dequantize_4bit(packed, state))})
+    for shape in SHAPES:
+        weights = torch.randn(shape) * 0.02
+        n = weights.numel()
+        for elem, dtype in (("bf16", torch.bfloat16), ("f16", torch.float16), ("f32", torch.float32)):
+            w = weights.to(dtype)
+            for kind in ("nf4", "fp4"):
+                row = {"type": kind, "elem": elem, "impl": "bitsandbytes", "n": n}
+                rates.append({"op": "quantize", **row, "speed": best(n, lambda: F.quantize_4bit(w, quant_type=kind, blocksize=64))})
+                packed, state = F.quantize_4bit(w, quant_type=kind, blocksize=64)
+                rates.append({"op": "dequantize", **row, "speed": best(n, lambda: F.dequantize_4bit(packed, state))})  # it has no out= on CPUs
 
 
 def onnxruntime(rates):
@@ -42,13 +45,15 @@ def onnxruntime(rates):
     from onnxruntime.capi._pybind_state import quantize_matmul_bnb4
 
     # the quantizer knows float32 and float16; 0 is FP4, 1 NF4 (matmul_bnb4_quantizer.py)
-    weights = np.random.default_rng(1).standard_normal((2048, 5632), dtype=np.float32) * np.float32(0.02)
-    for elem, dtype in (("f16", np.float16), ("f32", np.float32)):
-        w = weights.astype(dtype)
-        packed, absmax = np.zeros((N + 1) // 2, np.uint8), np.zeros(N // 64, dtype)
-        for number, kind in enumerate(("fp4", "nf4")):
-            row = {"op": "quantize", "type": kind, "elem": elem, "impl": "onnxruntime", "n": N}
-            rates.append({**row, "speed": best(lambda: quantize_matmul_bnb4(packed, w, absmax, 64, number, 5632, 2048))})
+    for rows, columns in SHAPES:
+        n = rows * columns
+        weights = np.random.default_rng(1).standard_normal((rows, columns), dtype=np.float32) * np.float32(0.02)
+        for elem, dtype in (("f16", np.float16), ("f32", np.float32)):
+            w = weights.astype(dtype)
+            packed, absmax = np.zeros(n // 2, np.uint8), np.zeros(n // 64, dtype)
+            for number, kind in enumerate(("fp4", "nf4")):
+                row = {"op": "quantize", "type": kind, "elem": elem, "impl": "onnxruntime", "n": n}
+                rates.append({**row, "speed": best(n, lambda: quantize_matmul_bnb4(packed, w, absmax, 64, number, columns, rows))})
 
 
 # Not named kernels.py: bitsandbytes tries to import a package of that name, and would find this.
