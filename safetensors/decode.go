@@ -105,6 +105,9 @@ func (d *headerDecoder) decodeMetadata() error {
 		if err != nil {
 			return err
 		}
+		if len(metadata) == maxMetadata {
+			return d.errorf("%s has more than %d keys", metadataKey, maxMetadata)
+		}
 		key := string(b)
 		if _, ok := metadata[key]; ok {
 			return d.errorf("duplicate key %s in %s", quote(key), metadataKey)

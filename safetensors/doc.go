@@ -45,7 +45,7 @@
 //     keeps the last, another reader may keep the first;
 //   - white space before the '{', which the format forbids;
 //   - a tensor's entry with keys other than the three, or written as an array;
-//   - more than 64 dimensions;
+//   - more than 64 dimensions, or more than 65,536 keys of __metadata__;
 //   - a dimension over 2^53, which readers of JSON numbers as float64 round. It
 //     could only stand beside a dimension of 0.
 //

@@ -1,6 +1,9 @@
 package safetensors
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -58,10 +61,38 @@ func TestCrossCheckScope(t *testing.T) {
 			t.Errorf("%v: read twice is %v, want %v", d, checked, want)
 		}
 	}
-	h := &header{tensors: []*Tensor{{Name: "a"}}}
 	for n, want := range map[int]bool{crossCheckLimit: true, crossCheckLimit + 1: false} {
-		if checked := h.crossCheck([]byte("{}"+strings.Repeat(" ", n-2))) != nil; checked != want {
+		// Two decoders are made to differ by a tensor that the header does not have.
+		r, err := newReader(file("{}"+strings.Repeat(" ", n-2), 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.h.tensors = []*Tensor{{Name: "a"}}
+		if checked := r.CrossCheck() != nil; checked != want {
 			t.Errorf("header of %d bytes: read twice is %v, want %v", n, checked, want)
 		}
+	}
+}
+
+// TestCrossCheckChanged exchanges the header of a file that is open.
+func TestCrossCheckChanged(t *testing.T) {
+	data := file(strings.ReplaceAll(small, "C64", "F64"), 15)
+	r, err := newReader(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.CrossCheck(); err != nil {
+		t.Fatal(err)
+	}
+	data[lenSize+3]++
+	checkTyped(t, r.CrossCheck())
+	data[lenSize+3]--
+	r, err = NewReader(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.r = bytes.NewReader(data[:20])
+	if err := r.CrossCheck(); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("file cut: got error %v", err)
 	}
 }

@@ -42,8 +42,8 @@ type Layout struct {
 //
 // It is an error if a name is used twice, is "__metadata__" or is not UTF-8; if
 // a shape has over 64 dimensions, one below 0 or over 2^53, or a product that
-// is no whole number of bytes or over 2^53 of them; and if the header is over
-// 100,000,000 bytes ([ErrHeaderTooLarge]).
+// is no whole number of bytes or over 2^53 of them; if metadata has over 65,536
+// keys; and if the header is over 100,000,000 bytes ([ErrHeaderTooLarge]).
 func NewLayout(entries []Entry, metadata map[string]string) (*Layout, error) {
 	l := &Layout{
 		tensors: make([]Placement, len(entries)),
@@ -117,6 +117,9 @@ func (e *Entry) check() (int64, error) {
 func (l *Layout) encodeHeader(metadata map[string]string, limit int) error {
 	b := make([]byte, lenSize, lenSize+128*len(l.tensors)+2)
 	b = append(b, '{')
+	if len(metadata) > maxMetadata {
+		return fmt.Errorf("safetensors: lay out metadata: %d keys, at most %d are allowed", len(metadata), maxMetadata)
+	}
 	if metadata != nil {
 		b = append(b, `"`+metadataKey+`":{`...)
 		for i, k := range slices.Sorted(maps.Keys(metadata)) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -103,6 +104,10 @@ func TestLayoutAligned(t *testing.T) {
 
 func TestLayoutErrors(t *testing.T) {
 	one := []int64{1}
+	manyKeys := make(map[string]string)
+	for i := range maxMetadata + 1 {
+		manyKeys[strconv.Itoa(i)] = ""
+	}
 	tests := []struct {
 		name     string
 		entries  []Entry
@@ -125,6 +130,7 @@ func TestLayoutErrors(t *testing.T) {
 		{"sum", []Entry{{"a", U8, []int64{1 << 53}}, {"b", U8, one}}, nil, `tensor "b": ends at byte 9007199254740993, over 2^53`},
 		{"part of a byte", []Entry{{"a", F4, []int64{3}}}, nil, `tensor "a": F4 of shape [3] takes 12 bits, expected whole bytes`},
 		{"metadata key", nil, map[string]string{"\xff": ""}, `metadata: key "\xff" or its value is not UTF-8`},
+		{"metadata keys", nil, manyKeys, `metadata: 65537 keys, at most 65536 are allowed`},
 		{"metadata value", nil, map[string]string{"k": "\xed\xa0\x80"}, `metadata: key "k" or its value is not UTF-8`},
 	}
 	for _, tt := range tests {

@@ -515,6 +515,36 @@ func TestReaderMany(t *testing.T) {
 	}
 }
 
+// TestReaderManyKeys bounds what free text costs that is made of as many keys as
+// a header holds.
+func TestReaderManyKeys(t *testing.T) {
+	header := func(n int) []byte {
+		b := []byte(`{"__metadata__":{`)
+		for i := range n {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = fmt.Appendf(b, `"%x":""`, i)
+		}
+		return file(string(b)+"}}", 0)
+	}
+	r, err := newReader(header(maxMetadata))
+	if err != nil || len(r.Metadata()) != maxMetadata {
+		t.Errorf("%d keys: %v", maxMetadata, err)
+	}
+	data := header(10 * maxMetadata)
+	n := allocated(func() {
+		_, err = newReader(data)
+	})
+	checkTyped(t, err)
+	if err == nil || !strings.Contains(err.Error(), "more than 65536 keys") {
+		t.Errorf("got error %v", err)
+	}
+	if limit := uint64(2*len(data) + 16<<20); n > limit {
+		t.Errorf("%d bytes allocated for a header of %d, want at most %d", n, len(data), limit)
+	}
+}
+
 // TestReaderConcurrent is for the race detector.
 func TestReaderConcurrent(t *testing.T) {
 	r, err := newReader(file(small, 15))

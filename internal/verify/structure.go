@@ -39,9 +39,13 @@ func (r *Report) structure(src *checkpoint.Source, groups *bnb.Groups, targets a
 	return r.config(src, groups, targets)
 }
 
-// headers: transformers 4 refuses a safetensors file whose metadata lacks "format" (modeling_utils.py, load_state_dict).
+// headers: transformers 4 refuses a safetensors file whose metadata lacks "format" (modeling_utils.py, load_state_dict),
+// and no reader should take a header for another than the next one does.
 func (r *Report) headers(src *checkpoint.Source) {
 	for _, sh := range src.Shards {
+		if err := sh.CrossCheck(); err != nil {
+			r.find(bnb.Error, sh.Name, "", "%v", err)
+		}
 		switch meta := sh.Metadata(); {
 		case meta == nil:
 			r.find(bnb.Notice, sh.Name, "", "__metadata__: expected {\"format\": \"pt\"}, found none; transformers before 4.51 needs it")
