@@ -21,22 +21,20 @@ func (o options) converts(name string, rounds int, maxMemory int64, flags ...str
 	}
 }
 
-// benchConvert compares the whole job on the 1.1-billion-parameter model.
+// benchConvert compares the whole job on o.src.
 func benchConvert(ctx context.Context, o options, root string, stdout io.Writer) error {
-	src := filepath.Join(o.dir, "tinyllama-random")
-	if _, err := os.Stat(filepath.Join(src, "model.safetensors.index.json")); err != nil {
-		self, err := os.Executable()
-		if err != nil {
+	src, err := filepath.Abs(o.src)
+	if err != nil {
+		return err
+	}
+	if o.src == "" {
+		src = filepath.Join(o.dir, "tinyllama-random")
+		if err := ensureTinyLlama(ctx, src); err != nil {
 			return err
 		}
-		make := exec.CommandContext(ctx, self, "-make", src)
-		make.Stderr = os.Stderr
-		if err := make.Run(); err != nil {
-			return fmt.Errorf("make %s: %w", src, err)
+		if !o.keep {
+			defer os.RemoveAll(src)
 		}
-	}
-	if !o.keep {
-		defer os.RemoveAll(src)
 	}
 	const cp = "cp -r"
 	list := []contender{
@@ -64,6 +62,24 @@ func benchConvert(ctx context.Context, o options, root string, stdout io.Writer)
 		return err
 	}
 	return print(stdout, list, runs, cp)
+}
+
+// ensureTinyLlama makes the source in dir unless it is there. Another process does it: a child that is timed starts with the peak
+// RSS of its parent.
+func ensureTinyLlama(ctx context.Context, dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "model.safetensors.index.json")); err == nil {
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, self, "-make", dir)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("make %s: %w", dir, err)
+	}
+	return nil
 }
 
 // benchSmall times the shipped checkpoint, process start included: twenty runs, no sync but convert's own.

@@ -6,7 +6,7 @@
 //	internal/interop/setup.sh --bench
 //	go run -tags interop ./internal/interop/bench -dir /mnt/scratch
 //
-// In -dir (a new temporary folder by default) it makes a Llama of TinyLlama's shape with random weights, 1.1 billion
+// Unless -src names a checkpoint, in -dir (a new temporary folder by default) it makes a Llama of TinyLlama's shape with random weights, 1.1 billion
 // parameters in three bfloat16 shards, unless it is there already. Each round then runs every contender once, in an order that
 // rotates from round to round; before each timed run the source is read once and the file system synced, and the time
 // includes the sync of what was written. Wall time, CPU time and peak RSS are the child's own, from wait4. The exit status
@@ -29,7 +29,7 @@ import (
 const slack = 64 << 20
 
 type options struct {
-	dir, home        string
+	dir, home, src   string
 	nf4kit           string
 	rounds, pyRounds int
 	jobs, sparse     bool
@@ -41,6 +41,7 @@ func main() {
 	var o options
 	home, _ := os.UserHomeDir()
 	flag.StringVar(&o.dir, "dir", "", "folder for the source and the outputs; about 6 GB free (default a temporary one)")
+	flag.StringVar(&o.src, "src", "", "checkpoint to convert (default: the 1.1-billion-parameter Llama, made in -dir)")
 	flag.StringVar(&o.home, "home", envOr("NF4KIT_INTEROP_HOME", filepath.Join(home, ".cache", "nf4kit")), "folder of the Python environments")
 	flag.StringVar(&o.nf4kit, "nf4kit", "", "binary to measure (default: built from this checkout)")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds of convert and cp")
@@ -48,8 +49,8 @@ func main() {
 	flag.BoolVar(&o.jobs, "jobs", false, "measure --jobs 1 and --jobs 2 too (choose a -dir on a RAM disk)")
 	flag.BoolVar(&o.sparse, "sparse", false, "convert one sparse tensor of 16 GiB too, for its peak RSS")
 	flag.BoolVar(&o.kernels, "kernels", true, "measure the kernels")
-	flag.BoolVar(&o.convert, "convert", true, "measure the conversion of the 1.1-billion-parameter model")
-	flag.BoolVar(&o.keep, "keep", false, "leave the source in -dir for another run")
+	flag.BoolVar(&o.convert, "convert", true, "measure the conversion")
+	flag.BoolVar(&o.keep, "keep", false, "leave the source that was made in -dir for another run")
 	makeIn := flag.String("make", "", "only make the source in this folder (bench calls itself so: its own memory must stay small)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
