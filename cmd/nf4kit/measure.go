@@ -7,6 +7,7 @@ import (
 	"math"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -81,7 +82,7 @@ checkpoint has been written in.`,
 	fs.StringArrayVar(&o.Skip, "skip", nil, "leave out tensors whose name matches `REGEX` (repeatable)")
 	fs.StringVar(&o.Towers, "towers", "keep", "vision and audio towers: keep, or quantize to measure them too")
 	fs.Float64Var(&o.Sample, "sample", 0, "measure this share of each tensor, such as 0.02, and give 95 % confidence intervals")
-	fs.StringVar(&o.Imatrix, "imatrix", "", "llama.cpp importance matrix `FILE` (GGUF): adds the activation-weighted error")
+	fs.StringVar(&o.Imatrix, "imatrix", "", "importance matrix `FILE` of llama.cpp's llama-imatrix (.gguf or .dat): adds the activation-weighted error")
 	fs.StringArrayVar(&o.Reports, "report", nil, "write `FILE`.html, .md, .json or .csv (repeatable)")
 	fs.IntVar(&o.Worst, "worst", 10, "tensors to list, worst first")
 	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor")
@@ -164,12 +165,20 @@ func runMeasure(ctx context.Context, g *globals, o MeasureOptions) error {
 	if o.Worst < 0 {
 		return usagef("--worst %d: want 0 or more", o.Worst)
 	}
+	var weights, known atomic.Int64
 	if o.Imatrix != "" {
 		m, err := imatrix.Open(o.Imatrix)
 		if err != nil {
 			return err
 		}
-		opt.Weights = m.Columns
+		opt.Weights = func(tensor string, columns int64) ([]float32, error) {
+			v, err := m.Columns(tensor, columns)
+			weights.Add(1)
+			if v != nil {
+				known.Add(1)
+			}
+			return v, err
+		}
 	}
 	start := time.Now()
 	src, err := checkpoint.Open(o.Src)
@@ -188,6 +197,9 @@ func runMeasure(ctx context.Context, g *globals, o MeasureOptions) error {
 	}
 	if err != nil {
 		return err
+	}
+	if n, k := weights.Load(), known.Load(); k < n {
+		warnf(g.Stderr, "%s has %d of the %d weights measured; the activation-weighted error is of those alone", o.Imatrix, k, n)
 	}
 	r.Tool, r.Source, r.Imatrix = "nf4kit "+versionText(), o.Src, o.Imatrix
 	for _, name := range o.Reports {

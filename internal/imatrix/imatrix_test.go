@@ -102,6 +102,81 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestGolden reads one matrix in both formats, as testdata/make_goldens.py says; in GGUF it is the real writer's.
+func TestGolden(t *testing.T) {
+	down := make([]float32, 512)
+	for i := range down {
+		down[i] = float32(i+1) / 16 / 512
+	}
+	for file, unseen := range map[string][]float32{"golden.gguf": nil, "golden.dat": {1, 1}} {
+		m, err := Open(filepath.Join("testdata", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Len() != 3 {
+			t.Errorf("%s: %d weights, want 3", file, m.Len())
+		}
+		for _, c := range []struct {
+			name string
+			cols int64
+			want []float32
+		}{
+			{"model.layers.0.self_attn.q_proj.weight", 4, []float32{1, 2, 3, 4}},
+			{"model.layers.0.mlp.down_proj.weight", 512, down},
+			{"model.layers.1.mlp.experts.0.up_proj.weight", 2, []float32{1, 2}},
+			{"model.layers.1.mlp.experts.1.up_proj.weight", 2, unseen},
+			{"model.layers.1.mlp.experts.2.up_proj.weight", 2, []float32{1, 3}},
+			{"model.layers.1.mlp.experts.3.up_proj.weight", 2, nil},
+			{"model.layers.1.mlp.up_proj.weight", 2, nil},
+		} {
+			got, err := m.Columns(c.name, c.cols)
+			if diff := cmp.Diff(c.want, got); err != nil || diff != "" {
+				t.Errorf("%s: %s: %v (-want +got):\n%s", file, c.name, err, diff)
+			}
+		}
+		for name, cols := range map[string]int64{
+			"model.layers.0.self_attn.q_proj.weight": 2, "model.layers.0.mlp.down_proj.weight": 513,
+			"model.layers.1.mlp.experts.0.up_proj.weight": 5,
+		} {
+			var in *checkpoint.InputError
+			if _, err := m.Columns(name, cols); !errors.As(err, &in) {
+				t.Errorf("%s: %s of %d columns: error %v, want *checkpoint.InputError", file, name, cols, err)
+			}
+		}
+	}
+}
+
+// TestLegacy: files of before April 2024 end with the entries, and nothing may follow the end.
+func TestLegacy(t *testing.T) {
+	good, err := os.ReadFile("testdata/golden.dat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const tail = 4 + 4 + len("calibration.txt")
+	try := func(raw []byte) error {
+		_, err := read(bytes.NewReader(raw), int64(len(raw)), "m.dat")
+		return err
+	}
+	for n := range len(good) {
+		if err := try(good[:n]); (err == nil) != (n == len(good)-tail) {
+			t.Errorf("the first %d of %d bytes: error %v", n, len(good), err)
+		}
+	}
+	for name, edit := range map[string]func(p []byte) []byte{
+		"more at the end": func(p []byte) []byte { return append(p, 0) },
+		"an entry more":   func(p []byte) []byte { p[0]++; return p },
+		"a name twice":    func(p []byte) []byte { return append(append([]byte{2, 0, 0, 0}, p[4:4+47]...), p[4:4+47]...) },
+		"negative calls":  func(p []byte) []byte { p[4+4+19+3] = 0x80; return p },
+		"huge values":     func(p []byte) []byte { p[4+4+19+4+3] = 0x0f; return p },
+		"no entries":      func(p []byte) []byte { return append(make([]byte, 4), p[len(p)-tail:]...) },
+	} {
+		var in *checkpoint.InputError
+		if err := try(edit(bytes.Clone(good))); !errors.As(err, &in) {
+			t.Errorf("%s: error %v, want *checkpoint.InputError", name, err)
+		}
+	}
+}
+
 func TestRefuses(t *testing.T) {
 	good := sample()
 	var other, odd, empty builder
@@ -123,6 +198,13 @@ func TestRefuses(t *testing.T) {
 
 func FuzzRead(f *testing.F) {
 	f.Add(sample())
+	for _, name := range []string{"golden.gguf", "golden.dat"} {
+		raw, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+	}
 	f.Add([]byte("GGUF"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		m, err := read(bytes.NewReader(raw), int64(len(raw)), "fuzz")
