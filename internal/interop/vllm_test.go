@@ -1,4 +1,4 @@
-//go:build interop && families
+//go:build interop
 
 package interop
 

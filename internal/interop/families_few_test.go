@@ -1,0 +1,5 @@
+//go:build interop && !families
+
+package interop
+
+const allFamilies = false
