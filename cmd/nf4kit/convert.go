@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -210,21 +209,11 @@ func (o *ConvertOptions) plan() (convert.Options, error) {
 }
 
 func (o *ConvertOptions) execution() (convert.Execution, error) {
-	if o.Jobs < 0 {
-		return convert.Execution{}, usagef("--jobs %d: want 0 or more", o.Jobs)
-	}
-	mem, err := parseSize("max-memory", o.MaxMemory)
+	so, err := streamOptions(o.Jobs, o.MaxMemory)
 	if err != nil {
 		return convert.Execution{}, err
 	}
-	if mem == 0 {
-		return convert.Execution{}, usagef("--max-memory 0: want a positive size")
-	}
-	x := convert.Execution{Jobs: o.Jobs, MaxMemory: mem, NoError: o.NoError}
-	if err := x.Validate(); err != nil {
-		return x, &usageError{err}
-	}
-	return x, nil
+	return convert.Execution{Jobs: so.Jobs, MaxMemory: so.Memory, NoError: o.NoError}, nil
 }
 
 func compile(flag string, patterns []string) ([]*regexp.Regexp, error) {
@@ -356,8 +345,7 @@ func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution
 	if err != nil {
 		return err
 	}
-	// What is held counts towards the limit; garbage must not come on top.
-	debug.SetMemoryLimit(max(x.MaxMemory, convert.DefaultMaxMemory/8))
+	collectGarbage(x.MaxMemory)
 	results, err := p.Execute(ctx, sink, x)
 	bar.finish()
 	if err != nil {

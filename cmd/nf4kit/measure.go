@@ -151,6 +151,7 @@ func runMeasure(ctx context.Context, g *globals, o MeasureOptions) error {
 	if err != nil {
 		return err
 	}
+	collectGarbage(opt.Stream.Memory)
 	popt, err := o.plan()
 	if err != nil {
 		return err

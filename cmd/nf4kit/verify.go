@@ -13,7 +13,6 @@ import (
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/footprint"
 	"github.com/nf4kit/nf4kit/internal/manifest"
-	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/verify"
 )
 
@@ -70,21 +69,6 @@ digest or the source says that it is not what was written.`,
 	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor")
 	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "memory for tensors in flight")
 	return cmd
-}
-
-// streamOptions reads --jobs and --max-memory.
-func streamOptions(jobs int, maxMemory string) (stream.Options, error) {
-	if jobs < 0 {
-		return stream.Options{}, usagef("--jobs %d: want 0 or more", jobs)
-	}
-	mem, err := parseSize("max-memory", maxMemory)
-	if err != nil {
-		return stream.Options{}, err
-	}
-	if mem == 0 {
-		return stream.Options{}, usagef("--max-memory 0: want a positive size")
-	}
-	return stream.Options{Jobs: jobs, Memory: mem}, nil
 }
 
 // fixConfig is --fix: config.json, and its digest in nf4kit.json, are replaced
@@ -154,6 +138,7 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 	if err != nil {
 		return err
 	}
+	collectGarbage(so.Memory)
 	targets, err := parseTargets(o.Targets)
 	if err != nil {
 		return err

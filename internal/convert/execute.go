@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"runtime"
 	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -31,25 +31,22 @@ type Result struct {
 // Execution holds the options that are not part of a plan, since no output
 // byte depends on them.
 type Execution struct {
-	Jobs      int   // workers; 0: one a processor
-	MaxMemory int64 // bytes; 0: DefaultMaxMemory
+	Jobs      int   // workers; 0: one a processor, as many as MaxMemory holds
+	MaxMemory int64 // bytes; 0: stream.DefaultMemory
 	NoError   bool  // skip the error figures
 	Progress  func(tensor string, bytes int64)
 }
 
 // Validate reports a limit that the workers cannot keep.
 func (o *Execution) Validate() error {
-	jobs, memory := o.Jobs, o.MaxMemory
-	if jobs <= 0 {
-		jobs = runtime.GOMAXPROCS(0)
-	}
-	if memory == 0 {
-		memory = DefaultMaxMemory
-	}
-	if need := int64(baseMemory + minWorkerMemory*jobs); memory < need {
-		return &OptionError{fmt.Sprintf("max memory of %d bytes: %d jobs need at least %d MiB", memory, jobs, need>>20)}
+	if err := o.stream().Validate(); err != nil {
+		return &OptionError{err.Error()}
 	}
 	return nil
+}
+
+func (o *Execution) stream() stream.Options {
+	return stream.Options{Jobs: max(o.Jobs, 0), Memory: max(o.MaxMemory, 0)}
 }
 
 // execution is a run of a plan: what its jobs share.
@@ -91,20 +88,15 @@ func (s shardSink) ReadAt(name string, p []byte, off int64) error {
 // p.Items, in their order. Errors name the tensor; a weight that cannot be
 // quantized is a [*ValueError].
 func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result, error) {
-	if opt.Jobs <= 0 {
-		opt.Jobs = runtime.GOMAXPROCS(0)
-	}
-	if opt.MaxMemory <= 0 {
-		opt.MaxMemory = DefaultMaxMemory
-	}
 	if err := opt.Validate(); err != nil {
 		return nil, err
 	}
+	limits := opt.stream()
 	x := &execution{
 		plan:     p,
 		sink:     shardSink{sink, p.shardOf},
 		measure:  !opt.NoError,
-		budget:   opt.MaxMemory - baseMemory - int64(opt.Jobs)*minWorkerMemory,
+		budget:   limits.Budget(),
 		results:  make([]Result, len(p.Items)),
 		progress: opt.Progress,
 	}
@@ -122,7 +114,7 @@ func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result,
 			jobs = append(jobs, x.newCopier(it))
 		}
 	}
-	e := &engine{workers: opt.Jobs, budget: x.budget}
+	e := &engine{workers: limits.Workers(), budget: x.budget}
 	if err := e.run(ctx, jobs, newWorker); err != nil {
 		return nil, err
 	}

@@ -14,12 +14,10 @@ import (
 
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
-
-// leastMemory leaves no budget at all: every tensor streams and every scale spills.
-func leastMemory(jobs int) int64 { return baseMemory + int64(jobs)*minWorkerMemory }
 
 func TestExecuteSameBytesForAnyJobsAndMemory(t *testing.T) {
 	src := openTensors(t, []testTensor{
@@ -41,8 +39,9 @@ func TestExecuteSameBytesForAnyJobsAndMemory(t *testing.T) {
 	} {
 		t.Run(opt.Spec.String(), func(t *testing.T) {
 			_, want, data := execute(t, src, opt, Execution{Jobs: 1})
-			for _, x := range []Execution{{Jobs: 1}, {Jobs: 5}, {Jobs: 1, MaxMemory: leastMemory(1)}, {Jobs: 3, MaxMemory: leastMemory(3)},
-				{Jobs: 2, MaxMemory: leastMemory(2) + 1<<20}} {
+			// The least memory leaves no budget at all: every tensor streams and every scale spills.
+			for _, x := range []Execution{{Jobs: 1}, {Jobs: 5}, {Jobs: 1, MaxMemory: stream.LeastMemory(1)}, {Jobs: 3, MaxMemory: stream.LeastMemory(3)},
+				{Jobs: 2, MaxMemory: stream.LeastMemory(2) + 1<<20}} {
 				_, got, again := execute(t, src, opt, x)
 				for name := range data {
 					if !bytes.Equal(data[name], again[name]) {

@@ -11,13 +11,8 @@ import (
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
-// Defaults of the options whose zero value stands for them.
-const (
-	DefaultMaxShardSize = 5_000_000_000 // bytes; what the hub recommends and every loader accepts
-	DefaultMaxMemory    = 512 << 20     // bytes
-	minWorkerMemory     = 4 << 20       // bytes of --max-memory that each worker needs
-	baseMemory          = 8 << 20       // bytes of --max-memory kept for plans, headers and the runtime
-)
+// DefaultMaxShardSize is in bytes: what the hub recommends and every loader accepts.
+const DefaultMaxShardSize = 5_000_000_000
 
 // A Spec says how one tensor is quantized. The zero value is NF4 in blocks of
 // 64 with double quantization, the format of QLoRA (arXiv 2305.14314).

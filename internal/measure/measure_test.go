@@ -72,7 +72,7 @@ func TestSameWithAnyJobs(t *testing.T) {
 		return v, nil
 	}
 	var first []Tensor
-	for _, o := range []stream.Options{{Jobs: 1}, {Jobs: 7}, {Jobs: 2, Memory: 1}} {
+	for _, o := range []stream.Options{{Jobs: 1}, {Jobs: 7}, {Jobs: 2, Memory: stream.LeastMemory(2)}} {
 		got, err := Run(t.Context(), tensors, Options{Formats: allFormats(t), Run: safetensors.BF16, Stream: o, Weights: h})
 		if err != nil {
 			t.Fatal(err)

@@ -18,12 +18,21 @@ import (
 
 // Options bound the work. The zero value is one worker a processor and 512 MiB.
 type Options struct {
-	Jobs   int   // workers; 0: one a processor
-	Memory int64 // bytes of the tensors in flight, as told by cost; 0: DefaultMemory
+	Jobs   int   // workers; 0: one a processor, but so few that half of the memory is left for tensors
+	Memory int64 // bytes, for everything; 0: DefaultMemory
 }
 
-// DefaultMemory is the bound on the bytes of tensors in flight.
+// DefaultMemory is the bound on memory, in bytes.
 const DefaultMemory = 512 << 20
+
+// What is not there for tensors, in bytes.
+const (
+	baseMemory   = 8 << 20 // plans, headers and the runtime
+	workerMemory = 4 << 20 // a worker's own
+)
+
+// LeastMemory is what a number of workers needs, in bytes.
+func LeastMemory(jobs int) int64 { return baseMemory + int64(jobs)*workerMemory }
 
 // Validate reports an option that is out of range.
 func (o Options) Validate() error {
@@ -33,7 +42,17 @@ func (o Options) Validate() error {
 	if o.Memory < 0 {
 		return fmt.Errorf("memory: expected 0 or more bytes, found %d", o.Memory)
 	}
+	if need := LeastMemory(o.Workers()); o.memory() < need {
+		return fmt.Errorf("max memory of %d bytes: %d jobs need at least %d MiB", o.Memory, o.Workers(), need>>20)
+	}
 	return nil
+}
+
+func (o Options) memory() int64 {
+	if o.Memory > 0 {
+		return o.Memory
+	}
+	return DefaultMemory
 }
 
 // Workers is the number of workers that o stands for.
@@ -41,16 +60,12 @@ func (o Options) Workers() int {
 	if o.Jobs > 0 {
 		return o.Jobs
 	}
-	return runtime.GOMAXPROCS(0)
+	fit := (o.memory() - baseMemory) / (2 * workerMemory)
+	return int(max(1, min(fit, int64(runtime.GOMAXPROCS(0)))))
 }
 
-// Budget is the number of bytes that o stands for.
-func (o Options) Budget() int64 {
-	if o.Memory > 0 {
-		return o.Memory
-	}
-	return DefaultMemory
-}
+// Budget is the number of bytes that the tensors in flight may hold.
+func (o Options) Budget() int64 { return o.memory() - LeastMemory(o.Workers()) }
 
 // Each runs task 0 to n-1 on the workers, waits for all of them and returns the error of the lowest that failed. After
 // a failure later tasks may not have run.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"testing"
 )
@@ -55,7 +56,7 @@ func TestRunFirstError(t *testing.T) {
 
 func TestRunMemory(t *testing.T) {
 	var used, most atomic.Int64
-	err := Run(t.Context(), Options{Jobs: 4, Memory: 100}, func() int { return 0 }, 50, func(i int) int64 { return int64(10 + i*7) },
+	err := Run(t.Context(), Options{Jobs: 4, Memory: LeastMemory(4) + 100}, func() int { return 0 }, 50, func(i int) int64 { return int64(10 + i*7) },
 		func(i int, each Each[int]) error {
 			c := min(int64(10+i*7), 100)
 			if n := used.Add(c); n > most.Load() {
@@ -85,5 +86,34 @@ func TestRunCancelled(t *testing.T) {
 	}
 	if err := Run(t.Context(), Options{Jobs: -1}, func() int { return 0 }, 1, noCost, nil); err == nil {
 		t.Error("negative jobs: no error")
+	}
+}
+
+func TestWorkers(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(200))
+	const mib = 1 << 20
+	for _, c := range []struct {
+		o       Options
+		workers int
+		budget  int64
+	}{
+		{Options{}, 63, 252 * mib},
+		{Options{Memory: 4096 * mib}, 200, 3288 * mib},
+		{Options{Memory: 24 * mib}, 2, 8 * mib},
+		{Options{Memory: 12 * mib}, 1, 0},
+		{Options{Jobs: 126}, 126, 0},
+		{Options{Jobs: 1, Memory: 512 * mib}, 1, 500 * mib},
+	} {
+		if err := c.o.Validate(); err != nil {
+			t.Errorf("%+v: %v", c.o, err)
+		}
+		if w, b := c.o.Workers(), c.o.Budget(); w != c.workers || b != c.budget {
+			t.Errorf("%+v: %d workers and %d bytes, want %d and %d", c.o, w, b, c.workers, c.budget)
+		}
+	}
+	for _, o := range []Options{{Jobs: -1}, {Memory: -1}, {Memory: 12*mib - 1}, {Jobs: 127}, {Jobs: 2, Memory: 16*mib - 1}} {
+		if err := o.Validate(); err == nil {
+			t.Errorf("%+v is valid, want an error", o)
+		}
 	}
 }

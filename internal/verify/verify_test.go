@@ -100,7 +100,7 @@ func TestOwnCheckpointsVerify(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := converted(t, llama, opt)
-			for _, so := range []stream.Options{{}, {Jobs: 1, Memory: 1}} {
+			for _, so := range []stream.Options{{}, {Jobs: 1, Memory: stream.LeastMemory(1)}} {
 				r := check(t, dir, Options{Source: open(t, llama), Stream: so})
 				for _, f := range severe(r) {
 					t.Errorf("finding: %+v", f)
