@@ -42,8 +42,8 @@ code's table entry times the decoded scale in float32, rounded to the dtype.`,
 	fs := cmd.Flags()
 	fs.StringVar(&o.DType, "dtype", "auto", "dtype of the result: auto (as quant_state says), bfloat16, float16 or float32")
 	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file")
-	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor")
-	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "memory for tensors in flight")
+	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor, or what --max-memory holds")
+	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "bound on memory; at most 64 MiB come on top")
 	fs.BoolVar(&o.Force, "force", false, "replace DST, once the new one is complete")
 	enum(cmd, "dtype", "auto", "bfloat16", "float16", "float32")
 	return cmd

@@ -66,8 +66,8 @@ digest or the source says that it is not what was written.`,
 	fs.StringArrayVar(&o.Targets, "target", nil, "loader to check for: transformers5, transformers4, vllm, sglang or diffusers; default the first two (repeatable)")
 	fs.BoolVar(&o.Fix, "fix", false, "mend config.json first, if that is what is wrong")
 	enum(cmd, "target", arch.TargetNames()...)
-	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor")
-	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "memory for tensors in flight")
+	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor, or what --max-memory holds")
+	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "bound on memory; at most 64 MiB come on top")
 	return cmd
 }
 
