@@ -12,8 +12,8 @@ import (
 	"github.com/nf4kit/nf4kit/internal/convert"
 )
 
-// A Tensor is one logical tensor: a plain one, or a quantized weight with its
-// sidecars.
+// A Tensor is one logical tensor: a plain one, or a weight that bitsandbytes has
+// quantized, 4-bit or LLM.int8, with its sidecars.
 type Tensor struct {
 	Name   string
 	File   string
@@ -21,7 +21,7 @@ type Tensor struct {
 	Shape  []int64 // logical
 	Params int64
 	Bytes  int64 // sidecars included
-	Quant  bool  // bitsandbytes 4-bit
+	Quant  bool  // by bitsandbytes
 
 	codes int64 // of Bytes, codes and constants of a quantized weight
 }
@@ -93,6 +93,18 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 		}
 		f.Tensors = append(f.Tensors, t)
 	}
+	for _, w := range bnb.Int8Weights(convert.BnbTensors(src)) {
+		t := Tensor{Name: w.Weight.Name, File: w.Weight.Shard, DType: "int8", Shape: w.Weight.Shape, Params: w.Weight.Elems(), Quant: true}
+		for _, s := range []bnb.Tensor{w.Weight, w.Scales, w.Format} {
+			if s.Tensor != nil {
+				t.Bytes += s.Size()
+				counted[s.Name] = true
+			}
+		}
+		t.codes = w.Weight.Size() + w.Scales.Size()
+		f.Tensors = append(f.Tensors, t)
+	}
+	f.Problems = slices.DeleteFunc(f.Problems, func(p *bnb.Problem) bool { return p.Kind == bnb.EightBit && counted[p.Tensor] })
 	for _, t := range src.Tensors {
 		if !counted[t.Name] {
 			f.Tensors = append(f.Tensors, Tensor{Name: t.Name, File: t.Shard.Name, DType: t.DType.String(), Shape: t.Shape,

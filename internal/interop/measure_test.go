@@ -136,3 +136,33 @@ func TestMeasuresAndProvesOthers(t *testing.T) {
 		})
 	}
 }
+
+// TestMeasuresInt8 takes an LLM.int8 checkpoint of transformers and bitsandbytes: measure has the figures of their decoding,
+// inspect counts scales as constants, verify refuses it.
+func TestMeasuresInt8(t *testing.T) {
+	type answer struct {
+		Error   string                     `json:"error"`
+		Tensors map[string]measuredFigures `json:"tensors"`
+	}
+	out := filepath.Join(t.TempDir(), "int8")
+	want := python[saveCase, answer](t, t5, "save_int8.py", []saveCase{{Source: llama(), Out: out, Auto: "causal", DType: "bfloat16"}})[0]
+	if want.Error != "" {
+		t.Fatal(want.Error)
+	}
+	got := measureJSON(t, llama(), out)
+	if len(got.Tensors) != len(want.Tensors) || len(got.Tensors) == 0 {
+		t.Errorf("%d tensors measured, %d written", len(got.Tensors), len(want.Tensors))
+	}
+	for _, row := range got.Tensors {
+		w, h := want.Tensors[row.Name], row.Formats[0]
+		if !near(h.RelRMSE, w.RelRMSE) || !near(h.SQNR, w.SQNR) || !near(h.MeanAbs, w.MeanAbs) || !near(h.MaxAbs, w.MaxAbs) || !near(h.Cosine, w.Cosine) {
+			t.Errorf("%s: %+v, want %+v", row.Name, h, w)
+		}
+	}
+	if s := nf4kit(t, "inspect", out); !strings.Contains(s, "quantized by bitsandbytes 8-bit") || !strings.Contains(s, "quantized part: 8.204 bits/param") {
+		t.Errorf("inspect:\n%s", s)
+	}
+	if _, err := runBinary(t, "verify", out); err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "LLM.int8, not 4-bit") {
+		t.Errorf("verify: %v", err)
+	}
+}

@@ -15,7 +15,6 @@ import (
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/origin"
 	"github.com/nf4kit/nf4kit/internal/stream"
-	"github.com/nf4kit/nf4kit/safetensors"
 )
 
 // A Skipped is a quantized weight that could not be compared, and why.
@@ -51,13 +50,14 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 	for _, w := range groups.Weights {
 		add(&writtenJob{w: w}, w.Name, w.State.Shape)
 	}
-	for _, t := range quant.Tensors {
-		name, ok := strings.CutSuffix(t.Name, ".SCB")
-		q, have := quant.Lookup(name + ".weight")
-		if !ok || !have || q.DType != safetensors.I8 || len(q.Shape) != 2 || t.DType != safetensors.F32 || t.Elems() != q.Shape[0] {
+	for _, w := range bnb.Int8Weights(convert.BnbTensors(quant)) {
+		if reason, err := tiled(w); err != nil {
+			return nil, nil, err
+		} else if reason != "" {
+			skipped = append(skipped, Skipped{w.Weight.Name, reason})
 			continue
 		}
-		add(&writtenJob{int8: q.Tensor, scb: t.Tensor, file: q.Shard.Name}, q.Name, q.Shape)
+		add(&writtenJob{int8: &w}, w.Weight.Name, w.Weight.Shape)
 	}
 	if len(jobs) == 0 {
 		e := &convert.SourceError{Path: quant.Path, Msg: "nothing to compare: no bitsandbytes weight with a counterpart in " + src.Path}
@@ -98,13 +98,27 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 	return out, skipped, nil
 }
 
-// writtenJob compares one weight: w, or int8 with scb.
+// tiled says why the codes of w do not lie row by row, "" if they do: before bitsandbytes 0.45 a checkpoint saved from a
+// GPU had them in tiles for that generation of GPUs.
+func tiled(w bnb.Int8) (reason string, err error) {
+	if w.Format.Tensor == nil {
+		return "", nil
+	}
+	var b [1]byte
+	if err := readFull(w.Format, b[:], 0); err != nil {
+		return "", fmt.Errorf("%s: read %s: %w", w.Format.Shard, w.Format.Name, err)
+	}
+	if b[0] != 0 {
+		return fmt.Sprintf("expected weight_format 0, row-major, found %d", b[0]), nil
+	}
+	return "", nil
+}
+
+// writtenJob compares one weight: w or int8.
 type writtenJob struct {
 	*origin.Elements
 	w        *bnb.Weight
-	int8     *safetensors.Tensor
-	scb      *safetensors.Tensor
-	file     string
+	int8     *bnb.Int8
 	weights  []float32
 	progress func(int64)
 
@@ -122,7 +136,7 @@ func (j *writtenJob) cost() int64 {
 	if j.w != nil {
 		return 6*j.w.Sizes.Blocks + 4*j.w.Sizes.Nested
 	}
-	return 4 * j.scb.Elems()
+	return 4 * j.int8.Scales.Elems()
 }
 
 func (j *writtenJob) format() Format {
@@ -139,8 +153,12 @@ func (j *writtenJob) format() Format {
 // bytes of the weight as it is stored.
 func (j *writtenJob) bytes() (codes, all int64) {
 	if j.w == nil {
-		n := j.int8.Size() + j.scb.Size()
-		return n, n
+		codes = j.int8.Weight.Size() + j.int8.Scales.Size()
+		all = codes
+		if j.int8.Format.Tensor != nil {
+			all += j.int8.Format.Size()
+		}
+		return codes, all
 	}
 	for _, t := range []bnb.Tensor{j.w.Packed, j.w.Absmax, j.w.NestedAbsmax} {
 		if t.Tensor != nil {
@@ -250,8 +268,8 @@ func (j *writtenJob) decode(s *writtenScratch, first int64, m int) error {
 	kernel.Widen(s.x, s.src, j.Elem)
 	s.counts = counts{}
 	if j.w == nil {
-		if err := readFull(j.int8, s.codes, first); err != nil {
-			return fmt.Errorf("%s: read %s: %w", j.file, j.Name, err)
+		if err := readFull(j.int8.Weight, s.codes, first); err != nil {
+			return fmt.Errorf("%s: read %s: %w", j.int8.Weight.Shard, j.Name, err)
 		}
 		cols := j.Shape[1]
 		for i, c := range s.codes {
@@ -275,7 +293,8 @@ func (j *writtenJob) decode(s *writtenScratch, first int64, m int) error {
 func (j *writtenJob) loadScales() error {
 	var err error
 	if j.w == nil {
-		j.scale, err = floatsOf(j.scb, j.scb.Size(), j.file, j.scb.Name)
+		scb := j.int8.Scales
+		j.scale, err = floatsOf(scb, scb.Size(), scb.Shard, scb.Name)
 		return err
 	}
 	w := j.w

@@ -90,6 +90,10 @@ func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, e
 	if err != nil {
 		return nil, err
 	}
+	if n := len(bnb.Int8Weights(convert.BnbTensors(src))); n > 0 && len(groups.Weights) == 0 {
+		return nil, &convert.SourceError{Path: src.Path, Msg: fmt.Sprintf("nothing to verify: its %d quantized weights are LLM.int8, not 4-bit", n),
+			Hint: "nf4kit measure SOURCE " + src.Path + " compares them with the weights they were made of"}
+	}
 	r := &Report{Weights: len(groups.Weights), Plain: len(groups.Plain)}
 	r.add(groups.Problems)
 	if len(groups.Weights) == 0 && len(groups.Errors()) == 0 {

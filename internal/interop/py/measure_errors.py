@@ -153,4 +153,5 @@ def answer(case):
     return {"tensors": out}
 
 
-json.dump([answer(c) for c in json.load(sys.stdin)], sys.stdout)
+if __name__ == "__main__":
+    json.dump([answer(c) for c in json.load(sys.stdin)], sys.stdout)
