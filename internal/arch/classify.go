@@ -18,7 +18,8 @@ func (e *entry) classify(name string) Class {
 	converts4 := c.In4 && tensor && strings.IndexByte("LSC", f.row.k4) >= 0
 	c.Quant5 = converts5 && !e.class.keep5.keeps(f.p5, e.tied5) && !e.last5[f.p5]
 	c.Quant4 = converts4 && !e.class.keep4.keeps(f.p4, e.tied4) && !e.last4[f.p4]
-	c.Head = f.head && (converts5 && !c.Quant5 || converts4 && !c.Quant4)
+	// A composite's own head is no row above a base model's; what a list keeps in a layer is shared by layers, and no head.
+	c.Head = (f.head || e.class != e.class.typ.base && digitless(path, "#") == path) && (converts5 && !c.Quant5 || converts4 && !c.Quant4)
 	if !c.Embedding {
 		c.Paths = distinct(slices.Concat([]string{path}, c.Paths4, c.Paths5)...)
 	}
