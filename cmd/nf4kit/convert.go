@@ -302,7 +302,10 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	if g.JSON {
 		return writeJSON(g.Stdout, s.json())
 	}
-	return s.print(g.Stdout, g.Quiet)
+	if g.Quiet {
+		return nil
+	}
+	return s.print(g.Stdout)
 }
 
 // optionMistake makes a plan's objection to the options a usage error.

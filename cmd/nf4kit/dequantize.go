@@ -85,6 +85,9 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 			"seconds": time.Since(start).Seconds(),
 		})
 	}
+	if g.Quiet {
+		return nil
+	}
 	fmt.Fprintf(g.Stdout, "%s -> %s in %s\n\n  %s parameters, %s of them decoded from %d tensors to %s; %d tensors kept\n  %s, was %s\n",
 		o.Src, o.Dst, durationText(time.Since(start)), countText(t.Params), countText(t.QuantParams), t.QuantCount,
 		strings.ToLower(p.RunDType.String()), t.KeptCount, bytesText(t.OutBytes), bytesText(t.SrcBytes))

@@ -208,9 +208,10 @@ func runMeasure(ctx context.Context, g *globals, o MeasureOptions) error {
 			return fmt.Errorf("write report %s: %w", name, err)
 		}
 	}
-	if g.JSON {
+	switch {
+	case g.JSON:
 		err = r.WriteJSON(g.Stdout)
-	} else {
+	case !g.Quiet:
 		o.print(g.Stdout, r, time.Since(start))
 	}
 	if err != nil {
@@ -268,9 +269,9 @@ func (o *MeasureOptions) written(ctx context.Context, g *globals, src *checkpoin
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range skipped {
-		warnf(g.Stderr, "%s is not measured: %s", s.Tensor, s.Reason)
-	}
+	fold(skipped, func(measure.Skipped) bool { return true }, g.Verbose,
+		func(s measure.Skipped) { warnf(g.Stderr, "%s is not measured: %s", s.Tensor, s.Reason) },
+		func(_ measure.Skipped, n int) { warnf(g.Stderr, "%d more are not measured; -v lists them", n) })
 	r := report.New(tensors)
 	r.Against = o.Quant
 	for i := range tensors {

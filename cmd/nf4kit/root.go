@@ -100,7 +100,7 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 	}
 	fs := root.PersistentFlags()
 	fs.BoolVar(&g.JSON, "json", false, "print the result as JSON (versioned, additive) on stdout")
-	fs.BoolVarP(&g.Quiet, "quiet", "q", false, "no progress and no notices")
+	fs.BoolVarP(&g.Quiet, "quiet", "q", false, "print nothing but warnings and errors (inspect and plan: and the result)")
 	fs.BoolVarP(&g.Verbose, "verbose", "v", false, "say more: every tensor and why it is kept")
 	g.profiles.flags(fs)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })

@@ -34,9 +34,10 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits":  wantExit,
-			"mkst":   mkst,
-			"truncf": truncf,
+			"exits":     wantExit,
+			"mkimatrix": mkimatrix,
+			"mkst":      mkst,
+			"truncf":    truncf,
 		},
 	})
 }
@@ -97,6 +98,24 @@ func mkst(ts *testscript.TestScript, neg bool, args []string) {
 		out = append(out, byte(b>>(8*(i%2))))
 	}
 	ts.Check(os.MkdirAll(filepath.Dir(ts.MkAbs(args[0])), 0o777))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), out, 0o666))
+}
+
+// mkimatrix FILE NAME N writes an importance matrix of the older format: one
+// entry of N ones in one call.
+func mkimatrix(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: mkimatrix FILE NAME N")
+	}
+	n, err := strconv.ParseUint(args[2], 10, 16)
+	ts.Check(err)
+	out := binary.LittleEndian.AppendUint32(nil, 1)
+	out = append(binary.LittleEndian.AppendUint32(out, uint32(len(args[1]))), args[1]...)
+	out = binary.LittleEndian.AppendUint32(out, 1)
+	out = binary.LittleEndian.AppendUint32(out, uint32(n))
+	for range n {
+		out = binary.LittleEndian.AppendUint32(out, math.Float32bits(1))
+	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), out, 0o666))
 }
 

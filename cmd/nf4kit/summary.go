@@ -28,7 +28,7 @@ func newSummary(o ConvertOptions, p *convert.Plan, results []convert.Result, too
 	return &summary{o, p, qualityTensors(p, results), took}
 }
 
-func (s *summary) print(w io.Writer, brief bool) error {
+func (s *summary) print(w io.Writer) error {
 	fmt.Fprintf(w, "%s -> %s in %s (%s/s)\n\n", s.o.Src, s.o.Dst, durationText(s.took),
 		bytesText(int64(float64(s.p.Totals.SrcBytes)/max(s.took.Seconds(), 1e-9))))
 	s.printSizes(w)
@@ -36,10 +36,8 @@ func (s *summary) print(w io.Writer, brief bool) error {
 		fmt.Fprintln(w)
 		s.printErrors(w)
 	}
-	if !brief {
-		fmt.Fprintln(w)
-		s.printUse(w)
-	}
+	fmt.Fprintln(w)
+	s.printUse(w)
 	return nil
 }
 

@@ -143,6 +143,31 @@ func shorten(s string, n int) string {
 	return "..." + s[len(s)-n+3:]
 }
 
+// foldAt is how many lines of one kind are printed before the rest is counted:
+// a wrong file is wrong in hundreds of tensors.
+const foldAt = 5
+
+// fold shows the members of list, those of one kind together where the first of
+// them stands, and unless all are wanted at most foldAt of a kind; rest is given
+// the last one shown and how many were not.
+func fold[T any, K comparable](list []T, kind func(T) K, all bool, show func(T), rest func(last T, n int)) {
+	groups := make(map[K][]T)
+	for _, x := range list {
+		groups[kind(x)] = append(groups[kind(x)], x)
+	}
+	for _, x := range list {
+		g := groups[kind(x)]
+		delete(groups, kind(x))
+		for i, x := range g {
+			if i == foldAt && len(g) > foldAt+1 && !all {
+				rest(g[i-1], len(g)-foldAt)
+				break
+			}
+			show(x)
+		}
+	}
+}
+
 // wrapNames lists names on lines of limited width, the rest counted.
 func wrapNames(names []string, most int) string {
 	if len(names) <= most {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -112,7 +113,9 @@ func fixConfig(g *globals, dir string, targets arch.Target) error {
 	if err := write("config.json", fixed); err != nil {
 		return err
 	}
-	noticef(g.Stderr, "--fix: config.json rewritten")
+	if !g.Quiet {
+		noticef(g.Stderr, "--fix: config.json rewritten")
+	}
 	return nil
 }
 
@@ -191,25 +194,19 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 }
 
 func printVerify(g *globals, w io.Writer, o VerifyOptions, r *verify.Report, f *footprint.Footprint) {
-	for _, x := range r.Findings {
-		if x.Severity == bnb.Notice && g.Quiet {
-			continue
-		}
-		line := x.Severity.String() + ": "
-		for _, part := range []string{x.File, x.Tensor} {
-			if part != "" {
-				line += part + ": "
-			}
-		}
-		line += x.Text
-		for i, l := range x.Breaks {
-			sep := ", "
-			if i == 0 {
-				sep = "; breaks "
-			}
-			line += sep + string(l)
-		}
-		fmt.Fprintln(w, line)
+	type kind struct {
+		severity bnb.Severity
+		kind     string
+	}
+	findings := r.Findings
+	if g.Quiet {
+		findings = slices.DeleteFunc(slices.Clone(findings), func(x verify.Finding) bool { return x.Severity == bnb.Notice })
+	}
+	fold(findings, func(x verify.Finding) kind { return kind{x.Severity, x.Kind} }, g.Verbose,
+		func(x verify.Finding) { fmt.Fprintln(w, findingText(x)) },
+		func(x verify.Finding, n int) { fmt.Fprintf(w, "%s: %d more like it; -v lists them\n", x.Severity, n) })
+	if g.Quiet {
+		return
 	}
 	line := func(label, format string, args ...any) {
 		fmt.Fprintf(w, "  %-11s %s\n", label, fmt.Sprintf(format, args...))
@@ -240,6 +237,24 @@ func printVerify(g *globals, w io.Writer, o VerifyOptions, r *verify.Report, f *
 				p.Tolerated.Total(), p.NearCodes, p.ZeroCodes, p.NestedCodes, p.Offsets, p.MaxOffset, p.Padding)
 		}
 	}
+}
+
+func findingText(x verify.Finding) string {
+	line := x.Severity.String() + ": "
+	for _, part := range []string{x.File, x.Tensor} {
+		if part != "" {
+			line += part + ": "
+		}
+	}
+	line += x.Text
+	for i, l := range x.Breaks {
+		sep := ", "
+		if i == 0 {
+			sep = "; breaks "
+		}
+		line += sep + string(l)
+	}
+	return line
 }
 
 // verification is the schema of verify --json.

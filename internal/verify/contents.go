@@ -71,7 +71,7 @@ type content struct {
 }
 
 func (c *content) add(s bnb.Severity, t bnb.Tensor, format string, args ...any) {
-	c.found = append(c.found, Finding{Severity: s, File: t.Shard, Tensor: t.Name, Text: fmt.Sprintf(format, args...)})
+	c.found = append(c.found, Finding{Severity: s, Kind: format, File: t.Shard, Tensor: t.Name, Text: fmt.Sprintf(format, args...)})
 }
 
 func (c *content) check(each stream.Each[*scratch], progress func(int64)) error {

@@ -197,7 +197,7 @@ func (j *prover) run(each stream.Each[*scratch]) error {
 }
 
 func (j *prover) add(s bnb.Severity, t bnb.Tensor, format string, args ...any) {
-	j.found = append(j.found, Finding{Severity: s, File: t.Shard, Tensor: t.Name, Text: fmt.Sprintf(format, args...)})
+	j.found = append(j.found, Finding{Severity: s, Kind: format, File: t.Shard, Tensor: t.Name, Text: fmt.Sprintf(format, args...)})
 }
 
 // note counts n wrong elements, the first of them at index.

@@ -31,8 +31,8 @@ func (r *Report) structure(src *checkpoint.Source, groups *bnb.Groups, targets a
 	}
 	if src.Config == nil {
 		if !src.IsFile {
-			r.Findings = append(r.Findings, Finding{bnb.Warning, src.Dir, "", "config.json: expected it beside the weights, found none",
-				[]bnb.Loader{bnb.Transformers5, bnb.Transformers4}})
+			r.find(bnb.Warning, src.Dir, "", "config.json: expected it beside the weights, found none").Breaks =
+				[]bnb.Loader{bnb.Transformers5, bnb.Transformers4}
 		}
 		return nil
 	}
@@ -50,8 +50,7 @@ func (r *Report) headers(src *checkpoint.Source) {
 		case meta == nil:
 			r.find(bnb.Notice, sh.Name, "", "__metadata__: expected {\"format\": \"pt\"}, found none; transformers before 4.51 needs it")
 		case meta["format"] != "pt":
-			r.Findings = append(r.Findings, Finding{bnb.Warning, sh.Name, "",
-				fmt.Sprintf("__metadata__: expected format \"pt\", found %.40q", meta["format"]), []bnb.Loader{bnb.Transformers4}})
+			r.find(bnb.Warning, sh.Name, "", "__metadata__: expected format \"pt\", found %.40q", meta["format"]).Breaks = []bnb.Loader{bnb.Transformers4}
 		}
 	}
 }
@@ -64,8 +63,7 @@ func (r *Report) index(src *checkpoint.Source, groups *bnb.Groups) {
 	}
 	file := checkpoint.IndexName(src.Base)
 	if !ix.HasMetadata {
-		r.Findings = append(r.Findings, Finding{bnb.Warning, file, "", "metadata: expected an object, found none",
-			[]bnb.Loader{bnb.Transformers5, bnb.Transformers4}})
+		r.find(bnb.Warning, file, "", "metadata: expected an object, found none").Breaks = []bnb.Loader{bnb.Transformers5, bnb.Transformers4}
 	}
 	if size := src.TensorBytes(); ix.TotalSize != 0 && ix.TotalSize != size {
 		r.find(bnb.Notice, file, "", "metadata.total_size: expected %d, the bytes of all tensors, found %d", size, ix.TotalSize)
@@ -110,7 +108,7 @@ func (r *Report) strays(src *checkpoint.Source) {
 			}
 		}
 		if text != "" {
-			r.Findings = append(r.Findings, Finding{bnb.Warning, name, "", text, []bnb.Loader{loader}})
+			r.find(bnb.Warning, name, "", "%s", text).Breaks = []bnb.Loader{loader}
 		}
 	}
 }
@@ -132,7 +130,7 @@ func (r *Report) tables(w *bnb.Weight) error {
 // config checks that config.json says what the tensors are.
 func (r *Report) config(src *checkpoint.Source, groups *bnb.Groups, targets arch.Target) error {
 	bad := func(text string, breaks ...bnb.Loader) {
-		r.Findings = append(r.Findings, Finding{bnb.Warning, "config.json", "", text, breaks})
+		r.find(bnb.Warning, "config.json", "", "%s", text).Breaks = breaks
 	}
 	both := []bnb.Loader{bnb.Transformers5, bnb.Transformers4}
 	q := bnb.DetectConfig(src.Config)
@@ -179,8 +177,7 @@ func (r *Report) dtypes(cfg *checkpoint.Config, groups *bnb.Groups) {
 			continue
 		}
 		if strings.HasSuffix(t.Name, ".weight") && want != 0 && t.DType != want {
-			r.Findings = append(r.Findings, Finding{bnb.Warning, t.Shard, t.Name,
-				fmt.Sprintf("dtype: expected %s as in config.json, found %s", want, t.DType), []bnb.Loader{bnb.Transformers5}})
+			r.find(bnb.Warning, t.Shard, t.Name, "dtype: expected %s as in config.json, found %s", want, t.DType).Breaks = []bnb.Loader{bnb.Transformers5}
 		}
 	}
 }
@@ -200,7 +197,7 @@ func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, gr
 	}
 	model, err := arch.Resolve(query, names)
 	if err != nil {
-		r.Findings = append(r.Findings, Finding{bnb.Notice, "config.json", "", fmt.Sprintf("%v: the skip list is not checked", err), nil})
+		r.find(bnb.Notice, "config.json", "", "%v: the skip list is not checked", err)
 		return nil
 	}
 	var kept, quantized []arch.Tensor
@@ -217,11 +214,11 @@ func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, gr
 		violations = model.CheckNull(targets, kept, quantized)
 	}
 	for _, v := range violations {
-		text := fmt.Sprintf("llm_int8_skip_modules: in %s the plain weight of %s is taken for quantized: no entry matches", v.Loader, v.Path)
 		if v.Over {
-			text = fmt.Sprintf("llm_int8_skip_modules: in %s entry %q skips %s, which is quantized", v.Loader, v.Entry, v.Path)
+			r.find(bnb.Warning, "config.json", "", "llm_int8_skip_modules: in %s entry %q skips %s, which is quantized", v.Loader, v.Entry, v.Path)
+			continue
 		}
-		r.Findings = append(r.Findings, Finding{bnb.Warning, "config.json", "", text, nil})
+		r.find(bnb.Warning, "config.json", "", "llm_int8_skip_modules: in %s the plain weight of %s is taken for quantized: no entry matches", v.Loader, v.Path)
 	}
 	return nil
 }

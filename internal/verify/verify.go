@@ -32,6 +32,7 @@ import (
 // A Finding is something wrong, or worth knowing, about a checkpoint.
 type Finding struct {
 	Severity bnb.Severity
+	Kind     string // what findings of one sort have in common; not for people to read
 	File     string
 	Tensor   string
 	Text     string
@@ -71,12 +72,14 @@ func (r *Report) add(problems []*bnb.Problem) {
 		if p.Effect != "" {
 			text += " (" + p.Effect + ")"
 		}
-		r.Findings = append(r.Findings, Finding{p.Severity, p.Shard, p.Tensor, text, p.Breaks})
+		r.Findings = append(r.Findings, Finding{p.Severity, string(p.Kind), p.Shard, p.Tensor, text, p.Breaks})
 	}
 }
 
-func (r *Report) find(s bnb.Severity, file, tensor, format string, args ...any) {
-	r.Findings = append(r.Findings, Finding{Severity: s, File: file, Tensor: tensor, Text: fmt.Sprintf(format, args...)})
+// find adds a finding. The pointer is good until the next one.
+func (r *Report) find(s bnb.Severity, file, tensor, format string, args ...any) *Finding {
+	r.Findings = append(r.Findings, Finding{Severity: s, Kind: format, File: file, Tensor: tensor, Text: fmt.Sprintf(format, args...)})
+	return &r.Findings[len(r.Findings)-1]
 }
 
 // Check checks src. What is wrong with it is in the report; the error is of
