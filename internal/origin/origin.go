@@ -44,54 +44,77 @@ func (e *Elements) Read(p []byte, first int64) error {
 	return fmt.Errorf("%s: read %s: %w", e.File, e.Name, err)
 }
 
-// Index knows the tensors of a source.
+// Index knows the tensors of a source, decoded where another method quantized it.
 type Index struct {
 	src   *checkpoint.Source
-	items map[string]*convert.Item
+	items map[string]*convert.Item // nil if no conversion can be planned
+	names []string
 }
 
-// New indexes src. A plan of its conversion tells which weights are stored transposed; a source that cannot be planned,
-// such as one without anything to quantize, is taken as it stands.
+// New indexes src. A plan of its conversion tells which weights are stored transposed, and which tensors of an FP8, MXFP4
+// or LLM.int8 source make one weight; a source that cannot be planned, such as one without anything to quantize, is taken
+// as it stands.
 func New(src *checkpoint.Source) *Index {
-	ix := &Index{src: src, items: map[string]*convert.Item{}}
+	ix := &Index{src: src}
 	plan, err := convert.NewPlan(src, convert.Options{Towers: true})
 	if err != nil {
+		for _, t := range src.Tensors {
+			ix.names = append(ix.names, t.Name)
+		}
 		return ix
 	}
+	ix.items = make(map[string]*convert.Item, len(plan.Items))
 	for i := range plan.Items {
-		ix.items[plan.Items[i].Name] = &plan.Items[i]
+		it := &plan.Items[i]
+		ix.items[it.Name] = it
+		ix.names = append(ix.names, it.Name)
 	}
+	slices.Sort(ix.names)
 	return ix
 }
 
-// Find returns the elements that the tensor of that name and logical shape was made of. The error says what was
+// Names are the names of the tensors that the source's model has, in ascending order: not those of another method's
+// scales, which are decoded away.
+func (ix *Index) Names() []string { return ix.names }
+
+// Find returns the elements that the quantized weight of that name and logical shape was made of. The error says what was
 // expected of the source and what was found.
 func (ix *Index) Find(name string, shape []int64) (*Elements, error) {
-	t, ok := ix.src.Lookup(name)
-	if !ok {
-		return nil, fmt.Errorf("expected a tensor %q in %s, found none", name, ix.src.Path)
+	if it := ix.items[name]; it != nil && it.Quantize && slices.Equal(it.Shape, shape) {
+		of := Of(it)
+		return &of, nil
 	}
-	e := &Elements{Name: name, File: t.Shard.Name, Shape: t.Shape, Source: t}
-	dtype := t.DType
-	if it := ix.items[name]; it != nil {
-		e.Kind = it.Kind
-		if it.Quantize && slices.Equal(it.Shape, shape) {
-			of := Of(it)
-			return &of, nil
-		}
-	}
-	if !slices.Equal(t.Shape, shape) {
-		return nil, fmt.Errorf("expected shape %v in %s, found %v", shape, t.Shard.Name, t.Shape)
-	}
-	elem, ok := elemOf(dtype)
-	if !ok {
-		return nil, fmt.Errorf("expected floats in %s, found %s", t.Shard.Name, dtype)
-	}
-	e.Elem = elem
-	return e, nil
+	return ix.Kept(name, shape)
 }
 
-// Of are the elements of an item that a plan quantizes: it presents a float64 source as float32.
+// Kept is Find for a tensor that was not quantized: a Conv1D's weight lies as it is stored then.
+func (ix *Index) Kept(name string, shape []int64) (*Elements, error) {
+	it := ix.items[name]
+	t, stored := ix.src.Lookup(name)
+	decoded := it != nil && (!stored || t.DType != it.DType)
+	var e Elements
+	switch {
+	case decoded:
+		e = Of(it)
+	case !stored:
+		return nil, fmt.Errorf("expected a tensor %q in %s, found none", name, ix.src.Path)
+	default:
+		e = Elements{Name: name, File: t.Shard.Name, Shape: t.Shape, Source: t}
+		if it != nil {
+			e.Kind = it.Kind
+		}
+		var ok bool
+		if e.Elem, ok = elemOf(t.DType); !ok {
+			return nil, fmt.Errorf("expected floats in %s, found %s", e.File, t.DType)
+		}
+	}
+	if !slices.Equal(e.Shape, shape) {
+		return nil, fmt.Errorf("expected shape %v in %s, found %v", shape, e.File, e.Shape)
+	}
+	return &e, nil
+}
+
+// Of are the elements of an item of a plan, which presents a float64 source as float32.
 func Of(it *convert.Item) Elements {
 	elem, ok := elemOf(it.DType)
 	if !ok || elem == kernel.F64 {

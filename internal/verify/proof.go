@@ -100,7 +100,11 @@ func (r *Report) prove(ctx context.Context, src *checkpoint.Source, groups *bnb.
 	var run []*prover
 	for _, j := range jobs {
 		var err error
-		if j.src, err = ix.Find(j.t.Name, j.shape); err == nil {
+		find := ix.Find
+		if j.w == nil {
+			find = ix.Kept
+		}
+		if j.src, err = find(j.t.Name, j.shape); err == nil {
 			run = append(run, j)
 			continue
 		}
@@ -121,7 +125,7 @@ func (r *Report) prove(ctx context.Context, src *checkpoint.Source, groups *bnb.
 		p.take(j)
 		r.Findings = append(r.Findings, j.found...)
 	}
-	r.missing(src, groups, opt.Source)
+	r.missing(src, ix)
 	return nil
 }
 
@@ -142,15 +146,15 @@ func (p *Proof) take(j *prover) {
 }
 
 // missing lists the tensors of the source that are not in the checkpoint. Others drop tied weights.
-func (r *Report) missing(src *checkpoint.Source, groups *bnb.Groups, source *checkpoint.Source) {
+func (r *Report) missing(src *checkpoint.Source, ix *origin.Index) {
 	severity := bnb.Notice
 	if r.Proof.Exact {
 		severity = bnb.Error
 	}
 	var names []string
-	for _, t := range source.Tensors {
-		if _, ok := src.Lookup(t.Name); !ok {
-			names = append(names, t.Name)
+	for _, name := range ix.Names() {
+		if _, ok := src.Lookup(name); !ok {
+			names = append(names, name)
 		}
 	}
 	if len(names) == 0 {
