@@ -134,9 +134,12 @@ func TestPage(t *testing.T) {
 	enter := func(text string) int {
 		return eval[int](t, ctx, fmt.Sprintf(`(() => { const f = document.getElementById("filter"); f.value = %q; f.dispatchEvent(new Event("input")); return %s; })()`, text, countRows))
 	}
-	for text, want := range map[string]int{`layers\.7\.`: 7, "down_proj": 142, "nothing": 0, "(": 1000, "": 1000} {
-		if got := enter(text); got != want {
-			t.Errorf("filtered by %q: %d rows, want %d", text, got, want)
+	for _, c := range []struct {
+		text string
+		want int
+	}{{`layers\.7\.`, 7}, {"down_proj", 142}, {"nothing", 0}, {"(", 1000}, {"", 1000}} { // what follows wants the last
+		if got := enter(c.text); got != c.want {
+			t.Errorf("filtered by %q: %d rows, want %d", c.text, got, c.want)
 		}
 	}
 	choose := func(id, value string) {
