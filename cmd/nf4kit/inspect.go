@@ -31,7 +31,9 @@ func newInspectCommand(g *globals) *cobra.Command {
 		Long: `inspect reads the headers of SRC, a model directory, a .safetensors file or a hub
 cache snapshot, quantized or not, and shows its tensors by dtype and format, the
 measured bits per parameter and the saving against 16 bits. It reads no weights, so
-it is as quick on 700 GB as on 7.
+it is as quick on 700 GB as on 7. A weight that bitsandbytes has quantized is one tensor
+with its scales and tables, in a format such as nf4,block=64,dq (dq: its scales are
+quantized too) or int8 (LLM.int8).
 
 With one or more REGEX (RE2, unanchored, on tensor names) only the tensors that match
 one of them count, and they are listed; -v lists every tensor.`,

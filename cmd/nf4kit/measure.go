@@ -52,6 +52,12 @@ LLM.int8), it measures what is written there instead.
 Formats: nf4 fp4 af4 int4 int4-asym mxfp4 nvfp4 and, for reference, int8 (LLM.int8) fp8
 (E4M3, one scale a tensor) dynamic8 (bitsandbytes' blockwise 8-bit).
 
+Columns, with e the source's weight less the decoded one: bits/param counts codes, scales
+and tables; rel RMSE is ||e|| / ||weights||, SQNR the same in dB; p99 |e| bounds 99 % of the
+errors; zeros is the share of weights that decode to 0, entropy how many bits of a code carry
+information, outliers the share of blocks whose largest weight is above twice the mean. With
+--imatrix, act. RMSE weighs errors by the layer's inputs.
+
 Gates make the command exit with 4. VALUE alone is a limit on the total, KIND=VALUE on one
 kind of module, such as down_proj=0.1; they apply to the first format, or to all that a
 checkpoint has been written in.`,
@@ -83,7 +89,7 @@ checkpoint has been written in.`,
 	fs.StringVar(&o.Towers, "towers", "keep", "vision and audio towers: keep, or quantize to measure them too")
 	fs.Float64Var(&o.Sample, "sample", 0, "measure this share of each tensor, such as 0.02, and give 95 % confidence intervals")
 	fs.StringVar(&o.Imatrix, "imatrix", "", "importance matrix `FILE` of llama.cpp's llama-imatrix (.gguf or .dat): adds the activation-weighted error")
-	fs.StringArrayVar(&o.Reports, "report", nil, "write `FILE`.html, .md, .json or .csv (repeatable)")
+	fs.StringArrayVar(&o.Reports, "report", nil, "write a report to `FILE`, by its extension a page (.html), .md, .json or .csv (repeatable)")
 	fs.IntVar(&o.Worst, "worst", 10, "tensors to list, worst first")
 	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor, or what --max-memory holds")
 	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "bound on memory; at most 64 MiB come on top")

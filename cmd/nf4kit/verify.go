@@ -45,9 +45,11 @@ differences between implementations are counted and tolerated: codes one step aw
 where the scaled value is within 1e-6 of the threshold, FP4's two zeros, offsets
 within 2e-7, nested codes one step away.
 
---fix rewrites config.json, and nothing else, where that alone is wrong: its
-quantization_config is made to say what the tensors are, with a skip list that holds
-in every loader of --target.
+--fix rewrites config.json, and its digest in nf4kit.json, where that alone is wrong:
+its quantization_config is made to say what the tensors are, with a skip list that
+holds in every loader of --target.
+
+Of findings of one kind five are printed and the rest is counted; -v prints all.
 
 It exits with 4 if some loader would fail on the checkpoint or misread it, or if a
 digest or the source says that it is not what was written.`,
