@@ -36,6 +36,8 @@ type measuredFigures struct {
 	MeanAbs float64 `json:"mean_abs_error"`
 	MaxAbs  float64 `json:"max_abs_error"`
 	Cosine  float64 `json:"cosine"`
+
+	Weighted float64 `json:"activation_weighted_relative_rmse"` // with --imatrix
 }
 
 func measureJSON(t *testing.T, args ...string) measured {
@@ -164,5 +166,43 @@ func TestMeasuresInt8(t *testing.T) {
 	}
 	if _, err := runBinary(t, "verify", out); err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "LLM.int8, not 4-bit") {
 		t.Errorf("verify: %v", err)
+	}
+}
+
+// TestMeasuresActivations takes an importance matrix of the real model's activations: the weighted error is numpy's, and near
+// the error of each layer's output that it estimates.
+func TestMeasuresActivations(t *testing.T) {
+	type imatrixCase struct {
+		Source string `json:"source"`
+		Out    string `json:"out"`
+	}
+	type answer struct {
+		Error   string `json:"error"`
+		Tensors map[string]struct {
+			Weighted float64 `json:"weighted"`
+			Output   float64 `json:"output"`
+		} `json:"tensors"`
+	}
+	file := filepath.Join(t.TempDir(), "llama.dat")
+	want := python[imatrixCase, answer](t, t5, "imatrix.py", []imatrixCase{{llama(), file}})[0]
+	if want.Error != "" {
+		t.Fatal(want.Error)
+	}
+	got := measureJSON(t, llama(), "--formats", "nf4", "--double-quant", "false", "--imatrix", file)
+	if len(got.Tensors) != len(want.Tensors) || len(got.Tensors) == 0 {
+		t.Errorf("%d tensors measured, %d with activations", len(got.Tensors), len(want.Tensors))
+	}
+	lo, hi := math.Inf(1), 0.0
+	for _, row := range got.Tensors {
+		w, h := want.Tensors[row.Name], row.Formats[0].Weighted
+		if !near(h, w.Weighted) {
+			t.Errorf("%s: weighted error %v, want %v", row.Name, h, w.Weighted)
+		}
+		lo, hi = min(lo, h/w.Output), max(hi, h/w.Output)
+	}
+	t.Logf("the estimate is %.2f to %.2f times the error of the output", lo, hi)
+	// Inputs that go together add up in the output, and the errors do not: it errs on the high side.
+	if lo < 0.9 || hi > 4 {
+		t.Errorf("the estimate is %.2f to %.2f times the error of the output, want 0.9 to 4", lo, hi)
 	}
 }
