@@ -64,8 +64,10 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 		if len(skipped) > 0 {
 			e.Msg += fmt.Sprintf("; %s: %s", skipped[0].Tensor, skipped[0].Reason)
 		}
-		if bad := groups.Errors(); len(bad) > 0 {
-			return nil, nil, bad[0]
+		for _, bad := range groups.Errors() {
+			if bad.Kind != bnb.EightBit || len(skipped) == 0 {
+				return nil, nil, bad
+			}
 		}
 		return nil, nil, e
 	}

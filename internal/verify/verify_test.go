@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -367,6 +368,25 @@ func TestHostileManifest(t *testing.T) {
 	}
 	if n != 2 {
 		t.Errorf("%d findings on names outside, want 2", n)
+	}
+}
+
+// TestChangedHeader: the header is read once more, by another decoder, and has to be what it was.
+func TestChangedHeader(t *testing.T) {
+	dir := converted(t, llama, convert.Options{})
+	src := open(t, dir)
+	f, err := os.OpenFile(filepath.Join(dir, "model.safetensors"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	flip(t, f, 100, 0)
+	r, err := Check(t.Context(), src, Options{StructureOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(severe(r), func(x Finding) bool { return strings.Contains(x.Text, "the header is no longer what it was") }) {
+		t.Errorf("findings %v", r.Findings)
 	}
 }
 
