@@ -234,6 +234,12 @@ func (e *entry) walk(c *class, n *node, parts []string, i int, holes []string, w
 			return f, true
 		}
 	}
+	if last, ok := n.series(parts[i]); ok {
+		if f, ok := e.walk(c, n.kids[last], parts, i+1, holes, weight, depth); ok {
+			f.p5, f.p4 = swapComponent(f.p5, last, parts[i]), swapComponent(f.p4, last, parts[i])
+			return f, true
+		}
+	}
 	if n.number != nil && isDigits(parts[i]) {
 		if f, ok := e.walk(c, n.number, parts, i+1, append(holes, parts[i]), weight, depth); ok {
 			return f, true
@@ -283,6 +289,32 @@ func (e *entry) nested(m *include) *class {
 		return t.causal
 	}
 	return t.class(m.class)
+}
+
+// minSeries is how many members a series has at least: as many as the layers and experts of the generator's models.
+const minSeries = 4
+
+// series returns the last of n's components expert_0, expert_1, ... if component goes on with them. The generator's models are
+// small; the next members of a ModuleDict are like those it has.
+func (n *node) series(component string) (last string, ok bool) {
+	i := strings.LastIndexByte(component, '_') + 1
+	if i == 0 || !isDigits(component[i:]) || n.kids[component] != nil {
+		return "", false
+	}
+	members := 0
+	for n.kids[component[:i]+strconv.Itoa(members)] != nil {
+		members++
+	}
+	return component[:i] + strconv.Itoa(members-1), members >= minSeries
+}
+
+// swapComponent replaces the component old of a path by another.
+func swapComponent(path, old, by string) string {
+	parts := strings.Split(path, ".")
+	if i := slices.Index(parts, old); i >= 0 {
+		parts[i] = by
+	}
+	return strings.Join(parts, ".")
 }
 
 // fill puts the numbers into the pattern's holes, in order.
