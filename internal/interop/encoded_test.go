@@ -56,7 +56,7 @@ func TestEncodedSources(t *testing.T) {
 	}
 	for i, a := range python[encodedCase, encodedAnswer](t, t4, "encoded_sources.py", cases) {
 		tt := tests[i]
-		t.Run(tt.kind+"-"+tt.family, func(t *testing.T) {
+		t.Run(tt.kind+"-"+filepath.Base(tt.family), func(t *testing.T) {
 			if a.Error != "" {
 				t.Fatal(a.Error)
 			}

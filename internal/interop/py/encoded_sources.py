@@ -6,6 +6,7 @@ The reference of fp8 is the product that DeepSeek-V3's weight_dequant forms (inf
 the block's scale, rounded to bfloat16); that of mxfp4 is transformers' own convert_moe_packed_tensors.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -39,7 +40,9 @@ def random_mxfp4(shape, generator):
 
 
 def handle(case):
-    plain = load_file(os.path.join(case["source"], "model.safetensors"))
+    plain = {}
+    for name in sorted(glob.glob(os.path.join(case["source"], "*.safetensors"))):
+        plain |= load_file(name)
     encoded, decoded, n = dict(plain), dict(plain), 0
     generator = torch.Generator().manual_seed(20260911)
     for name, t in plain.items():
@@ -58,7 +61,7 @@ def handle(case):
         "mxfp4": {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]},
     }[case["kind"]]
     for out, tensors, extra in (("encoded", encoded, {"quantization_config": quantization}), ("decoded", decoded, {})):
-        shutil.copytree(case["source"], case[out], ignore=shutil.ignore_patterns("*.safetensors"))
+        shutil.copytree(case["source"], case[out], ignore=shutil.ignore_patterns("*.safetensors", "*.index.json"))
         save_file(tensors, os.path.join(case[out], "model.safetensors"), metadata={"format": "pt"})
         with open(os.path.join(case[out], "config.json"), "w") as f:
             json.dump(config | extra, f, indent=2)
