@@ -155,10 +155,11 @@ func foldFormat(tensors []*measure.Tensor, i int, row Row) Figures {
 		}
 	}
 	q := quality.Of(total.Sums).JSON()
+	quantile := func(share float64) *float64 { return number(min(total.Errors.Quantile(share), q.MaxAbs)) } // a bin reaches past the largest
 	f := Figures{Bits: ratio(8*float64(total.Bytes), row.Elements), CodeBits: ratio(8*float64(total.Codes), row.Elements),
 		RelRMSE: q.RelRMSE, SQNR: q.SQNR, RMSE: q.RMSE, MeanAbs: q.MeanAbs, MaxAbs: q.MaxAbs, Cosine: q.Cosine,
-		P50: number(total.Errors.Quantile(0.5)), P90: number(total.Errors.Quantile(0.9)), P99: number(total.Errors.Quantile(0.99)),
-		P999: number(total.Errors.Quantile(0.999)), WeightedRR: number(total.WeightedRelRMSE())}
+		P50: quantile(0.5), P90: quantile(0.9), P99: quantile(0.99),
+		P999: quantile(0.999), WeightedRR: number(total.WeightedRelRMSE())}
 	if row.Measured > 0 && len(total.Counts) > 0 {
 		f.Zeros, f.Entropy = number(ratio(float64(total.Zeros), row.Measured)), number(measure.Entropy(total.Counts))
 	}

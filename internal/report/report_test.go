@@ -88,6 +88,25 @@ func TestFolding(t *testing.T) {
 	}
 }
 
+// A bin of the histogram is wider than what lies in it; no quantile may pass the largest error.
+func TestQuantilesEndAtTheLargest(t *testing.T) {
+	for _, largest := range []float64{0, 1e-6} {
+		tensors := model(t, 2)
+		for i := range tensors {
+			r := &tensors[i].Results[0]
+			r.Sums.Max = largest
+			clear(r.Errors)
+			r.Errors[int(math.Float32bits(float32(largest))>>19)] = 1 << 20
+		}
+		f := New(tensors).Total.Formats[0]
+		for name, q := range map[string]*float64{"p50": f.P50, "p90": f.P90, "p99": f.P99, "p999": f.P999} {
+			if q == nil || *q > largest {
+				t.Errorf("largest error %v: %s is %v", largest, name, *q)
+			}
+		}
+	}
+}
+
 func TestJSONRoundTrip(t *testing.T) {
 	r := sample(t)
 	var b bytes.Buffer
