@@ -77,6 +77,7 @@ func hint(err error) string {
 	var in *checkpoint.InputError
 	var out *checkpoint.OutputError
 	var src *convert.SourceError
+	var weight *bnb.Problem
 	switch {
 	case errors.As(err, &in):
 		return in.Hint
@@ -84,6 +85,8 @@ func hint(err error) string {
 		return out.Hint
 	case errors.As(err, &src):
 		return src.Hint
+	case errors.As(err, &weight) && weight.Kind == bnb.EightBit:
+		return "nf4kit convert decodes 8-bit weights and quantizes them to 4 bits"
 	}
 	return ""
 }
