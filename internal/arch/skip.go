@@ -451,7 +451,9 @@ func markMembers(keep []*pathGroup, e *skipEntry) {
 
 // absentHeads returns the modules that the class keeps by default and that the
 // checkpoint has no tensor for, because it is tied to another: an explicit
-// list must name them too, or the loader would convert them.
+// list must name them too, or the loader would convert them. Of those in
+// layers, some are tied and some are not (Zamba's shared blocks), and entries
+// for the numbers in the checkpoint are not enough.
 func (m *Model) absentHeads(keep, quant []*pathGroup, loaders []Loader) []*pathGroup {
 	if m.entry == nil {
 		return nil
@@ -482,7 +484,7 @@ func (m *Model) absentHeads(keep, quant []*pathGroup, loaders []Loader) []*pathG
 			maps.Copy(set, k.untied)
 		}
 		for _, p := range slices.Sorted(maps.Keys(set)) {
-			if pattern := digitless(p, "#"); !strings.Contains(p, "$") && !have[l][pattern] {
+			if pattern := digitless(p, "#"); !strings.Contains(p, "$") && (strings.Contains(p, "#") || !have[l][pattern]) {
 				out = append(out, &pathGroup{loader: l, pattern: pattern, members: []string{p}})
 			}
 		}

@@ -64,6 +64,13 @@ func TestSkipListServesEveryClass(t *testing.T) {
 				for _, target := range targets {
 					kept, quantized := split(m, target, names)
 					list, bad := m.SkipList(target, kept, quantized)
+					if c.name == "GroundingDinoForObjectDetection" && tied && target == Transformers5|Transformers4 {
+						// Its tied copies of bbox_embed are in no checkpoint, and their number is not known: refused.
+						if len(bad) == 0 {
+							t.Errorf("%s: served by %q", c.name, list)
+						}
+						continue
+					}
 					for i, v := range bad {
 						if i == 3 {
 							break

@@ -1,0 +1,48 @@
+//go:build interop
+
+package interop
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// fewTypes are the model types that every run checks; with the build tag families it is all of them, some 25 minutes a version.
+var fewTypes = strings.Fields(`bert deepseek_v3 falcon gemma3 gpt2 gpt_oss llama llama4 llava mamba2 mixtral phi3 qwen2_5_vl qwen3_moe
+	siglip switch_transformers t5 whisper zamba2`)
+
+// TestTable has check.py compare the table of package arch with the installed transformers: class by class on the meta device,
+// the tensors that arch quantizes with the modules that transformers' quantizer replaces, without a skip list and with ours.
+func TestTable(t *testing.T) {
+	gen := filepath.Join(root, "internal", "arch", "gen")
+	classify := filepath.Join(t.TempDir(), "classify")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", classify, "./classify")
+	build.Dir = gen
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build classify: %v\n%s", err, out)
+	}
+	for _, env := range environments {
+		t.Run(env.String(), func(t *testing.T) {
+			t.Parallel()
+			args := []string{filepath.Join(gen, "check.py"), classify}
+			if !allFamilies {
+				args = append(args, fewTypes...)
+			}
+			cmd := exec.CommandContext(t.Context(), env.python(), args...)
+			cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "OMP_NUM_THREADS=1", "HF_HUB_OFFLINE=1", "TORCHDYNAMO_DISABLE=1")
+			out, err := cmd.Output()
+			report := strings.TrimSpace(string(out))
+			if err != nil {
+				t.Fatalf("%v\n%s", err, report)
+			}
+			last := report[strings.LastIndexByte(report, '\n')+1:]
+			if !strings.HasSuffix(last, " 0 differences") || strings.Contains(last, " 0 variants") {
+				t.Errorf("last line %q", last)
+			}
+			t.Log(last)
+		})
+	}
+}
