@@ -104,9 +104,15 @@ func dynamicChunk(codes []byte, v []float32, x []float32, nested []float32) {
 
 // maxAbs is the largest magnitude of finite values.
 func maxAbs(x []float32) float32 {
-	var m uint32
-	for _, x := range x {
-		m = max(m, math.Float32bits(x)&0x7fffffff)
+	var a, b, c, d uint32 // four, so that they do not wait for each other
+	for ; len(x) >= 4; x = x[4:] {
+		a = max(a, math.Float32bits(x[0])&0x7fffffff)
+		b = max(b, math.Float32bits(x[1])&0x7fffffff)
+		c = max(c, math.Float32bits(x[2])&0x7fffffff)
+		d = max(d, math.Float32bits(x[3])&0x7fffffff)
 	}
-	return math.Float32frombits(m)
+	for _, x := range x {
+		a = max(a, math.Float32bits(x)&0x7fffffff)
+	}
+	return math.Float32frombits(max(a, b, c, d))
 }

@@ -25,7 +25,7 @@
 //
 // Error sums are those of package kernel: float64, over chunks of 65,536 elements, chunks added in order, so that no
 // figure depends on the number of workers. Code counts are exact. Error quantiles come from a histogram with 16 bins an
-// octave, over all chunks of a tensor of up to 64 and over every 16th of a larger one.
+// octave, over all chunks of a tensor of fewer than 16, 8 to 15 of one of fewer than 128, and every 16th of a larger one.
 //
 // A sample ([Options.Sample]) is a set of whole chunks of each tensor, drawn without replacement by a generator seeded
 // with the tensor's name. Its figures are ratio estimates; the confidence interval is that of a ratio of means over

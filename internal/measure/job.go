@@ -289,8 +289,9 @@ func (j *job) scales() {
 	}
 }
 
-// errorChunks is how many chunks a tensor may have before only every 16th goes into the error histogram.
-const errorChunks = 64
+// errorChunk reports whether chunk k of n goes into the error histogram: every one of fewer than 16, 8 to 15 of fewer than 128,
+// one in 16 of more. Half a million errors and more tell a quantile to far less than the width of a bin.
+func errorChunk(k, n int) bool { return k%max(1, min(n/8, 16)) == 0 }
 
 // encode is the second pass, over all formats of one chunk.
 func (j *job) encode(w *scratch, k int) error {
@@ -307,14 +308,16 @@ func (j *job) encode(w *scratch, k int) error {
 		kernel.Widen(q, run, j.run)
 	}
 	c := &chunk{job: j, w: w, k: k, first: j.chunks[k] * kernel.Chunk, src: src, run: run, x: x, q: q,
-		errors: len(j.chunks) <= errorChunks || k%16 == 0}
+		errors: errorChunk(k, len(j.chunks))}
 	if j.weights != nil {
 		j.wX2[k] = weighted(x, nil, j.weights, c.column(0))
 	}
 	for i := range j.set.formats {
 		w.counts[i] = counts{}
 		w.zeros[i] = 0
-		clear(w.errors[i])
+		if c.errors {
+			clear(w.errors[i])
+		}
 		c.format(i)
 	}
 	hist := c.histogram()

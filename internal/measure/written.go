@@ -205,7 +205,7 @@ func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) 
 				zeros++
 			}
 		}
-		wanted := chunks <= errorChunks || k%16 == 0
+		wanted := errorChunk(k, chunks)
 		if wanted {
 			if s.errors == nil {
 				s.errors = make(ErrorHistogram, ErrorBins)
