@@ -71,7 +71,12 @@ func (p *Plan) nothing(opt *Options) error {
 	}
 	e := &SourceError{Path: p.Source.Path, Msg: "nothing to quantize: " + strings.Join(most, "; ")}
 	if p.Model != nil {
-		e.Msg = fmt.Sprintf("nothing to quantize in a %s for %s: %s", p.Model.Type, opt.targets(), strings.Join(most, "; "))
+		what := "a " + p.Model.Type
+		if p.Model.Type == "" { // diffusers has _class_name in its place
+			what = "a model whose config.json names no model_type"
+			e.Hint = "a weights file with no config.json beside it is quantized by the names and shapes of its tensors"
+		}
+		e.Msg = fmt.Sprintf("nothing to quantize in %s for %s: %s", what, opt.targets(), strings.Join(most, "; "))
 		for _, t := range []arch.Target{arch.Transformers5, arch.Transformers4} {
 			for i := range p.Items {
 				if p.Items[i].Class.Quantize(t) && len(p.Items[i].Shape) == 2 {
