@@ -42,8 +42,9 @@ func (o Options) Validate() error {
 	if o.Memory < 0 {
 		return fmt.Errorf("memory: expected 0 or more bytes, found %d", o.Memory)
 	}
-	if need := LeastMemory(o.Workers()); o.memory() < need {
-		return fmt.Errorf("max memory of %d bytes: %d jobs need at least %d MiB", o.Memory, o.Workers(), need>>20)
+	// More jobs than this need more memory than there is, in a sum that does not overflow.
+	if need := LeastMemory(min(o.Workers(), 1<<30)); o.memory() < need {
+		return fmt.Errorf("max memory of %d bytes: %d jobs need at least %d MiB", o.memory(), o.Workers(), need>>20)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -111,7 +112,7 @@ func TestWorkers(t *testing.T) {
 			t.Errorf("%+v: %d workers and %d bytes, want %d and %d", c.o, w, b, c.workers, c.budget)
 		}
 	}
-	for _, o := range []Options{{Jobs: -1}, {Memory: -1}, {Memory: 12*mib - 1}, {Jobs: 127}, {Jobs: 2, Memory: 16*mib - 1}} {
+	for _, o := range []Options{{Jobs: -1}, {Memory: -1}, {Memory: 12*mib - 1}, {Jobs: 127}, {Jobs: 2, Memory: 16*mib - 1}, {Jobs: math.MaxInt}, {Jobs: math.MaxInt/4 + 1}} {
 		if err := o.Validate(); err == nil {
 			t.Errorf("%+v is valid, want an error", o)
 		}
