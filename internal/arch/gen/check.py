@@ -14,8 +14,10 @@ Exit status 1 if anything differs that known.txt does not name.
 """
 
 import copy
+import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -187,6 +189,9 @@ def check_type(arch, t):
 
 def main():
     signal.signal(signal.SIGALRM, probe.on_alarm)
+    # transformers compiles the same hundreds of patterns for every model, more than re remembers; nothing imported is garbage.
+    re._MAXCACHE = 1 << 16
+    gc.freeze()
     nn.Linear.reset_parameters = lambda self: None
     probe.LAYERS = LAYERS
     if sys.argv[1] == "--record":
@@ -210,6 +215,7 @@ def main():
                 print(mark, t, cls, variant, what, json.dumps(detail)[:600], flush=True)
         except Exception as e:
             print("skipped", t, f"{type(e).__name__}: {str(e)[:200]}", flush=True)
+    gc.unfreeze()
     print(f"transformers {probe.transformers.__version__}: {len(types)} types, {total} variants, {failed} differences", flush=True)
     sys.exit(1 if failed else 0)
 
