@@ -64,7 +64,8 @@ func (e *entry) describe(f found, name string) Class {
 	isModule := func(k byte) bool { return strings.IndexByte("LSCK", k) >= 0 }
 	c.Module = isModule(k5) || isModule(k4) || k5 == 'F' && !strings.HasSuffix(f.p5, "!")
 	if !strings.HasSuffix(name, ".weight") {
-		c.Module = false
+		// nn.MultiheadAttention's in_proj_weight, which 5.x splits into Linears: they are kept, and the list must say so.
+		c.Module = k5 == 'F' && f.p5 != "" && !strings.HasSuffix(f.p5, "!")
 	}
 	if c.Module {
 		c.Linear5 = c.In5 && (k5 == 'L' || k5 == 'C' || k5 == 'F' && !strings.HasSuffix(f.p5, "!"))

@@ -233,3 +233,24 @@ func FuzzSkipEntry(f *testing.F) {
 		}
 	})
 }
+
+// An nn.MultiheadAttention's in_proj_weight is split into Linears by 5.x, which the list has to keep.
+func TestSkipListOfSplitParameter(t *testing.T) {
+	const in, out = "transformer.resblocks.0.attn.in_proj_weight", "transformer.resblocks.0.attn.out_proj.weight"
+	m, err := Resolve(Query{ModelType: "step3p5_vision", Architectures: []string{"Step3p7VisionModel"}}, []string{in, out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := m.Classify(in)
+	if !c.Module || c.Quant5 || !c.FusedBy5 {
+		t.Errorf("%s: %+v", in, c)
+	}
+	kept, quantized := []Tensor{{in, c}}, []Tensor{{out, m.Classify(out)}}
+	list, bad := m.SkipList(Transformers5, kept, quantized)
+	if len(bad) > 0 || len(list) == 0 {
+		t.Errorf("list %q, violations %v", list, bad)
+	}
+	if bad := CheckSkip(list, Transformers5, kept, quantized); len(bad) > 0 {
+		t.Errorf("list %q: %v", list, bad)
+	}
+}
