@@ -57,7 +57,7 @@ one of them count, and they are listed; -v lists every tensor.`,
 	}
 	cmd.Flags().StringArrayVar(&only, "only", nil, "show tensors whose name matches `REGEX` (repeatable)")
 	cmd.Flags().StringArrayVar(&o.Skip, "skip", nil, "leave out tensors whose name matches `REGEX` (repeatable)")
-	cmd.Flags().BoolVar(&architectures, "architectures", false, "list the model types whose modules are known, instead of a checkpoint")
+	cmd.Flags().BoolVar(&architectures, "architectures", false, "list the model types and the classes of diffusers whose modules are known, instead of a checkpoint")
 	return cmd
 }
 
@@ -77,7 +77,11 @@ func printArchitectures(g *globals) error {
 		for _, t := range types {
 			out = append(out, typeJSON{t.ModelType, t.Classes, t.In5, t.In4, t.Notes})
 		}
-		return writeJSON(g.Stdout, map[string]any{"schema": "nf4kit.architectures/1", "types": out})
+		components := []string{}
+		for _, c := range arch.Components() {
+			components = append(components, c.Class)
+		}
+		return writeJSON(g.Stdout, map[string]any{"schema": "nf4kit.architectures/1", "types": out, "diffusers": components})
 	}
 	tick := map[bool]string{true: "yes", false: "-"}
 	t := newTable(g.Stdout)
@@ -91,7 +95,13 @@ func printArchitectures(g *globals) error {
 		}
 	}
 	t.Render()
-	fmt.Fprintf(g.Stdout, "%d model types\n", len(types))
+	components := newTable(g.Stdout)
+	components.AppendHeader(row("class of diffusers", "kept in 32 bits"))
+	for _, c := range arch.Components() {
+		components.AppendRow(row(c.Class, wrapNames(c.Kept, 2)))
+	}
+	components.Render()
+	fmt.Fprintf(g.Stdout, "%d model types, %d classes of diffusers\n", len(types), len(arch.Components()))
 	return nil
 }
 

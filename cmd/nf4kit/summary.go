@@ -144,12 +144,21 @@ func (s *summary) printUse(w io.Writer) {
 			filepath.Join(s.o.Dst, s.p.Shards[0].Name))
 		return
 	}
-	auto, fromTask := s.p.AutoClass()
+	pkg, class, fromTask := s.p.LoadClass()
+	if pkg == "diffusers" {
+		fmt.Fprintf(w, `Load it and give it to the pipeline in place of its own (tried with diffusers 0.42):
+
+    import torch
+    from diffusers import %[1]s
+    model = %[1]s.from_pretrained(%[2]q, torch_dtype=torch.%[3]s)
+`, class, s.o.Dst, s.p.TorchDType())
+		return
+	}
 	fmt.Fprintf(w, `Load it (transformers 4.55 or newer, of 5.x 5.6 or newer; bitsandbytes 0.46.1 or newer):
 
     from transformers import %[1]s
     model = %[1]s.from_pretrained(%[2]q, device_map="auto")
-`, auto, s.o.Dst)
+`, class, s.o.Dst)
 	if fromTask {
 		fmt.Fprint(w, `
 and for QLoRA:
@@ -174,7 +183,7 @@ func (s *summary) card(src *checkpoint.Source) (map[string][]byte, error) {
 		}
 		old = nil // too large, or no regular file: a card without what it said
 	}
-	auto, _ := s.p.AutoClass()
+	pkg, class, _ := s.p.LoadClass()
 	// Nothing in it comes from DST: the same source and flags give the same bytes.
 	base := hubName(src.Dir)
 	name := path.Base(base)
@@ -188,7 +197,7 @@ func (s *summary) card(src *checkpoint.Source) (map[string][]byte, error) {
 	c := report.Card{
 		Name: name + "-" + strings.ToLower(s.o.Type), BaseModel: base, Tags: []string{strings.ToLower(s.o.Type)},
 		Format: s.o.formatText(), Bits: s.p.Totals.BitsPerParam(),
-		Saved: 100 - percent(s.p.Totals.OutBytes, s.p.Totals.SrcBytes), AutoClass: auto,
+		Saved: 100 - percent(s.p.Totals.OutBytes, s.p.Totals.SrcBytes), Package: pkg, Class: class, DType: s.p.TorchDType(),
 	}
 	r := report.FromConversion("nf4kit "+versionText(), s.o.Src, strings.ToLower(s.p.RunDType.String()), s.tensors)
 	raw, err := report.ModelCard(old, c, r)

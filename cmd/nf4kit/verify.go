@@ -66,7 +66,7 @@ digest or the source says that it is not what was written.`,
 	fs := cmd.Flags()
 	fs.StringVar(&o.Source, "source", "", "derive every byte from `SRC`, the checkpoint that DIR was made of, and compare")
 	fs.BoolVar(&o.HeadersOnly, "headers-only", false, "read headers and records, no codes and no scales")
-	fs.StringArrayVar(&o.Targets, "target", nil, "loader to check for: transformers5, transformers4, vllm, sglang or diffusers; default the first two (repeatable)")
+	fs.StringArrayVar(&o.Targets, "target", nil, "loader to check for: transformers5, transformers4, vllm, sglang or diffusers; default the first two, for a model of diffusers the last (repeatable)")
 	fs.BoolVar(&o.Fix, "fix", false, "mend config.json first, if that is what is wrong")
 	enum(cmd, "target", arch.TargetNames()...)
 	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor, or what --max-memory holds")

@@ -49,7 +49,8 @@ func (t Target) String() string {
 
 // Query is what config.json says about the architecture. [ParseConfig] fills it.
 type Query struct {
-	ModelType     string            // model_type
+	ModelType     string            // model_type, or the _class_name that diffusers writes in its place
+	Diffusers     bool              // it is a _class_name
 	Architectures []string          // architectures; only the first is used
 	Sub           map[string]string // model_type of each nested config, by key: "text_config", "decoder", ...
 	Tied          bool              // tie_word_embeddings
@@ -72,6 +73,9 @@ func ParseConfig(config []byte) (Query, error) {
 		return s
 	}
 	q.ModelType = str(top["model_type"])
+	if class := str(top["_class_name"]); class != "" && q.ModelType == "" {
+		q.ModelType, q.Diffusers = class, true
+	}
 	// A value of another type is treated as absent: transformers would too,
 	// or fail with its own message.
 	if json.Unmarshal(top["architectures"], &q.Architectures) != nil {
@@ -160,20 +164,51 @@ func (c Class) Quantize(t Target) bool {
 
 // Model is the entry of the table chosen for one checkpoint.
 type Model struct {
-	Type   string   // model_type
-	Class  string   // the transformers class whose naming the checkpoint has
-	Custom bool     // no entry: classified by the rules for unknown architectures
-	In5    bool     // transformers 5.x has the class
-	In4    bool     // transformers 4.57 has the class
-	Notes  []string // what a user should be told about this model type
+	Type      string   // model_type, or the class of diffusers
+	Class     string   // the transformers class whose naming the checkpoint has
+	Diffusers bool     // the model is one of diffusers'
+	Custom    bool     // no entry: classified by the rules for unknown architectures
+	In5       bool     // transformers 5.x has the class
+	In4       bool     // transformers 4.57 has the class, or diffusers
+	Notes     []string // what a user should be told about this model type
 
 	entry *entry // nil if Custom
+}
+
+// Targets returns the loaders that a checkpoint of the model is meant for: t,
+// or for 0 those that can load it, diffusers for its own classes and
+// transformers 5 and 4 for all others. The error is for a loader that has no
+// such class.
+func (m *Model) Targets(t Target) (Target, error) {
+	switch {
+	case m.Diffusers && t&^Diffusers != 0:
+		return 0, fmt.Errorf("%s cannot load %s, a class of diffusers; --target diffusers can", t&^Diffusers, m.Type)
+	case m.Diffusers:
+		return Diffusers, nil
+	case t == 0:
+		return Transformers5 | Transformers4, nil
+	}
+	return t, nil
+}
+
+// ClassifyTensor is [Model.Classify] for a tensor with that many dimensions.
+// In diffusers, a name may be that of a convolution in one checkpoint and of a
+// Linear in another of the same class (proj_in, by use_linear_projection).
+func (m *Model) ClassifyTensor(name string, dims int) Class {
+	c := m.Classify(name)
+	if m.Diffusers && dims != 2 {
+		return Class{In4: true, KeepFP32: c.KeepFP32, Reason: "not a matrix"}
+	}
+	return c
 }
 
 // Classify says what the tensor is. name is a tensor name of the checkpoint,
 // as "model.layers.0.self_attn.q_proj.weight"; any string is allowed.
 func (m *Model) Classify(name string) Class {
 	if m.entry == nil {
+		if m.Diffusers {
+			return classifyComponent(name)
+		}
 		return classifyUnknown(name)
 	}
 	return m.entry.classify(name)
@@ -182,6 +217,7 @@ func (m *Model) Classify(name string) Class {
 // UnknownError reports a model_type the table does not have.
 type UnknownError struct {
 	ModelType string
+	Diffusers bool     // it is a _class_name of diffusers
 	Near      []string // known model types with similar names
 }
 
@@ -190,6 +226,9 @@ func (e *UnknownError) Error() string {
 		return "config has no model_type"
 	}
 	msg := fmt.Sprintf("unknown model_type %q", e.ModelType)
+	if e.Diffusers {
+		msg = fmt.Sprintf("unknown class %q of diffusers", e.ModelType)
+	}
 	if len(e.Near) > 0 {
 		msg += " (near: " + strings.Join(e.Near, ", ") + ")"
 	}

@@ -211,7 +211,7 @@ func TestUnknownType(t *testing.T) {
 }
 
 func TestUnknownRules(t *testing.T) {
-	m := Unknown("somebodys")
+	m := Unknown(Query{ModelType: "somebodys"})
 	for name, quantize := range map[string]bool{
 		"model.layers.0.self_attn.q_proj.weight":                      true,
 		"transformer.h.5.attn.c_attn.weight":                          true,
@@ -254,7 +254,7 @@ func TestStranger(t *testing.T) {
 
 // TestUnknownNames is about a vision-language model with the names of 4.51, tied.
 func TestUnknownNames(t *testing.T) {
-	m := Unknown("somebodys")
+	m := Unknown(Query{ModelType: "somebodys"})
 	expert := m.Classify("model.layers.0.mlp.experts.3.down_proj.weight")
 	if !expert.Quantize(Transformers4) || expert.Quantize(Transformers5) {
 		t.Errorf("expert: %+v", expert)
@@ -321,7 +321,7 @@ func FuzzClassify(f *testing.F) {
 		}
 		models = append(models, m)
 	}
-	models = append(models, Unknown("x"))
+	models = append(models, Unknown(Query{ModelType: "x"}))
 	f.Fuzz(func(t *testing.T, name string) {
 		for _, m := range models {
 			c := m.Classify(name)
@@ -367,6 +367,33 @@ func BenchmarkClassify(b *testing.B) {
 		}
 		if _, bad := m.SkipList(0, kept, quantized); len(bad) > 0 {
 			b.Fatal(bad[0])
+		}
+	}
+}
+
+// TestComponentRules is about classes of diffusers that the table does not have.
+func TestComponentRules(t *testing.T) {
+	m := Unknown(Query{ModelType: "Flux9Transformer2DModel", Diffusers: true})
+	for name, quantize := range map[string]bool{
+		"transformer_blocks.0.attn.to_q.weight":                             true,
+		"transformer_blocks.0.attn.to_out.0.weight":                         true,
+		"transformer_blocks.0.ff.net.0.proj.weight":                         true,
+		"transformer_blocks.0.ff.net.2.weight":                              true,
+		"down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_k.weight": true,
+		"transformer_blocks.0.norm1.linear.weight":                          false,
+		"transformer_blocks.0.attn.to_q.bias":                               false,
+		"time_embed.0.weight":                                               false,
+		"x_embedder.weight":                                                 false,
+	} {
+		c := m.Classify(name)
+		if c.Quantize(Diffusers) != quantize || c.Quantize(Transformers5) {
+			t.Errorf("%q: %+v, want quantize %v", name, c, quantize)
+		}
+		if matrix := strings.HasSuffix(name, ".weight"); c.Module != matrix {
+			t.Errorf("%q: module %v", name, c.Module)
+		}
+		if c := m.ClassifyTensor(name, 4); c.Module || c.Quantize(Diffusers) {
+			t.Errorf("%q with four dimensions: %+v", name, c)
 		}
 	}
 }

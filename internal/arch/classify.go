@@ -199,7 +199,11 @@ func (e *entry) stranger(name string) Class {
 		}
 	}
 	c := Class{In5: e.class.in5, In4: e.class.in4, KeepFP32: e.keepFP32(name), Reason: "not a Linear of " + e.class.name}
-	if path, ok := strings.CutSuffix(name, ".weight"); ok && projection(path[strings.LastIndexByte(path, '.')+1:]) {
+	if path, ok := strings.CutSuffix(name, ".weight"); ok && e.class.typ.diffusers {
+		// The table names every matrix that is no Linear.
+		c.Module, c.Linear4, c.Stray = true, true, true
+		c.Paths, c.Paths4 = []string{path}, []string{path}
+	} else if ok && projection(path[strings.LastIndexByte(path, '.')+1:]) {
 		// A Linear by its name, of layers that the table's configs lack: the
 		// skip list must keep it.
 		c.Module, c.Linear5, c.Linear4, c.Stray = true, true, true, true

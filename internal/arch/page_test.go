@@ -15,7 +15,7 @@ import (
 
 var updatePage = flag.Bool("update", false, "write the table of docs/architectures.md in place of comparing it")
 
-// The table of docs/architectures.md follows this line.
+// The tables of docs/architectures.md follow this line.
 const pageMark = "<!-- The table below is written by: go test ./internal/arch -run Page -update -->\n"
 
 // TestPage holds docs/architectures.md and the README's count against the table.
@@ -43,15 +43,16 @@ func TestPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	count := fmt.Sprintf("%d model types", len(Types()))
-	for name, text := range map[string]string{"README.md": string(readme), docs: prose} {
-		if !strings.Contains(strings.Join(strings.Fields(text), " "), count) {
-			t.Errorf("%s does not say %q", name, count)
+	for _, count := range []string{fmt.Sprintf("%d model types", len(Types())), fmt.Sprintf("%d classes of diffusers", len(Components()))} {
+		for name, text := range map[string]string{"README.md": string(readme), docs: prose} {
+			if !strings.Contains(strings.Join(strings.Fields(text), " "), count) {
+				t.Errorf("%s does not say %q", name, count)
+			}
 		}
 	}
 }
 
-// pageTable is the table in Markdown: a row for each model type.
+// pageTable is the table in Markdown: a row for each model type, then one for each class of diffusers.
 func pageTable() string {
 	var b strings.Builder
 	b.WriteString("\n| model type | class | 5.x | 4.57 | kept | experts | towers, projectors | 5.x and 4.57 differ on |\n")
@@ -69,6 +70,16 @@ func pageTable() string {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", name, c.name, mark(info.In5), mark(info.In4),
 			strings.Join(r.kept, ", "), strings.Join(r.experts, ", "), code(r.towers), r.differ)
 	}
+	b.WriteString("\n| class of diffusers | kept in 32 bits |\n|---|---|\n")
+	var rest []string
+	for _, c := range Components() {
+		if len(c.Kept) == 0 {
+			rest = append(rest, c.Class)
+			continue
+		}
+		fmt.Fprintf(&b, "| %s | %s |\n", c.Class, code(c.Kept))
+	}
+	fmt.Fprintf(&b, "\nEvery Linear is quantized of %s.\n", strings.Join(rest, ", "))
 	return b.String()
 }
 

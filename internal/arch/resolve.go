@@ -16,8 +16,8 @@ import (
 // of them is taken.
 func Resolve(q Query, names []string) (*Model, error) {
 	t := lookupType(q.ModelType)
-	if t == nil {
-		return nil, &UnknownError{ModelType: q.ModelType, Near: near(q.ModelType)}
+	if t == nil || t.diffusers != q.Diffusers {
+		return nil, &UnknownError{ModelType: q.ModelType, Diffusers: q.Diffusers, Near: near(q)}
 	}
 	patterns := distinctPatterns(names)
 	var c *class
@@ -29,11 +29,13 @@ func Resolve(q Query, names []string) (*Model, error) {
 	}
 	e := newEntry(c, q, names)
 	e.unlisted = e.settle(patterns)
-	return &Model{Type: t.name, Class: c.name, In5: c.in5, In4: c.in4, Notes: c.notes(), entry: e}, nil
+	return &Model{Type: t.name, Class: c.name, Diffusers: t.diffusers, In5: c.in5, In4: c.in4, Notes: c.notes(), entry: e}, nil
 }
 
 func (c *class) notes() []string {
 	switch {
+	case c.typ.diffusers:
+		return nil
 	case !c.in4:
 		return []string{"transformers 4.57 has no " + c.name + "; the result loads in 5.x only"}
 	case !c.in5:
@@ -386,7 +388,8 @@ func (e *entry) hits(names []string) int {
 }
 
 // near lists known model types that a misspelled or newer one may stand for.
-func near(name string) []string {
+func near(q Query) []string {
+	name := q.ModelType
 	type scored struct {
 		name string
 		d    int
@@ -396,6 +399,9 @@ func near(name string) []string {
 		return nil
 	}
 	for t := range blocks() {
+		if strings.Contains(diffusersText, "\ntype "+t+" ") != q.Diffusers {
+			continue
+		}
 		d := distance(name, t)
 		if d <= max(1, len(name)/4) || (len(name) > 3 && strings.HasPrefix(t, strings.TrimRight(name, "0123456789_.-"))) {
 			all = append(all, scored{t, d})

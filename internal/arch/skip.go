@@ -503,7 +503,7 @@ func (m *Model) freshHeads(list []string, quant []*pathGroup) []string {
 	}
 	if m.entry == nil {
 		// Tied to the embedding, the usual head has no tensor of its own.
-		if slices.Contains(list, "lm_head") || !free("lm_head") {
+		if m.Diffusers || slices.Contains(list, "lm_head") || !free("lm_head") {
 			return nil
 		}
 		return []string{"lm_head"}

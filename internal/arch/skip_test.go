@@ -83,6 +83,25 @@ func TestSkipListServesEveryClass(t *testing.T) {
 	}
 }
 
+// A null list does for the classes of diffusers, which keep nothing but what
+// _keep_in_fp32_modules names.
+func TestSkipListServesEveryComponent(t *testing.T) {
+	for _, info := range Components() {
+		names := lookupType(info.Class).base.names("0", "1", "2")
+		m, err := Resolve(Query{ModelType: info.Class, Diffusers: true}, names)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept, quantized := split(m, Diffusers, names)
+		if list, bad := m.SkipList(Diffusers, kept, quantized); len(list)+len(bad) > 0 {
+			t.Errorf("%s: list %q, %v; want null", info.Class, list, bad)
+		}
+		if len(quantized)+len(info.Kept) == 0 {
+			t.Errorf("%s: no Linear", info.Class)
+		}
+	}
+}
+
 func llamaTensors(t *testing.T, quantize func(name string) bool) (m *Model, kept, quantized []Tensor) {
 	t.Helper()
 	c := lookupType("llama").class("LlamaForCausalLM")

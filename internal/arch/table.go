@@ -10,7 +10,7 @@ import (
 // The table is text, one block a model type, after lines "alias NAME TYPE" for
 // other names:
 //
-//	type NAME FLAGS [tied=FLAGS]      FLAGS: the versions that have the type, of "5" and "4";
+//	type NAME FLAGS [tied=FLAGS]      FLAGS: the versions that have the type, of "5" and "4", or "d"
 //	                                  tied: those in which tie_word_embeddings is true by default
 //	strict NAME...                    _keep_in_fp32_modules_strict
 //	class NAME [base] [causal] [varies] [in=FLAGS] [prefix=P] [rows=TYPE/CLASS] [no=PATH,...] [keep=PATH,...] [keep5=...] [keep4=...]
@@ -44,6 +44,14 @@ import (
 //go:embed data/table.txt
 var tableText string
 
+// diffusersText has the classes of diffusers in the same grammar. Their type
+// is the _class_name of config.json and their flag "d"; what the rows say of
+// 4.57 holds for diffusers, whose rules are the same, K is a Linear that
+// _keep_in_fp32_modules keeps, and strict lists these names.
+//
+//go:embed data/diffusers.txt
+var diffusersText string
+
 // aliases maps other names of a model type to the one that has a block.
 var aliases = sync.OnceValue(func() map[string]string {
 	m := map[string]string{}
@@ -55,19 +63,21 @@ var aliases = sync.OnceValue(func() map[string]string {
 	return m
 })
 
-// blocks maps each model type to its block of tableText.
+// blocks maps each model type, and each class of diffusers, to its block.
 var blocks = sync.OnceValue(func() map[string]string {
 	m := map[string]string{}
-	rest := tableText[strings.Index(tableText, "\ntype ")+1:]
-	for rest != "" {
-		end := strings.Index(rest, "\ntype ") + 1
-		if end == 0 {
-			end = len(rest)
+	for _, text := range []string{tableText, diffusersText} {
+		rest := text[strings.Index(text, "\ntype ")+1:]
+		for rest != "" {
+			end := strings.Index(rest, "\ntype ") + 1
+			if end == 0 {
+				end = len(rest)
+			}
+			block := rest[:end]
+			rest = rest[end:]
+			name, _, _ := strings.Cut(strings.TrimPrefix(block, "type "), " ")
+			m[name] = block
 		}
-		block := rest[:end]
-		rest = rest[end:]
-		name, _, _ := strings.Cut(strings.TrimPrefix(block, "type "), " ")
-		m[name] = block
 	}
 	return m
 })
@@ -81,6 +91,7 @@ var parsed = struct {
 type modelType struct {
 	name         string
 	in5, in4     bool
+	diffusers    bool // a class of diffusers, for which in4 stands
 	tied5, tied4 bool
 	strict       []string
 	classes      []*class
@@ -238,7 +249,8 @@ func (t *modelType) parseHead(rest string) {
 		case tied:
 			t.tied5, t.tied4 = five, four
 		default:
-			t.in5, t.in4 = five, four
+			t.diffusers = strings.Contains(flags, "d")
+			t.in5, t.in4 = five, four || t.diffusers
 		}
 	}
 }

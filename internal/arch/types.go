@@ -16,11 +16,41 @@ type TypeInfo struct {
 	Notes     []string // modules on which the two versions disagree, by class
 }
 
-// Types lists the table's model types, sorted. It reads the whole table.
+// Component describes one class of diffusers in the table.
+type Component struct {
+	Class string   // as _class_name has it
+	Kept  []string // names of the modules that _keep_in_fp32_modules keeps, sorted, with "#" for numbers
+}
+
+// Components lists the table's classes of diffusers, sorted.
+func Components() []Component {
+	var out []Component
+	for _, name := range slices.Sorted(maps.Keys(blocks())) {
+		t := lookupType(name)
+		if !t.diffusers {
+			continue
+		}
+		info := Component{Class: name}
+		e := newEntry(t.base, Query{}, nil)
+		for _, weight := range t.base.names("0") {
+			if f, ok := e.find(weight); ok && f.row.k4 == 'K' {
+				info.Kept = append(info.Kept, digitless(strings.TrimSuffix(weight, ".weight"), "#"))
+			}
+		}
+		out = append(out, info)
+	}
+	return out
+}
+
+// Types lists the table's model types of transformers, sorted. It reads the
+// whole table.
 func Types() []TypeInfo {
 	var out []TypeInfo
 	for _, name := range slices.Sorted(maps.Keys(blocks())) {
 		t := lookupType(name)
+		if t.diffusers {
+			continue
+		}
 		info := TypeInfo{ModelType: name, In5: t.in5, In4: t.in4}
 		for _, c := range t.classes {
 			info.Classes = append(info.Classes, c.name)

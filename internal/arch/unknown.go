@@ -35,8 +35,39 @@ var projectorParts = setOf("multi_modal_projector", "mm_projector", "merger", "m
 // must check that the tensor has two dimensions, and should say that it used
 // these rules. Conv1D cannot be told by name; the weights are taken as stored
 // [out, in].
-func Unknown(modelType string) *Model {
-	return &Model{Type: modelType, Custom: true, In5: true, In4: true}
+//
+// Of a class of diffusers, the projections of attention and feed-forward
+// layers in numbered blocks are quantized.
+func Unknown(q Query) *Model {
+	return &Model{Type: q.ModelType, Diffusers: q.Diffusers, Custom: true, In5: !q.Diffusers, In4: true}
+}
+
+// componentLeaves are names of the projections inside the blocks of diffusers'
+// transformers and UNets (diffusers models/attention.py).
+var componentLeaves = setOf(
+	"to_q", "to_k", "to_v", "to_qkv", "to_out", "to_add_out", "add_q_proj", "add_k_proj", "add_v_proj", "to_added_qkv", "proj_mlp",
+)
+
+// classifyComponent is for classes of diffusers that the table does not have.
+// Every matrix is a module to it, so that the skip list names all that is kept.
+func classifyComponent(name string) Class {
+	path, ok := strings.CutSuffix(name, ".weight")
+	if !ok {
+		return Class{In4: true, Reason: "not a weight"}
+	}
+	c := Class{In4: true, Module: true, Linear4: true, Paths: []string{path}, Paths4: []string{path}}
+	parts := strings.Split(path, ".")
+	inBlock := false
+	for i, p := range parts {
+		inBlock = inBlock || i > 0 && i < len(parts)-1 && isDigits(p)
+		if inBlock && !isDigits(p) && (componentLeaves[p] || decoderLeaves[p] || hasComponents(strings.Join(parts[i:], "."), "ff.net")) {
+			c.Quant4 = true
+		}
+	}
+	if !c.Quant4 {
+		c.Reason = "not a projection name known for the blocks of diffusers"
+	}
+	return c
 }
 
 func classifyUnknown(name string) Class {

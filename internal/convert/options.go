@@ -133,7 +133,7 @@ type Options struct {
 	Storage      string // quant_storage: "" is uint8; "bfloat16", "float16", "float32"
 	Only, Skip   []*regexp.Regexp
 	Rules        []Rule
-	Targets      arch.Target // 0: transformers 5 and 4
+	Targets      arch.Target // 0: those of the model, see arch.Model.Targets
 	Towers       bool        // quantize vision and audio towers too, as transformers would
 	PerExpert    bool        // quantize routed experts that are stored one by one, as transformers 4 would
 
@@ -197,6 +197,18 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("max shard size %d: want a positive size", o.MaxShardSize)
 	}
 	return nil
+}
+
+// forModel is o with the targets that the model's own loaders are.
+func (o Options) forModel(m *arch.Model) (*Options, error) {
+	if m == nil {
+		return &o, nil
+	}
+	var err error
+	if o.Targets, err = m.Targets(o.Targets); err != nil {
+		return nil, &OptionError{err.Error()}
+	}
+	return &o, nil
 }
 
 func (o *Options) targets() arch.Target {

@@ -132,6 +132,9 @@ func (t Totals) QuantBitsPerParam() float64 { return ratio(8*float64(t.QuantByte
 // of 64 with double quantization, 4.5 without (QLoRA, arXiv 2305.14314, section 3).
 func (t Totals) CodeBitsPerParam() float64 { return ratio(8*float64(t.CodeBytes), t.QuantParams) }
 
+// TorchDType is the run dtype as torch spells it, "bfloat16".
+func (p *Plan) TorchDType() string { return torchName(p.RunDType) }
+
 func ratio(a float64, n int64) float64 {
 	if n == 0 {
 		return 0
@@ -175,6 +178,10 @@ func newPlan(src *checkpoint.Source, scheme *decode.Scheme, opt *Options, common
 		p.Notices = append(p.Notices, fmt.Sprintf("the source is quantized by %s: %d weights are decoded on the way", scheme.Label, len(scheme.Logical)))
 	}
 	if err := p.resolve(src, tensors); err != nil {
+		return nil, err
+	}
+	opt, err := opt.forModel(p.Model)
+	if err != nil {
 		return nil, err
 	}
 	pol := newPolicy(opt, p.Model)
@@ -227,9 +234,9 @@ func (p *Plan) resolve(src *checkpoint.Source, tensors []logical) error {
 	}
 	p.Model, err = arch.Resolve(q, names)
 	if err != nil {
-		p.Model = arch.Unknown(q.ModelType)
+		p.Model = arch.Unknown(q)
 		p.Notices = append(p.Notices, fmt.Sprintf(
-			"%v: only tensors whose names mark them as projections of the text layers are quantized", err))
+			"%v: only tensors whose names mark them as projections of the layers are quantized", err))
 	}
 	p.Notices = append(p.Notices, p.Model.Notes...)
 	return nil
@@ -242,7 +249,7 @@ func (p *Plan) decide(src *checkpoint.Source, tensors []logical, pol *policy) er
 			return &SourceError{Path: src.Path, Tensor: t.name,
 				Msg: fmt.Sprintf("dtype %s is not supported as a source; want F64, F32, F16 or BF16 weights", t.dtype)}
 		}
-		c := pol.classify(t.name)
+		c := pol.classify(t.name, len(t.shape))
 		if c.Split && len(t.shape) == 3 {
 			parts, err := split(t, c)
 			if err != nil {

@@ -151,8 +151,11 @@ func TestPlanRefuses(t *testing.T) {
 		{"odd storage", llamaConfig, append([]testTensor{bf16("model.layers.0.mlp.up_proj.weight", 3, 3)}, tinyLlama...),
 			Options{Storage: "bfloat16"}, "model.layers.0.mlp.up_proj.weight", false},
 		{"gptq", `{"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}`, tinyLlama, Options{}, "already quantized by GPTQ 4-bit", false},
-		{"diffusers component", `{"_class_name": "UNet2DConditionModel"}`, []testTensor{bf16("mid_block.attn.to_q.weight", 64, 64)}, Options{},
+		{"no model_type", `{"dtype": "bfloat16"}`, []testTensor{bf16("mid_block.attn.to_q.weight", 64, 64)}, Options{},
 			"nothing to quantize in a model whose config.json names no model_type", false},
+		{"diffusers model for transformers", fluxConfig, tinyFlux, Options{Targets: arch.Transformers5 | arch.Diffusers},
+			"transformers5 cannot load FluxTransformer2DModel, a class of diffusers", true},
+		{"list that diffusers cannot read", fluxConfig, tinyFlux, Options{Skip: []*regexp.Regexp{re("^proj_out")}}, "no llm_int8_skip_modules list serves every loader", false},
 		{"bad block", llamaConfig, tinyLlama, Options{Spec: Spec{BlockSize: 63}}, "63", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {

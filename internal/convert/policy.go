@@ -50,11 +50,11 @@ func isFloat(d safetensors.DType) bool {
 }
 
 // classify looks the tensor up in the table of architectures.
-func (p *policy) classify(name string) arch.Class {
+func (p *policy) classify(name string, dims int) arch.Class {
 	if p.model == nil {
 		return arch.Class{}
 	}
-	return p.model.Classify(name)
+	return p.model.ClassifyTensor(name, dims)
 }
 
 // decide is called once for each logical tensor of the source.

@@ -3,6 +3,7 @@ package convert
 import (
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/bnb"
@@ -72,7 +73,7 @@ func (p *Plan) nothing(opt *Options) error {
 	e := &SourceError{Path: p.Source.Path, Msg: "nothing to quantize: " + strings.Join(most, "; ")}
 	if p.Model != nil {
 		what := "a " + p.Model.Type
-		if p.Model.Type == "" { // diffusers has _class_name in its place
+		if p.Model.Type == "" {
 			what = "a model whose config.json names no model_type"
 			e.Hint = "a weights file with no config.json beside it is quantized by the names and shapes of its tensors"
 		}
@@ -216,7 +217,10 @@ func (p *Plan) directory(dtype string, quantization []byte) error {
 	if p.config == nil {
 		return nil
 	}
-	edits := append(p.config.RemoveQuantization(), p.config.SetDType(dtype)...)
+	edits := p.config.RemoveQuantization()
+	if p.Model == nil || !p.Model.Diffusers { // diffusers would take dtype for an argument of the class
+		edits = append(edits, p.config.SetDType(dtype)...)
+	}
 	if quantization != nil {
 		edits = append(edits, checkpoint.Set("quantization_config", quantization))
 	}
@@ -228,13 +232,32 @@ func (p *Plan) directory(dtype string, quantization []byte) error {
 	return err
 }
 
-// AutoClass names the class of transformers that loads the output, and says
-// whether it is a model to train with a task.
-func (p *Plan) AutoClass() (class string, task bool) {
+// LoadClass names the class that loads the output and the Python package that
+// has it, "" for a bare file, and says whether it is a model to train with a
+// task.
+func (p *Plan) LoadClass() (pkg, class string, task bool) {
 	if p.config == nil {
-		return "", false
+		return "", "", false
 	}
-	archs := p.config.Architectures()
+	if p.Model != nil && p.Model.Diffusers {
+		return "diffusers", identifier(p.Model.Type), false
+	}
+	class, task = autoClass(p.config.Architectures())
+	return "transformers", identifier(class), task
+}
+
+// identifier is the name of a class as config.json has it, or AutoModel, which
+// both packages have, if it is not one of Python's names.
+func identifier(class string) string {
+	for i, r := range class {
+		if r != '_' && !unicode.IsLetter(r) && (i == 0 || !unicode.IsDigit(r)) {
+			return "AutoModel"
+		}
+	}
+	return class
+}
+
+func autoClass(archs []string) (class string, task bool) {
 	if len(archs) == 0 {
 		return "AutoModel", false
 	}

@@ -71,7 +71,7 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 		it := Item{Name: t.Name, File: t.Shard.Name, DType: t.DType, Shape: t.Shape, Source: t, SrcBytes: t.Size(),
 			Out: t.DType, elem: kernelElem(t.DType), index: len(p.Items)}
 		if p.Model != nil {
-			it.Class = p.Model.Classify(t.Name)
+			it.Class = p.Model.ClassifyTensor(t.Name, len(t.Shape))
 		}
 		if w := weights[t.Name]; w != nil {
 			if err := it.unpack(w); err != nil {

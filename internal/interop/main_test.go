@@ -20,11 +20,12 @@ type environment struct {
 	stock bool // the native CPU library as installed, in place of bitsandbytes' default backend: see py/common.py
 }
 
-// The environments are named after their transformers.
+// The environments are named after their transformers, or what they have beside it.
 var (
 	t5           = environment{name: "t5"}
 	t4           = environment{name: "t4"}
 	environments = []environment{t5, t4}
+	diffusers    = environment{name: "diffusers"} // it has transformers 5 too
 	stock        = []environment{{"t5", true}, {"t4", true}}
 )
 
@@ -68,7 +69,7 @@ func run(m *testing.M) (int, error) {
 		return 0, fmt.Errorf("find the test's own source")
 	}
 	root = filepath.Dir(filepath.Dir(filepath.Dir(file)))
-	for _, env := range environments {
+	for _, env := range append(environments, diffusers) {
 		check := exec.Command(env.python(), script("versions.py"), script("requirements-"+env.name+".txt"), script("requirements-nodeps.txt"))
 		if out, err := check.CombinedOutput(); err != nil {
 			return 0, fmt.Errorf("environment %s (make it with internal/interop/setup.sh): %w\n%s", env, err, out)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the Python environments of the interop tests, outside the checkout, and reuses those whose versions match.
 #
-#   setup.sh           t5 and t4, for go test -tags interop ./internal/interop
+#   setup.sh           t5, t4 and diffusers, for go test -tags interop ./internal/interop
 #   setup.sh --bench   ort too, for internal/interop/bench
 #
 # NF4KIT_INTEROP_HOME is where they go (default ~/.cache/nf4kit), NF4KIT_INTEROP_PYTHON the interpreter (default python3).
@@ -51,15 +51,17 @@ if ! matches t5 requirements-t5.txt requirements-nodeps.txt; then
 	remade=true
 fi
 
-# t4's own packages come first on its path, t5's after them. They go in before the .pth file: pip would otherwise look
-# at t5's as its own.
-if $remade || ! matches t4 requirements-t4.txt requirements-nodeps.txt; then
-	make t4
-	pip t4 --no-deps -r "$py/requirements-t4.txt"
-	site=$("$home/t4/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-	"$home/t5/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$site/t5.pth"
-	matches t4 requirements-t4.txt requirements-nodeps.txt
-fi
+# The packages of t4 and diffusers come first on their path, t5's after them. They go in before the .pth file: pip would
+# otherwise look at t5's as its own.
+for env in t4 diffusers; do
+	if $remade || ! matches $env requirements-$env.txt requirements-nodeps.txt; then
+		make $env
+		pip $env --no-deps -r "$py/requirements-$env.txt"
+		site=$("$home/$env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+		"$home/t5/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$site/t5.pth"
+		matches $env requirements-$env.txt requirements-nodeps.txt
+	fi
+done
 
 # Only read by the tests, and vLLM itself is not wanted.
 plugin=vllm-bnb-plugin==0.0.3

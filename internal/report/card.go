@@ -16,7 +16,9 @@ type Card struct {
 	Format    string   // in words: "NF4, block size 64, double quantization"
 	Bits      float64  // per parameter of the whole checkpoint
 	Saved     float64  // share of the source's bytes, in percent
-	AutoClass string   // of transformers, "AutoModelForCausalLM"; "" leaves loading out
+	Package   string   // of Python, that loads it: "transformers" or "diffusers"
+	Class     string   // of Package, "AutoModelForCausalLM"; "" leaves loading out
+	DType     string   // the model's, in torch's spelling
 }
 
 // maxCard bounds a source's README; cards have some 100 kB.
@@ -87,8 +89,12 @@ func (c *Card) body(b *bytes.Buffer, base string, r *Report) {
 		of = fmt.Sprintf("[%s](https://huggingface.co/%s)", oneLine(base), oneLine(base))
 	}
 	fmt.Fprintf(b, "%s in 4 bits: %s; %.3f bits per parameter in all, %.1f %% smaller. Written by %s.\n", of, c.Format, c.Bits, c.Saved, oneLine(r.Tool))
-	if c.AutoClass != "" {
-		fmt.Fprintf(b, "\n```python\nfrom transformers import %[1]s\n\nmodel = %[1]s.from_pretrained(%[2]q, device_map=\"auto\")\n```\n", c.AutoClass, oneLine(c.Name))
+	switch {
+	case c.Class == "":
+	case c.Package == "diffusers":
+		fmt.Fprintf(b, "\n```python\nimport torch\nfrom diffusers import %[1]s\n\nmodel = %[1]s.from_pretrained(%[2]q, torch_dtype=torch.%[3]s)\n```\n", c.Class, oneLine(c.Name), c.DType)
+	default:
+		fmt.Fprintf(b, "\n```python\nfrom %[1]s import %[2]s\n\nmodel = %[2]s.from_pretrained(%[3]q, device_map=\"auto\")\n```\n", c.Package, c.Class, oneLine(c.Name))
 	}
 	if len(r.Formats) == 0 {
 		return

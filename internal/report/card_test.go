@@ -10,7 +10,7 @@ import (
 
 func TestModelCard(t *testing.T) {
 	r := sample(t)
-	c := Card{Name: "model-nf4", BaseModel: "a/model", Tags: []string{"nf4"}, Format: "NF4, block size 64", Bits: 5.1, Saved: 68.2, AutoClass: "AutoModelForCausalLM"}
+	c := Card{Name: "model-nf4", BaseModel: "a/model", Tags: []string{"nf4"}, Format: "NF4, block size 64", Bits: 5.1, Saved: 68.2, Package: "transformers", Class: "AutoModelForCausalLM"}
 	for _, k := range []struct {
 		name, source string
 		card         Card

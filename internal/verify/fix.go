@@ -13,13 +13,10 @@ import (
 // Fix composes the config.json that says what the tensors of src are:
 // quantization_config with type, double quantization and storage as the weights
 // have them and a skip list that keeps exactly the plain modules plain in every
-// loader of the targets (0: transformers 5 and 4). It changes nothing else, and
+// loader of the targets (0: those of the model, see [arch.Model.Targets]). It changes nothing else, and
 // returns nil if config.json says all that already. What only other tensors
 // could mend is an error.
 func Fix(src *checkpoint.Source, targets arch.Target) ([]byte, error) {
-	if targets == 0 {
-		targets = arch.Transformers5 | arch.Transformers4
-	}
 	if src.Config == nil {
 		return nil, &convert.SourceError{Path: src.Path, Msg: "there is no config.json to mend",
 			Hint: "copy that of the model it was made of"}
@@ -48,11 +45,14 @@ func Fix(src *checkpoint.Source, targets arch.Target) ([]byte, error) {
 	}
 	model, err := arch.Resolve(query, names)
 	if err != nil {
-		model = arch.Unknown(query.ModelType)
+		model = arch.Unknown(query)
+	}
+	if targets, err = model.Targets(targets); err != nil {
+		return nil, &convert.OptionError{Msg: err.Error()}
 	}
 	var kept, quantized []arch.Tensor
 	for _, t := range groups.Plain {
-		if c := model.Classify(t.Name); c.Module {
+		if c := model.ClassifyTensor(t.Name, len(t.Shape)); c.Module {
 			kept = append(kept, arch.Tensor{Name: t.Name, Class: c})
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -200,9 +201,15 @@ func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, gr
 		r.find(bnb.Notice, "config.json", "", "%v: the skip list is not checked", err)
 		return nil
 	}
+	if targets, err = model.Targets(targets); err != nil {
+		return &convert.OptionError{Msg: err.Error()}
+	}
+	if targets == arch.Transformers5 && !model.In5 || targets == arch.Transformers4 && !model.In4 {
+		r.find(bnb.Warning, "config.json", "", "architectures: %s has no %s", targets, model.Class)
+	}
 	var kept, quantized []arch.Tensor
 	for _, t := range groups.Plain {
-		if c := model.Classify(t.Name); c.Module {
+		if c := model.ClassifyTensor(t.Name, len(t.Shape)); c.Module {
 			kept = append(kept, arch.Tensor{Name: t.Name, Class: c})
 		}
 	}

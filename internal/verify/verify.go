@@ -42,7 +42,7 @@ type Finding struct {
 // Options say what is checked. The zero value checks everything that needs no
 // source, for transformers 5 and 4.
 type Options struct {
-	Targets       arch.Target        // 0: transformers 5 and 4
+	Targets       arch.Target        // 0: those of the model, see arch.Model.Targets
 	StructureOnly bool               // headers and records alone
 	Source        *checkpoint.Source // derive every code and constant from it again; nil: do not
 	Stream        stream.Options
@@ -86,9 +86,6 @@ func (r *Report) find(s bnb.Severity, file, tensor, format string, args ...any) 
 // reading, of a checkpoint without any 4-bit weight, or of a source that
 // cannot be opened as one.
 func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, error) {
-	if opt.Targets == 0 {
-		opt.Targets = arch.Transformers5 | arch.Transformers4
-	}
 	groups, err := bnb.Group(convert.BnbTensors(src))
 	if err != nil {
 		return nil, err

@@ -1,5 +1,5 @@
 // Classify answers, for the checks in gen, what package arch makes of a
-// checkpoint: it reads JSON objects {config, names, targets, towers} from
+// checkpoint: it reads JSON objects {config, names, targets, towers, keep} from
 // stdin and writes one {class, quantized, list, bad} for each. A null list
 // means that llm_int8_skip_modules can stay null.
 package main
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 )
@@ -19,6 +20,7 @@ type request struct {
 	Names   []string        `json:"names"`
 	Targets []string        `json:"targets"`
 	Towers  bool            `json:"towers"` // quantize towers and projectors too
+	Keep    []string        `json:"keep"`   // names that are kept whatever they are
 }
 
 type answer struct {
@@ -71,7 +73,7 @@ func classify(r request) answer {
 	for _, name := range r.Names {
 		c := m.Classify(name)
 		switch {
-		case c.Quantize(targets) && (r.Towers || !c.Tower && !c.Projector):
+		case !slices.Contains(r.Keep, name) && c.Quantize(targets) && (r.Towers || !c.Tower && !c.Projector):
 			quantized = append(quantized, arch.Tensor{Name: name, Class: c})
 			a.Quantized = append(a.Quantized, name)
 		case c.Module:
