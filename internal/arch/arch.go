@@ -162,6 +162,26 @@ func (c Class) Quantize(t Target) bool {
 	}
 }
 
+// Unloadable returns those of the targets that cannot load the tensor packed
+// into 4 bits, and why: they have no Linear there to convert, or move its
+// weights about while loading. vLLM and SGLang have modules of their own, of
+// which the table says nothing.
+func (c Class) Unloadable(t Target) (by Target, why string) {
+	if c.Embedding {
+		return t, "an embedding is never packed"
+	}
+	if t&Transformers5 != 0 && c.In5 && (c.FusedBy5 || len(c.Paths5) > 0 && !c.Linear5) {
+		by |= Transformers5
+	}
+	if four := t & (Transformers4 | Diffusers); c.In4 && len(c.Paths4) > 0 && !c.Linear4 {
+		by |= four
+	}
+	if by != 0 {
+		why = c.Reason
+	}
+	return by, why
+}
+
 // Model is the entry of the table chosen for one checkpoint.
 type Model struct {
 	Type      string   // model_type, or the class of diffusers

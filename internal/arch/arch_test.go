@@ -371,6 +371,37 @@ func BenchmarkClassify(b *testing.B) {
 	}
 }
 
+// TestUnloadable is about packed weights that a version has no Linear for, or takes apart.
+func TestUnloadable(t *testing.T) {
+	const both = Transformers5 | Transformers4
+	for _, c := range []struct {
+		query  Query
+		name   string
+		target Target
+		by     Target
+		why    string
+	}{
+		{Query{ModelType: "mixtral"}, "model.layers.0.block_sparse_moe.experts.0.w1.weight", both, Transformers5, "fuses the experts"},
+		{Query{ModelType: "mixtral"}, "model.layers.0.block_sparse_moe.experts.0.w1.weight", Transformers4 | VLLM, 0, ""},
+		{Query{ModelType: "mixtral"}, "model.layers.0.self_attn.q_proj.weight", both, 0, ""},
+		{Query{ModelType: "falcon"}, "transformer.h.0.mlp.dense_4h_to_h.weight", both, Transformers5, "a subclass of Linear"},
+		{Query{ModelType: "t5"}, "decoder.block.0.layer.2.DenseReluDense.wo.weight", both, both, "in 32 bits"},
+		{Query{ModelType: "llama"}, "model.embed_tokens.weight", both, both, "embedding"},
+		{Query{ModelType: "gpt2"}, "h.0.attn.c_attn.weight", both | VLLM, 0, ""},
+		{Query{ModelType: "WanTransformer3DModel", Diffusers: true}, "condition_embedder.time_embedder.linear_1.weight", Diffusers, Diffusers, "in 32 bits"},
+		{Query{ModelType: "WanTransformer3DModel", Diffusers: true}, "blocks.0.attn1.to_q.weight", Diffusers, 0, ""},
+	} {
+		m, err := Resolve(c.query, []string{c.name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		by, why := m.Classify(c.name).Unloadable(c.target)
+		if by != c.by || !strings.Contains(why, c.why) || (why == "") != (by == 0) {
+			t.Errorf("%s for %s: %s, %q; want %s, %q", c.name, c.target, by, why, c.by, c.why)
+		}
+	}
+}
+
 // TestComponentRules is about classes of diffusers that the table does not have.
 func TestComponentRules(t *testing.T) {
 	m := Unknown(Query{ModelType: "Flux9Transformer2DModel", Diffusers: true})

@@ -216,6 +216,7 @@ func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, gr
 	for _, w := range groups.Weights {
 		quantized = append(quantized, arch.Tensor{Name: w.Name, Class: model.Classify(w.Name)})
 	}
+	r.unloadable(targets, quantized)
 	violations := arch.CheckSkip(qc.SkipModules, targets, kept, quantized)
 	if qc.SkipModules == nil { // null: the defaults of each loader
 		violations = model.CheckNull(targets, kept, quantized)
@@ -228,4 +229,29 @@ func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, gr
 		r.find(bnb.Warning, "config.json", "", "llm_int8_skip_modules: in %s the plain weight of %s is taken for quantized: no entry matches", v.Loader, v.Path)
 	}
 	return nil
+}
+
+// unloadable reports packed weights for which a loader has no Linear, one finding for each set of loaders and reason.
+func (r *Report) unloadable(targets arch.Target, quantized []arch.Tensor) {
+	type cause struct {
+		by  arch.Target
+		why string
+	}
+	var causes []cause
+	first, count := map[cause]string{}, map[cause]int{}
+	for _, t := range quantized {
+		by, why := t.Class.Unloadable(targets)
+		if by == 0 {
+			continue
+		}
+		c := cause{by, why}
+		if count[c] == 0 {
+			causes = append(causes, c)
+			first[c] = t.Name
+		}
+		count[c]++
+	}
+	for _, c := range causes {
+		r.find(bnb.Warning, "", first[c], "packed weight: %s cannot load it (%d such weights): %s", c.by, count[c], c.why)
+	}
 }
