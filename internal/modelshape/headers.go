@@ -180,7 +180,7 @@ func (m *Model) readStack() {
 	inter, _, n := find("mlp.up_proj.weight")
 	_, _, gates := find("mlp.gate_proj.weight")
 	if layers == 0 || kv == 0 || h == 0 {
-		m.Notes = append(m.Notes, "no config.json and no names like Llama's: activations are left out")
+		m.Notes = append(m.Notes, "neither a config.json of a known model type nor names like Llama's: activations are left out")
 		return
 	}
 	*s = Stack{Layers: layers, Hidden: h, Vocab: vocab, Inter: inter, Gated: n > 0 && gates == n, RMSNorm: true, Norms: 2}
