@@ -202,7 +202,8 @@ func (e *entry) stranger(name string) Class {
 	if path, ok := strings.CutSuffix(name, ".weight"); ok && e.class.typ.diffusers {
 		// The table names every matrix that is no Linear.
 		c.Module, c.Linear4, c.Stray = true, true, true
-		c.Paths, c.Paths4 = []string{path}, []string{path}
+		c.Paths4 = distinct(path, renamedAttention(path))
+		c.Paths = c.Paths4
 	} else if ok && projection(path[strings.LastIndexByte(path, '.')+1:]) {
 		// A Linear by its name, of layers that the table's configs lack: the
 		// skip list must keep it.

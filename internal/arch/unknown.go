@@ -48,6 +48,18 @@ var componentLeaves = setOf(
 	"to_q", "to_k", "to_v", "to_qkv", "to_out", "to_add_out", "add_q_proj", "add_k_proj", "add_v_proj", "to_added_qkv", "proj_mlp",
 )
 
+// renamedAttention is the path of a projection that the attention blocks of the
+// first autoencoders and UNets called otherwise, or "". diffusers renames the
+// weight while it loads, but not what lies beside a packed one (models/
+// modeling_utils.py, _fix_state_dict_keys_on_load).
+func renamedAttention(path string) string {
+	i := strings.LastIndexByte(path, '.') + 1
+	if now := map[string]string{"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}[path[i:]]; now != "" {
+		return path[:i] + now
+	}
+	return ""
+}
+
 // classifyComponent is for classes of diffusers that the table does not have.
 // Every matrix is a module to it, so that the skip list names all that is kept.
 func classifyComponent(name string) Class {
@@ -55,12 +67,13 @@ func classifyComponent(name string) Class {
 	if !ok {
 		return Class{In4: true, Reason: "not a weight"}
 	}
-	c := Class{In4: true, Module: true, Linear4: true, Paths: []string{path}, Paths4: []string{path}}
+	paths := distinct(path, renamedAttention(path))
+	c := Class{In4: true, Module: true, Linear4: true, Paths: paths, Paths4: paths}
 	parts := strings.Split(path, ".")
 	inBlock := false
 	for i, p := range parts {
 		inBlock = inBlock || i > 0 && i < len(parts)-1 && isDigits(p)
-		if inBlock && !isDigits(p) && (componentLeaves[p] || decoderLeaves[p] || hasComponents(strings.Join(parts[i:], "."), "ff.net")) {
+		if inBlock && len(paths) == 1 && !isDigits(p) && (componentLeaves[p] || decoderLeaves[p] || hasComponents(strings.Join(parts[i:], "."), "ff.net")) {
 			c.Quant4 = true
 		}
 	}

@@ -57,6 +57,10 @@ func TestComponent(t *testing.T) {
 			f32("mid_block.attentions.0.proj_in.weight", 32, 32), f32("class_embedding.weight", 16, 16)}, Options{},
 			[]string{"mid_block.attentions.0.proj_in.weight"},
 			map[string]safetensors.DType{"class_embedding.weight": safetensors.BF16}, []string{"class_embedding"}, ""},
+		{"attention by its old names", `{"_class_name": "AutoencoderKL"}`, []testTensor{
+			f32("decoder.mid_block.attentions.0.query.weight", 32, 32), f32("encoder.mid_block.attentions.0.to_v.weight", 32, 32)}, Options{},
+			[]string{"encoder.mid_block.attentions.0.to_v.weight"},
+			map[string]safetensors.DType{"decoder.mid_block.attentions.0.query.weight": safetensors.BF16}, []string{"decoder"}, ""},
 		{"kept in float32", `{"_class_name": "WanTransformer3DModel"}`, []testTensor{
 			f32("condition_embedder.time_embedder.linear_1.weight", 32, 32), f32("blocks.0.norm2.weight", 32), f32("blocks.0.attn1.norm_q.weight", 32),
 			f32("blocks.0.attn1.to_q.weight", 32, 32), f32("scale_shift_table", 1, 2, 32)}, Options{},

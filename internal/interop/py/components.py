@@ -6,9 +6,12 @@ A case with "list": the answer has the "names" of MODELS. A case {"model", "out"
 diffusers asks for a GPU before it quantizes, and for nothing that needs one; these two questions are left out here.
 """
 
+import os
+
 import common  # sets up the environment before anything else is imported
 import compare
 import diffusers
+import safetensors.torch
 import torch
 from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer
 
@@ -109,6 +112,19 @@ MODELS = {
         "freq_dim": 256, "ffn_dim": 32, "num_layers": 2, "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 32},
         {"hidden_states": lambda: rand(1, 4, 2, 16, 16), "timestep": step, "encoder_hidden_states": lambda: rand(1, 6, 16)}),
 }
+MODELS["unet-old"] = ("UNet2DModel", {
+    "block_out_channels": [32, 64], "layers_per_block": 1, "sample_size": 16, "norm_num_groups": 8, "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}, {"sample": lambda: rand(1, 3, 16, 16), "timestep": step})
+
+# What attention blocks called their projections before diffusers 0.13; written to the sources of models called "-old".
+OLD_NAMES = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+
+
+def rename(path):
+    tensors = safetensors.torch.load_file(path)
+    for new, old in OLD_NAMES.items():
+        tensors = {k.replace(new, old): v for k, v in tensors.items()}
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
 
 
 def load(model, path, **kwargs):
@@ -137,6 +153,8 @@ def handle(case):
             if not p.any():  # modules that start as zero, which hide what lies before them
                 torch.nn.init.normal_(p, std=0.02)
         model.save_pretrained(case["out"], max_shard_size=case["max_shard_size"])
+        if name.endswith("-old"):
+            rename(os.path.join(case["out"], "diffusion_pytorch_model.safetensors"))
         return {"error": ""}
     ours, keys = load(name, case["converted"])
     theirs, _ = load(name, case["source"], quantization_config=diffusers.BitsAndBytesConfig(
