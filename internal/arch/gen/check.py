@@ -8,7 +8,9 @@ For every class of every model type, in several variants of its config:
      projectors kept), transformers replaces exactly the modules whose tensors
      arch quantizes.
 
-Usage: check.py CLASSIFY [TYPE...]    CLASSIFY: the built gen/classify
+Usage: check.py CLASSIFY [--few] [TYPE...]    CLASSIFY: the built gen/classify; --few: of each type the base model
+                                              and the class that its checkpoints are likely of, alone,
+                                              with the default config and that class tied and untied
        check.py --record TYPE...      print facts for testdata/facts.json instead
 Exit status 1 if anything differs that known.txt does not name.
 """
@@ -79,9 +81,8 @@ def finite(value):
     return value
 
 
-def facts(cls, config):
+def facts(cls, config, model):
     """(config, names, those whose module is replaced with a null list and that load packed)."""
-    model = probe.build(cls, copy.deepcopy(config))
     saved, _, _ = probe.saved_names_v5(model) if V5 else probe.saved_names_v4(model)
     tied = dropped(model)
     state = set(model.state_dict())
@@ -107,7 +108,8 @@ def record(types):
         for name in keep:
             for vname, make in list(probe.config_variants(t, config_class))[:2]:
                 try:
-                    d, names, path, null = facts(found[name], make())
+                    config = make()
+                    d, names, path, null = facts(found[name], config, probe.build(found[name], copy.deepcopy(config)))
                 except Exception as e:
                     print(t, name, vname, e, file=sys.stderr)
                     continue
@@ -127,8 +129,8 @@ def record(types):
     print("]}")
 
 
-def check_variant(arch, cls, config):
-    d, names, path, null = facts(cls, config)
+def check_variant(arch, cls, config, model):
+    d, names, path, null = facts(cls, config, model)
     problems = []
 
     got = arch.ask(d, names, ["transformers5" if V5 else "transformers4"], True)
@@ -154,14 +156,30 @@ def check_variant(arch, cls, config):
     return problems
 
 
-def check_type(arch, t):
+HEADS = ["ForConditionalGeneration", "ForMaskedLM", "ForCausalLM", "LMHeadModel", "ForPreTraining", "ForCTC"]
+
+
+def few_classes(found, bases):
+    """The base models of a type with the class that its checkpoints are likely of, and that class."""
+    names = [n for suffix in HEADS for n in sorted(found) if n.endswith(suffix)] + [n for n in sorted(found) if n not in bases]
+    main = names[0] if names else None
+    return {n: c for n, c in found.items() if n in bases or n == main}, main
+
+
+def check_type(arch, t, few):
     config_class = probe.configuration_auto.CONFIG_MAPPING[t]
     found, _ = probe.classes_of(t, config_class)
     variants = list(probe.config_variants(t, config_class))
+    main = None
+    if few:
+        base = probe.modeling_auto.MODEL_MAPPING_NAMES.get(t)
+        found, main = few_classes(found, [base] if isinstance(base, str) else base or [])
     count = 0
     for name, cls in sorted(found.items()):
         seen = set()
         for vname, make in variants:
+            if few and vname != "default" and (vname != "tie" or name != main):
+                continue
             try:
                 config = make()
                 model = probe.build(cls, copy.deepcopy(config))
@@ -175,7 +193,7 @@ def check_type(arch, t):
             seen.add(sig)
             count += 1
             try:
-                problems = check_variant(arch, cls, config)
+                problems = check_variant(arch, cls, config, model)
             except AttributeError as e:
                 if "all_tied_weights_keys" in str(e):
                     continue  # transformers' own quantizer cannot take such a class
@@ -200,13 +218,14 @@ def main():
         return
     arch = Arch(sys.argv[1])
     known = known_exceptions()
-    types = sys.argv[2:] or probe.model_types()
+    few = sys.argv[2:3] == ["--few"]
+    types = sys.argv[3 if few else 2:] or probe.model_types()
     failed = total = 0
     for t in types:
         if (t, "*", "all") in known:
             continue
         try:
-            for count, cls, variant, what, detail in check_type(arch, t):
+            for count, cls, variant, what, detail in check_type(arch, t, few):
                 if cls is None:
                     total += count
                     continue
