@@ -1,6 +1,8 @@
 package arch
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -91,6 +93,21 @@ func TestSeries(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, c.Paths4); diff != "" {
 			t.Errorf("%s in 4.57 (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// TestThinnedSeries is about a series of which the table has the first, the second and the last, and whose path has the number alone.
+func TestThinnedSeries(t *testing.T) {
+	m, err := Resolve(Query{ModelType: "inkling_mm_model", Architectures: []string{"InklingModel"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"linear_0", "linear_7", "linear_23", "linear_24"} {
+		c := m.Classify("vision_tower.layers." + name + ".weight")
+		want := "vision_tower.encoder_layers." + strings.TrimPrefix(name, "linear_") + ".projection"
+		if !c.Quant5 || !slices.Contains(c.Paths5, want) {
+			t.Errorf("%s: %+v, want %s", name, c, want)
 		}
 	}
 }

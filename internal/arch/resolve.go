@@ -179,7 +179,7 @@ type found struct {
 // under its prefix, and in the base model's without it, since loaders add it.
 func (e *entry) find(name string) (found, bool) {
 	parts := strings.Split(name, ".")
-	weight := parts[len(parts)-1] == "weight"
+	weight := len(parts) > 1 && parts[len(parts)-1] == "weight"
 	if weight {
 		parts = parts[:len(parts)-1]
 	}
@@ -296,25 +296,32 @@ func (e *entry) nested(m *include) *class {
 // minSeries is how many members a series has at least: as many as the layers and experts of the generator's models.
 const minSeries = 4
 
-// series returns the last of n's components expert_0, expert_1, ... if component goes on with them. The generator's models are
-// small; the next members of a ModuleDict are like those it has.
+// series returns the last of n's components expert_0, expert_1, ... if component is another of them. The generator's models
+// are small, and of many like tensors the table has the first, the second and the last; all members of a ModuleDict are alike.
 func (n *node) series(component string) (last string, ok bool) {
 	i := strings.LastIndexByte(component, '_') + 1
-	if i == 0 || !isDigits(component[i:]) || n.kids[component] != nil {
+	if i == 0 || !isDigits(component[i:]) || n.kids[component] != nil || n.kids[component[:i]+"0"] == nil || n.kids[component[:i]+"1"] == nil {
 		return "", false
 	}
-	members := 0
-	for n.kids[component[:i]+strconv.Itoa(members)] != nil {
-		members++
+	most := 1
+	for name := range n.kids {
+		if number, ok := strings.CutPrefix(name, component[:i]); ok && isDigits(number) {
+			if m, err := strconv.Atoi(number); err == nil {
+				most = max(most, m)
+			}
+		}
 	}
-	return component[:i] + strconv.Itoa(members-1), members >= minSeries
+	return component[:i] + strconv.Itoa(most), most >= minSeries-1
 }
 
-// swapComponent replaces the component old of a path by another.
+// swapComponent replaces the component old of a path by another, or where the path has only its number (linear_23 is
+// encoder_layers.23.projection), the number.
 func swapComponent(path, old, by string) string {
 	parts := strings.Split(path, ".")
 	if i := slices.Index(parts, old); i >= 0 {
 		parts[i] = by
+	} else if i := slices.Index(parts, old[strings.LastIndexByte(old, '_')+1:]); i >= 0 {
+		parts[i] = by[strings.LastIndexByte(by, '_')+1:]
 	}
 	return strings.Join(parts, ".")
 }

@@ -207,7 +207,7 @@ func (m *Model) CheckNull(t Target, kept, quantized []Tensor) []Violation {
 //
 // Entries are the shortest names that match nothing else: a leaf (lm_head), a
 // component (visual, which serves 4.57 and vLLM), a path (model.visual, which
-// 5.x needs), and only then paths with layer numbers.
+// 5.x needs), and only then a path with "$" and paths with layer numbers.
 func (m *Model) SkipList(t Target, kept, quantized []Tensor) (list []string, bad []Violation) {
 	loaders := t.loaders()
 	keep, quant := groups(kept, loaders), groups(quantized, loaders)
@@ -282,7 +282,32 @@ func cover(keep, quant []*pathGroup) []string {
 			g.covered = g.covered || g.all(&best.entry)
 		}
 	}
+	list = append(list, coverAnywhere(keep, usable, MaxSkip-len(list))...)
 	return append(list, coverMembers(keep, usable, MaxSkip-len(list))...)
+}
+
+// coverAnywhere covers, for transformers 5, modules in layers whose numbers no
+// tensor tells (the blocks that Zamba's layers share) with regular expressions
+// for a run of components wherever in a path it is.
+func coverAnywhere(keep []*pathGroup, usable func(*skipEntry) bool, room int) []string {
+	var list []string
+	for _, g := range keep {
+		if g.covered || !strings.Contains(g.members[0], "#") || g.loader != LoaderT50 && g.loader != LoaderT521 {
+			continue
+		}
+		for _, text := range candidates(g.pattern) {
+			e := newSkipEntry(".*" + text)
+			if len(list) == room || !g.all(&e) || !usable(&e) {
+				continue
+			}
+			list = append(list, e.text)
+			for _, other := range keep {
+				other.covered = other.covered || other.all(&e)
+			}
+			break
+		}
+	}
+	return list
 }
 
 // settle finds what both versions quantize and no list can keep apart from a
@@ -386,7 +411,9 @@ func better(gainA int, a string, gainB int, b string) bool {
 }
 
 // candidates lists the names that may stand for all paths of a pattern: every
-// run of its components without a number.
+// run of its components without a number, and a whole path with "$", which
+// transformers 5 reads as a regular expression. Only that keeps JEV's proj, which
+// as a name is also the end of q_proj.
 func candidates(pattern string) []string {
 	parts := strings.Split(pattern, ".")
 	var out []string
@@ -394,6 +421,9 @@ func candidates(pattern string) []string {
 		for j := i; j < len(parts) && parts[j] != "#"; j++ {
 			out = append(out, strings.Join(parts[i:j+1], "."))
 		}
+	}
+	if !strings.Contains(pattern, "#") {
+		out = append(out, pattern+"$")
 	}
 	return out
 }

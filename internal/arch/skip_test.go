@@ -273,3 +273,39 @@ func TestSkipListOfSplitParameter(t *testing.T) {
 		t.Errorf("list %q: %v", list, bad)
 	}
 }
+
+// TestSkipListExpressions is about modules that no name tells from others in transformers 5.
+func TestSkipListExpressions(t *testing.T) {
+	for _, c := range []struct {
+		query Query
+		names []string
+		want  string // an entry
+	}{
+		// "proj" is the end of q_proj; the tensor itself is called "weight".
+		{Query{ModelType: "jev", Architectures: []string{"JevForDecision"}, Sub: map[string]string{"text_config": "qwen3_5_text"}},
+			[]string{"weight", "bias", "model.layers.3.self_attn.q_proj.weight", "model.layers.3.mlp.up_proj.weight"}, "proj$"},
+		// Of the three layers that share two blocks the last has no tensors, and the second's block is not tied.
+		{Query{ModelType: "zamba2", Architectures: []string{"Zamba2ForCausalLM"}},
+			[]string{"model.layers.1.shared_transformer.self_attn.q_proj.weight", "model.layers.3.shared_transformer.self_attn.q_proj.weight",
+				"model.layers.1.linear.weight", "model.layers.5.linear.weight", "model.layers.0.mamba.in_proj.weight"}, ".*shared_transformer"},
+	} {
+		m, err := Resolve(c.query, c.names)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const both = Transformers5 | Transformers4
+		var kept, quantized []Tensor
+		for _, n := range c.names {
+			switch d := m.Classify(n); {
+			case d.Quantize(both):
+				quantized = append(quantized, Tensor{n, d})
+			case d.Module:
+				kept = append(kept, Tensor{n, d})
+			}
+		}
+		list, bad := m.SkipList(both, kept, quantized)
+		if len(kept) == 0 || len(quantized) == 0 || len(bad) > 0 || !slices.Contains(list, c.want) {
+			t.Errorf("%s: list %q of %d kept and %d quantized, %v; want %q in it", m.Class, list, len(kept), len(quantized), bad, c.want)
+		}
+	}
+}
