@@ -201,6 +201,7 @@ func newPlan(src *checkpoint.Source, scheme *decode.Scheme, opt *Options, common
 	if err := p.checkTargets(opt); err != nil {
 		return nil, err
 	}
+	p.checkReads(opt)
 	if err := p.layOut(opt); err != nil {
 		return nil, err
 	}

@@ -217,6 +217,13 @@ func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, gr
 		quantized = append(quantized, arch.Tensor{Name: w.Name, Class: model.Classify(w.Name)})
 	}
 	r.unloadable(targets, quantized)
+	for _, m := range convert.Misreads(model, targets, quantized) {
+		severity := bnb.Warning
+		if !m.How.Always() {
+			severity = bnb.Notice
+		}
+		r.find(severity, "", "", "packed weight: %s", m)
+	}
 	violations := arch.CheckSkip(qc.SkipModules, targets, kept, quantized)
 	if qc.SkipModules == nil { // null: the defaults of each loader
 		violations = model.CheckNull(targets, kept, quantized)
