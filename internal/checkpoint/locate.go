@@ -170,6 +170,8 @@ func (s *Source) noWeights(entries []fs.DirEntry) error {
 			"give the base model as the source"},
 		{first(func(n string) bool { return n == "model_index.json" }), "a diffusers pipeline (%s)",
 			"give one of its model directories, such as transformer"},
+		{first(transformerModule.MatchString), "a sentence-transformers model whose transformer is in %s",
+			"convert that directory, into its place in a copy of the whole"},
 		{first(func(n string) bool { return strings.HasPrefix(n, "consolidated") && strings.HasSuffix(n, weightExt) }),
 			"weights in Mistral's own naming (%s)", "fetch the repository's model*.safetensors files"},
 		{first(shardPattern.MatchString), "shards without an index (%s)", "fetch model.safetensors.index.json too"},
@@ -189,6 +191,9 @@ func (s *Source) noWeights(entries []fs.DirEntry) error {
 	}
 	return e
 }
+
+// transformerModule is the first module of a sentence-transformers model, where it does not lie at the root.
+var transformerModule = regexp.MustCompile(`^0_[A-Za-z0-9_]+$`)
 
 // lfsPrefix begins a Git LFS pointer (git-lfs, docs/spec.md).
 var lfsPrefix = []byte("version https://git-lfs")
