@@ -122,7 +122,7 @@ func (r familyRow) String() string {
 }
 
 // TestArchitectures converts small models of many architectures, saved by either version of transformers. Each loads in the
-// version that saved it, and what 4.57 saved in 5.x too, and must be what bitsandbytes makes of the same source there:
+// version that saved it, what 4.57 saved in 5.x too, and of crossFamilies the other way round, and must be what bitsandbytes makes of the same source there:
 // the same modules, but for those kept for a reason, the same codes and states, the same output. Where the default keeps
 // modules, the set of that one version is asked for too, and has to be the same to the last module.
 //
@@ -183,6 +183,9 @@ func TestArchitectures(t *testing.T) {
 				cases[env] = append(cases[env], usual)
 				if env == t4 && usual.in5 {
 					cases[t5] = append(cases[t5], usual)
+				}
+				if env == t5 && slices.Contains(crossFamilies, f) {
+					cases[t4] = append(cases[t4], usual)
 				}
 			}
 			exact, err := convertFamily(t, f, source, exactFlags(env))
