@@ -32,17 +32,17 @@ const (
 	TakenByKernels  Misuse = "kernel" // as TakenForMatrix, where CUDA kernels such as mamba-ssm's are installed
 )
 
-// String says it of the loader and its packed weights.
+// String says it of the loader, after its name.
 func (m Misuse) String() string {
 	switch m {
 	case TakenForMatrix:
-		return "takes them for plain matrices"
+		return "takes packed weights for plain matrices"
 	case TakenForDType:
-		return "casts activations to their dtype, uint8"
+		return "casts activations to uint8, the dtype of packed weights"
 	case TakenByKernels:
-		return "takes them for plain matrices in CUDA kernels such as mamba-ssm's"
+		return "takes packed weights for plain matrices in CUDA kernels such as mamba-ssm's"
 	}
-	return "takes them for plain matrices in training"
+	return "takes packed weights for plain matrices in training"
 }
 
 // Always reports whether it happens whatever is done with the model.

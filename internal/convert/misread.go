@@ -24,8 +24,11 @@ func (m *Misread) String() string {
 	if !m.How.Always() {
 		then = "fails there"
 	}
-	return fmt.Sprintf("%d weights such as %s: %s loads them packed, but %s and %s; convert --skip '%s' keeps them in 16 bits",
-		len(m.Names), m.Names[0], m.By, m.How, then, m.Skip)
+	what := m.Names[0]
+	if n := len(m.Names); n > 1 {
+		what = fmt.Sprintf("%d weights such as %s", n, what)
+	}
+	return fmt.Sprintf("%s: %s loads what is packed, but %s and %s; convert --skip '%s' keeps 16 bits", what, m.By, m.How, then, m.Skip)
 }
 
 // Misreads finds them among the packed weights of a checkpoint.

@@ -24,7 +24,7 @@ func TestMisreads(t *testing.T) {
 		{"mamba", `{"model_type": "mamba", "architectures": ["MambaForCausalLM"]}`, []testTensor{
 			bf16("backbone.layers.0.mixer.dt_proj.weight", 64, 8), bf16("backbone.layers.1.mixer.dt_proj.weight", 64, 8),
 			bf16("backbone.layers.0.mixer.in_proj.weight", 64, 32)}, Options{},
-			"2 weights such as backbone.layers.0.mixer.dt_proj.weight: transformers5 loads them packed, but takes them for plain matrices and fails",
+			"2 weights such as backbone.layers.0.mixer.dt_proj.weight: transformers5 loads what is packed, but takes packed weights for plain matrices and fails",
 			`(^|\.)dt_proj\.weight$`, []string{"backbone.layers.0.mixer.dt_proj.weight", "backbone.layers.1.mixer.dt_proj.weight"}},
 		{"wavlm", `{"model_type": "wavlm", "architectures": ["WavLMModel"]}`, []testTensor{
 			bf16("encoder.layers.0.attention.q_proj.weight", 32, 32), bf16("encoder.layers.0.attention.out_proj.weight", 32, 32),
@@ -35,7 +35,7 @@ func TestMisreads(t *testing.T) {
 			"vision_config": {"model_type": "siglip_vision_model"}, "text_config": {"model_type": "opt"}}`, []testTensor{
 			bf16("vision_tower.vision_model.head.attention.out_proj.weight", 32, 32), bf16("vision_tower.vision_model.encoder.layers.0.self_attn.out_proj.weight", 32, 32),
 			bf16("language_model.model.decoder.layers.0.fc1.weight", 32, 32)}, Options{Targets: arch.Transformers4, Towers: true},
-			"1 weights such as vision_tower.vision_model.head.attention.out_proj.weight: transformers4 loads", `(^|\.)attention\.out_proj\.weight$`,
+			"vision_tower.vision_model.head.attention.out_proj.weight: transformers4 loads", `(^|\.)attention\.out_proj\.weight$`,
 			[]string{"vision_tower.vision_model.head.attention.out_proj.weight"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -21,10 +21,10 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 
 import probe
+from ask import Arch
 from probe import V5, nn
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -40,17 +40,6 @@ def known_exceptions():
             if fields:
                 out.add(tuple(fields[:3]))
     return out
-
-
-class Arch:
-    def __init__(self, binary):
-        self.p = subprocess.Popen([binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, config, names, targets, towers):
-        self.p.stdin.write(json.dumps({"config": config, "names": names, "targets": targets, "towers": towers},
-                                      default=str) + "\n")
-        self.p.stdin.flush()
-        return json.loads(self.p.stdout.readline())
 
 
 def replaced(model, skip):

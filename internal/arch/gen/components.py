@@ -18,7 +18,6 @@ import collections
 import inspect
 import json
 import os
-import subprocess
 import sys
 import warnings
 
@@ -26,9 +25,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 warnings.filterwarnings("ignore")
 
 import bitsandbytes as bnb  # noqa: E402
-import torch  # noqa: E402
-
 import diffusers  # noqa: E402
+import torch  # noqa: E402
+from ask import Arch  # noqa: E402
 from diffusers import BitsAndBytesConfig, ModelMixin  # noqa: E402
 from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer  # noqa: E402
 
@@ -255,21 +254,11 @@ def write(path):
     print(f"diffusers {diffusers.__version__}: {len(found)} classes", file=sys.stderr)
 
 
-class Arch:
-    def __init__(self, binary):
-        self.p = subprocess.Popen([binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, **request):
-        self.p.stdin.write(json.dumps({"targets": ["diffusers"], "towers": True, **request}) + "\n")
-        self.p.stdin.flush()
-        return json.loads(self.p.stdout.readline())
-
-
 def check_model(arch, cls, kwargs, model):
     _, matrices = tensors(model)
     names = [p + ".weight" for p in matrices]
     config = {"_class_name": cls.__name__, "_diffusers_version": diffusers.__version__}
-    got = arch.ask(config=config, names=names)
+    got = arch.ask(config, names, ["diffusers"], True)
     if got.get("error"):
         return [("error", got["error"])]
     problems = []
@@ -281,7 +270,7 @@ def check_model(arch, cls, kwargs, model):
         problems.append(("list", got["list"]))
     # Half of them kept.
     keep = sorted(n for n in want if sum(map(ord, norm(n))) % 2)
-    half = arch.ask(config=config, names=names, keep=keep)
+    half = arch.ask(config, names, ["diffusers"], True, keep)
     expect = want - set(keep)
     if not half["bad"] and replaced(build(cls, kwargs), half["list"]) != {n[: -len(".weight")] for n in expect}:
         problems.append(("half", half["list"]))
