@@ -55,6 +55,7 @@ type Query struct {
 	Sub           map[string]string // model_type of each nested config, by key: "text_config", "decoder", ...
 	Tied          bool              // tie_word_embeddings
 	TiedSet       bool              // tie_word_embeddings is present; else the class's default holds
+	TextTied      *bool             // that of text_config, which 4.57 goes by in a composite
 	CustomCode    bool              // auto_map is present: the modeling code travels with the checkpoint
 }
 
@@ -96,9 +97,12 @@ func ParseConfig(config []byte) (Query, error) {
 		if sub.ModelType != "" {
 			q.Sub[key] = sub.ModelType
 		}
-		if key == "text_config" && sub.Tied != nil && !q.TiedSet {
-			q.Tied, q.TiedSet = *sub.Tied, true
+		if key == "text_config" && sub.Tied != nil {
+			q.TextTied = sub.Tied
 		}
+	}
+	if q.TextTied != nil && !q.TiedSet {
+		q.Tied, q.TiedSet = *q.TextTied, true
 	}
 	return q, nil
 }

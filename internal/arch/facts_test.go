@@ -62,3 +62,29 @@ func TestQuantizedSetsAreThoseOfTransformers(t *testing.T) {
 		}
 	}
 }
+
+// TestLastOfTied is about modules that 4.57 keeps when embeddings are tied alone: the last of OLMo's, whose norms have no weights, and
+// Mllama's projector. text_config says so where there is one.
+func TestLastOfTied(t *testing.T) {
+	yes, no := new(true), new(false)
+	for _, c := range []struct {
+		query     Query
+		names     []string // the last is asked for
+		quantized bool
+	}{
+		{Query{ModelType: "olmo", TiedSet: true}, []string{"model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.down_proj.weight"}, true},
+		{Query{ModelType: "olmo", TiedSet: true, Tied: true}, []string{"model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.down_proj.weight"}, false},
+		{Query{ModelType: "olmo", TiedSet: true, Tied: true}, []string{"model.layers.1.mlp.down_proj.weight", "model.layers.0.mlp.down_proj.weight"}, true},
+		{Query{ModelType: "mllama", TiedSet: true, Tied: true, TextTied: no}, []string{"model.multi_modal_projector.weight"}, true},
+		{Query{ModelType: "mllama", TiedSet: true, Tied: true, TextTied: yes}, []string{"model.multi_modal_projector.weight"}, false},
+	} {
+		m, err := Resolve(c.query, c.names)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := c.names[len(c.names)-1]
+		if got := m.Classify(name).Quant4; got != c.quantized {
+			t.Errorf("%s %s, tied %v: quantized %v, want %v", m.Class, name, c.query.Tied, got, c.quantized)
+		}
+	}
+}

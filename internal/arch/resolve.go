@@ -78,9 +78,12 @@ func newEntry(c *class, q Query, names []string) *entry {
 	if !q.TiedSet {
 		e.tied5, e.tied4 = c.typ.tied5, c.typ.tied4
 	}
+	if q.TextTied != nil {
+		e.tied4 = *q.TextTied
+	}
 	e.strict = e.strictNames(c, nil, 0)
-	e.last5 = e.lastPaths(c.keep5, names, func(f found) string { return f.p5 })
-	e.last4 = e.lastPaths(c.keep4, names, func(f found) string { return f.p4 })
+	e.last5 = e.lastPaths(c.keep5.in(e.tied5), names, func(f found) string { return f.p5 })
+	e.last4 = e.lastPaths(c.keep4.in(e.tied4), names, func(f found) string { return f.p4 })
 	return e
 }
 
@@ -115,13 +118,11 @@ func (e *entry) strictNames(c *class, names []string, depth int) []string {
 
 // lastPaths finds, for every "$" pattern of a keep list, the path with the
 // highest index among the tensors.
-func (e *entry) lastPaths(k keeps, names []string, path func(found) string) map[string]bool {
+func (e *entry) lastPaths(keep map[string]bool, names []string, path func(found) string) map[string]bool {
 	var patterns []string
-	for _, set := range []map[string]bool{k.both, k.tied, k.untied} {
-		for p := range set {
-			if strings.Contains(p, "$") && !slices.Contains(patterns, p) {
-				patterns = append(patterns, p)
-			}
+	for p := range keep {
+		if strings.Contains(p, "$") {
+			patterns = append(patterns, p)
 		}
 	}
 	if len(patterns) == 0 {

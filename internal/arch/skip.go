@@ -504,16 +504,7 @@ func (m *Model) absentHeads(keep, quant []*pathGroup, loaders []Loader) []*pathG
 		case LoaderVLLM:
 			continue
 		}
-		set := maps.Clone(k.both)
-		if set == nil {
-			set = map[string]bool{}
-		}
-		if tied {
-			maps.Copy(set, k.tied)
-		} else {
-			maps.Copy(set, k.untied)
-		}
-		for _, p := range slices.Sorted(maps.Keys(set)) {
+		for _, p := range slices.Sorted(maps.Keys(k.in(tied))) {
 			if pattern := digitless(p, "#"); !strings.Contains(p, "$") && (strings.Contains(p, "#") || !have[l][pattern]) {
 				out = append(out, &pathGroup{loader: l, pattern: pattern, members: []string{p}})
 			}

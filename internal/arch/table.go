@@ -3,6 +3,7 @@ package arch
 import (
 	_ "embed"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 )
@@ -113,6 +114,20 @@ type class struct {
 
 // keeps are module paths by the state of tie_word_embeddings.
 type keeps struct{ both, tied, untied map[string]bool }
+
+// in is the list in one state.
+func (k keeps) in(tied bool) map[string]bool {
+	set := maps.Clone(k.both)
+	if set == nil {
+		set = map[string]bool{}
+	}
+	if tied {
+		maps.Copy(set, k.tied)
+	} else {
+		maps.Copy(set, k.untied)
+	}
+	return set
+}
 
 // keeps reports whether the list has the path, or its pattern.
 func (k keeps) keeps(path string, tied bool) bool {
