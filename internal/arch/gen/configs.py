@@ -26,7 +26,6 @@ SETTINGS = {
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 2, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "emu3": {"vocabulary_map": {"<image>": 8711, "<|visual token 000000|>": 5, "<|extra_200|>": 6}},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
-    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "num_kv_shared_layers": 12}},
     "gemma4_unified_assistant": {"text_config": {"num_kv_shared_layers": 12}},
     "granite4_vision": {"deepstack_layer_map": [[0, 3], [8, 6]], "downsample_rate": "1/2"},
     "granitemoehybrid": {"num_hidden_layers": 4, "layer_types": ["mamba", "attention", "mamba", "attention"]},
