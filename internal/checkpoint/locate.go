@@ -22,7 +22,10 @@ const (
 
 // bases are the names under which loaders look for weights: transformers (utils/__init__.py, SAFE_WEIGHTS_NAME) and
 // diffusers (utils/constants.py, SAFETENSORS_WEIGHTS_NAME), in order of preference.
-var bases = []string{"model", "diffusion_pytorch_model"}
+var bases = []string{"model", DiffusersBase}
+
+// DiffusersBase is the base name of the weights files that diffusers loads.
+const DiffusersBase = "diffusion_pytorch_model"
 
 // openDir finds the weights of a directory.
 //

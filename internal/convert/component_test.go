@@ -106,6 +106,9 @@ func TestComponent(t *testing.T) {
 			if notices := strings.Join(p.Notices, "\n"); !strings.Contains(notices, c.notice) || c.notice == "" && notices != "" {
 				t.Errorf("notices %q; want %q", notices, c.notice)
 			}
+			if name := p.Shards[0].Name; name != "diffusion_pytorch_model.safetensors" { // the source is model.safetensors
+				t.Errorf("weights are written to %s, which diffusers does not load", name)
+			}
 			if pkg, class, _ := p.LoadClass(); pkg != "diffusers" || !strings.Contains(c.config, `"`+class+`"`) {
 				t.Errorf("loads as %s.%s", pkg, class)
 			}

@@ -416,7 +416,10 @@ func (p *Plan) shards(groups []checkpoint.Group, maxSize int64) error {
 		maxSize = DefaultMaxShardSize
 	}
 	base := p.Source.Base
-	if base == "" {
+	switch {
+	case p.Model != nil && p.Model.Diffusers: // also where the source is one file, such as diffusion_pytorch_model.fp16.safetensors
+		base = checkpoint.DiffusersBase
+	case base == "":
 		base = "model"
 	}
 	files, err := checkpoint.SplitShards(groups, maxSize, base)
