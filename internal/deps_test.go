@@ -22,12 +22,13 @@ var rank = map[string]int{
 	"doublequant": 0,
 	"safetensors": 0,
 
-	"internal/bnb":        1,
+	"nf4/bnb":             1,
 	"internal/checkpoint": 1,
 	"internal/arch":       1,
 	"internal/decode":     1,
 	"internal/modelshape": 1,
 
+	"internal/fourbit":      2,
 	"internal/manifest":     2,
 	"internal/imatrix":      2,
 	"internal/memplan":      2,

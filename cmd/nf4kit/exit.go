@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -42,7 +43,7 @@ var exits = []struct {
 	{2, "wrong flags or arguments", as[*usageError]},
 	{3, "something in SRC is wrong or not supported", func(err error) bool {
 		return as[*checkpoint.InputError](err) || as[*safetensors.FormatError](err) || as[*safetensors.UnsupportedError](err) ||
-			as[*bnb.Problem](err) || as[*bnb.StateError](err) || as[*convert.ValueError](err) || as[*convert.SourceError](err)
+			as[*fourbit.Problem](err) || as[*bnb.StateError](err) || as[*convert.ValueError](err) || as[*convert.SourceError](err)
 	}},
 	{4, "a check or threshold was not met", as[*checkError]},
 	{5, "not enough disk or memory", func(err error) bool { return as[*checkpoint.SpaceError](err) || checkpoint.IsNoSpace(err) }},
@@ -77,7 +78,7 @@ func hint(err error) string {
 	var in *checkpoint.InputError
 	var out *checkpoint.OutputError
 	var src *convert.SourceError
-	var weight *bnb.Problem
+	var weight *fourbit.Problem
 	switch {
 	case errors.As(err, &in):
 		return in.Hint
@@ -85,7 +86,7 @@ func hint(err error) string {
 		return out.Hint
 	case errors.As(err, &src):
 		return src.Hint
-	case errors.As(err, &weight) && weight.Kind == bnb.EightBit:
+	case errors.As(err, &weight) && weight.Kind == fourbit.EightBit:
 		return "nf4kit convert decodes 8-bit weights and quantizes them to 4 bits"
 	}
 	return ""

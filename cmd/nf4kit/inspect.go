@@ -9,9 +9,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/footprint"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 )
 
 // InspectOptions are the arguments and flags of inspect.
@@ -168,8 +168,8 @@ func runInspect(_ context.Context, g *globals, o InspectOptions) error {
 		fmt.Fprintf(w, "\nquantized part: %.3f bits/param (%.3f codes and constants, the rest tables); %.1f %% saved against 16 bits\n",
 			f.QuantBits(), f.CodeBits(), 100-percent(f.Bytes, f.Plain16()))
 	}
-	fold(f.Problems, func(p *bnb.Problem) bnb.Kind { return p.Kind }, g.Verbose, func(p *bnb.Problem) { warnf(g.Stderr, "%s", p) },
-		func(p *bnb.Problem, n int) { warnf(g.Stderr, "%s: %d more; -v lists them", p.Kind, n) })
+	fold(f.Problems, func(p *fourbit.Problem) fourbit.Kind { return p.Kind }, g.Verbose, func(p *fourbit.Problem) { warnf(g.Stderr, "%s", p) },
+		func(p *fourbit.Problem, n int) { warnf(g.Stderr, "%s: %d more; -v lists them", p.Kind, n) })
 	if g.Verbose || selected {
 		fmt.Fprintln(w)
 		t := newTable(w)

@@ -10,9 +10,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/footprint"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/verify"
 )
@@ -197,12 +197,12 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 
 func printVerify(g *globals, w io.Writer, o VerifyOptions, r *verify.Report, f *footprint.Footprint) {
 	type kind struct {
-		severity bnb.Severity
+		severity fourbit.Severity
 		kind     string
 	}
 	findings := r.Findings
 	if g.Quiet {
-		findings = slices.DeleteFunc(slices.Clone(findings), func(x verify.Finding) bool { return x.Severity == bnb.Notice })
+		findings = slices.DeleteFunc(slices.Clone(findings), func(x verify.Finding) bool { return x.Severity == fourbit.Notice })
 	}
 	fold(findings, func(x verify.Finding) kind { return kind{x.Severity, x.Kind} }, g.Verbose,
 		func(x verify.Finding) { fmt.Fprintln(w, findingText(x)) },
@@ -280,11 +280,11 @@ type verification struct {
 }
 
 type findingJSON struct {
-	Severity string       `json:"severity"`
-	File     string       `json:"file,omitempty"`
-	Tensor   string       `json:"tensor,omitempty"`
-	Text     string       `json:"text"`
-	Breaks   []bnb.Loader `json:"breaks,omitempty"`
+	Severity string           `json:"severity"`
+	File     string           `json:"file,omitempty"`
+	Tensor   string           `json:"tensor,omitempty"`
+	Text     string           `json:"text"`
+	Breaks   []fourbit.Loader `json:"breaks,omitempty"`
 }
 
 type proofJSON struct {
@@ -312,7 +312,7 @@ func verifyReportJSON(g *globals, o VerifyOptions, r *verify.Report, f *footprin
 	out := verification{Schema: "nf4kit.verify/1", Path: o.Dir, OK: !r.Failed(), Weights: r.Weights, Plain: r.Plain, Findings: []findingJSON{},
 		CodeBits: f.CodeBits(), Formula: r.Formula, QuantBits: f.QuantBits(), Bytes: f.Bytes, Plain16: f.Plain16(), Digests: r.Digests}
 	for _, x := range r.Findings {
-		if x.Severity > bnb.Notice || !g.Quiet {
+		if x.Severity > fourbit.Notice || !g.Quiet {
 			out.Findings = append(out.Findings, findingJSON{x.Severity.String(), x.File, x.Tensor, x.Text, x.Breaks})
 		}
 	}

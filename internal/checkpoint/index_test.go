@@ -9,8 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// goldenDir holds what save_pretrained wrote (internal/bnb/testdata/make_goldens.py).
-var goldenDir = filepath.Join("..", "bnb", "testdata")
+// goldenDir holds what save_pretrained wrote (nf4/bnb/testdata/make_goldens.py).
+var goldenDir = filepath.Join("..", "..", "nf4", "bnb", "testdata")
 
 func TestIndexGolden(t *testing.T) {
 	path := filepath.Join(goldenDir, "fp4-shards", "model.safetensors.index.json")

@@ -6,9 +6,9 @@ import (
 	"unicode"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // checkPatterns refuses patterns that could only work by quantizing what must

@@ -9,9 +9,9 @@ import (
 	"sync"
 
 	"github.com/nf4kit/nf4kit/doublequant"
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // Sizes that fix how a tensor is cut. None of them reaches the output.

@@ -6,8 +6,8 @@ import (
 	"math"
 
 	"github.com/nf4kit/nf4kit/doublequant"
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -22,12 +22,12 @@ type DequantizeOptions struct {
 // NewDequantizePlan decides how the 4-bit checkpoint src becomes a plain one.
 // It reads quant_state records and second-level scales, no codes. The
 // checkpoint may be anyone's; problems that keep a weight from being decoded
-// are returned as a *bnb.Problem.
+// are returned as a *fourbit.Problem.
 func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, error) {
 	if opt.MaxShardSize < 0 {
 		return nil, &OptionError{fmt.Sprintf("max shard size %d: want a positive size", opt.MaxShardSize)}
 	}
-	groups, err := bnb.Group(BnbTensors(src))
+	groups, err := fourbit.Group(BnbTensors(src))
 	if err != nil {
 		return nil, err
 	}
@@ -53,11 +53,11 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 	if p.RunDType, err = dequantizedDType(opt.DType, groups); err != nil {
 		return nil, err
 	}
-	weights := map[string]*bnb.Weight{}
+	weights := map[string]*fourbit.Weight{}
 	sidecars := map[string]bool{}
 	for _, w := range groups.Weights {
 		weights[w.Name] = w
-		for _, t := range []bnb.Tensor{w.Absmax, w.QuantMap, w.NestedAbsmax, w.NestedQuantMap, w.QuantState} {
+		for _, t := range []fourbit.Tensor{w.Absmax, w.QuantMap, w.NestedAbsmax, w.NestedQuantMap, w.QuantState} {
 			if t.Tensor != nil {
 				sidecars[t.Name] = true
 			}
@@ -106,7 +106,7 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 }
 
 // unpack sets the item up to be decoded from w.
-func (it *Item) unpack(w *bnb.Weight) error {
+func (it *Item) unpack(w *fourbit.Weight) error {
 	t, err := nf4.ParseType(w.State.QuantType)
 	if err != nil {
 		return fmt.Errorf("%s: %w", w.Name, err)
@@ -141,7 +141,7 @@ func (it *Item) unpack(w *bnb.Weight) error {
 	return nil
 }
 
-func readFloats(t bnb.Tensor) ([]float32, error) {
+func readFloats(t fourbit.Tensor) ([]float32, error) {
 	b := make([]byte, t.Size())
 	if err := readFull(t, b, 0); err != nil {
 		return nil, fmt.Errorf("read %s: %w", t.Name, err)
@@ -155,7 +155,7 @@ func readFloats(t bnb.Tensor) ([]float32, error) {
 
 // dequantizedDType is the dtype of the plain checkpoint: the one asked for, or
 // the one that most decoded elements had.
-func dequantizedDType(name string, g *bnb.Groups) (safetensors.DType, error) {
+func dequantizedDType(name string, g *fourbit.Groups) (safetensors.DType, error) {
 	all := map[string]safetensors.DType{"bfloat16": safetensors.BF16, "float16": safetensors.F16, "float32": safetensors.F32}
 	if name != "" && name != "auto" {
 		d, ok := all[name]
@@ -177,31 +177,31 @@ func dequantizedDType(name string, g *bnb.Groups) (safetensors.DType, error) {
 }
 
 // BnbTensors lists a source's tensors as package bnb takes them.
-func BnbTensors(src *checkpoint.Source) []bnb.Tensor {
-	out := make([]bnb.Tensor, len(src.Tensors))
+func BnbTensors(src *checkpoint.Source) []fourbit.Tensor {
+	out := make([]fourbit.Tensor, len(src.Tensors))
 	for i, t := range src.Tensors {
-		out[i] = bnb.Tensor{Tensor: t.Tensor, Shard: t.Shard.Name}
+		out[i] = fourbit.Tensor{Tensor: t.Tensor, Shard: t.Shard.Name}
 	}
 	return out
 }
 
 // Quantized says what quantized the source, nil for a plain one.
-func Quantized(src *checkpoint.Source) (*bnb.Quantized, error) {
+func Quantized(src *checkpoint.Source) (*fourbit.Quantized, error) {
 	if src.Config != nil {
-		if q := bnb.DetectConfig(src.Config); q != nil {
+		if q := fourbit.DetectConfig(src.Config); q != nil {
 			return q, nil
 		}
 	}
 	if !src.IsFile {
-		for _, name := range bnb.SideFiles {
+		for _, name := range fourbit.SideFiles {
 			raw, err := src.ReadFile(name)
 			if err != nil {
 				return nil, err
 			}
-			if q := bnb.DetectFile(name, raw); raw != nil && q != nil {
+			if q := fourbit.DetectFile(name, raw); raw != nil && q != nil {
 				return q, nil
 			}
 		}
 	}
-	return bnb.DetectTensors(BnbTensors(src)), nil
+	return fourbit.DetectTensors(BnbTensors(src)), nil
 }

@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // A Tensor is one logical tensor: a plain one, or a weight that bitsandbytes has
@@ -39,7 +40,7 @@ type Footprint struct {
 	Method      string // what quantized it; "" for a plain checkpoint
 	Tensors     []Tensor
 	Classes     []Class // most bytes first
-	Problems    []*bnb.Problem
+	Problems    []*fourbit.Problem
 	Params      int64 // logical
 	Bytes       int64
 	QuantParams int64
@@ -73,7 +74,7 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 	if q != nil {
 		f.Method = q.Label
 	}
-	groups, err := bnb.Group(convert.BnbTensors(src))
+	groups, err := fourbit.Group(convert.BnbTensors(src))
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +82,7 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 	counted := make(map[string]bool)
 	for _, w := range groups.Weights {
 		t := Tensor{Name: w.Name, File: w.Packed.Shard, DType: format(w.State), Shape: w.State.Shape, Params: w.Sizes.Elems, Quant: true}
-		for _, s := range []bnb.Tensor{w.Packed, w.Absmax, w.QuantMap, w.NestedAbsmax, w.NestedQuantMap, w.QuantState} {
+		for _, s := range []fourbit.Tensor{w.Packed, w.Absmax, w.QuantMap, w.NestedAbsmax, w.NestedQuantMap, w.QuantState} {
 			if s.Tensor != nil {
 				t.Bytes += s.Size()
 				counted[s.Name] = true
@@ -93,9 +94,9 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 		}
 		f.Tensors = append(f.Tensors, t)
 	}
-	for _, w := range bnb.Int8Weights(convert.BnbTensors(src)) {
+	for _, w := range fourbit.Int8Weights(convert.BnbTensors(src)) {
 		t := Tensor{Name: w.Weight.Name, File: w.Weight.Shard, DType: "int8", Shape: w.Weight.Shape, Params: w.Weight.Elems(), Quant: true}
-		for _, s := range []bnb.Tensor{w.Weight, w.Scales, w.Format} {
+		for _, s := range []fourbit.Tensor{w.Weight, w.Scales, w.Format} {
 			if s.Tensor != nil {
 				t.Bytes += s.Size()
 				counted[s.Name] = true
@@ -104,7 +105,7 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 		t.codes = w.Weight.Size() + w.Scales.Size()
 		f.Tensors = append(f.Tensors, t)
 	}
-	f.Problems = slices.DeleteFunc(f.Problems, func(p *bnb.Problem) bool { return p.Kind == bnb.EightBit && counted[p.Tensor] })
+	f.Problems = slices.DeleteFunc(f.Problems, func(p *fourbit.Problem) bool { return p.Kind == fourbit.EightBit && counted[p.Tensor] })
 	for _, t := range src.Tensors {
 		if !counted[t.Name] {
 			f.Tensors = append(f.Tensors, Tensor{Name: t.Name, File: t.Shard.Name, DType: t.DType.String(), Shape: t.Shape,

@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -63,8 +63,8 @@ func TestOf(t *testing.T) {
 		codeBits, quantBits float64
 	}{
 		{"plain", "../../testdata/llama", "", 0, 0, 0, 0},
-		{"nf4", "../bnb/testdata/nf4-dq", "bitsandbytes 4-bit (nf4)", 14, 0, 0, 0},
-		{"shards", "../bnb/testdata/fp4-shards", "bitsandbytes 4-bit (fp4)", 14, 3, 0, 0},
+		{"nf4", "../../nf4/bnb/testdata/nf4-dq", "bitsandbytes 4-bit (nf4)", 14, 0, 0, 0},
+		{"shards", "../../nf4/bnb/testdata/fp4-shards", "bitsandbytes 4-bit (fp4)", 14, 3, 0, 0},
 		{"int8", int8, "bitsandbytes 8-bit", 1, 0, 8 + 32./16, 8 + 32./16 + 8./64},
 	}
 	for _, tt := range tests {
@@ -120,7 +120,7 @@ func TestOrphanScales(t *testing.T) {
 		{Name: "a.weight", DType: safetensors.BF16, Shape: []int64{4, 16}}, {Name: "a.SCB", DType: safetensors.F32, Shape: []int64{4}},
 	})
 	f := of(t, path)
-	if f.QuantParams != 0 || len(f.Tensors) != 2 || len(f.Problems) != 1 || f.Problems[0].Kind != bnb.EightBit {
+	if f.QuantParams != 0 || len(f.Tensors) != 2 || len(f.Problems) != 1 || f.Problems[0].Kind != fourbit.EightBit {
 		t.Errorf("%d parameters quantized, %d tensors, problems %v", f.QuantParams, len(f.Tensors), f.Problems)
 	}
 }

@@ -6,8 +6,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // Kind is a way to store a weight in 4 or 8 bits. See the package comment for the definitions.

@@ -9,12 +9,13 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/origin"
 	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // A Skipped is a quantized weight that could not be compared, and why.
@@ -28,7 +29,7 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 	if err := opt.Stream.Validate(); err != nil {
 		return nil, nil, err
 	}
-	groups, err := bnb.Group(convert.BnbTensors(quant))
+	groups, err := fourbit.Group(convert.BnbTensors(quant))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -50,7 +51,7 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 	for _, w := range groups.Weights {
 		add(&writtenJob{w: w}, w.Name, w.State.Shape)
 	}
-	for _, w := range bnb.Int8Weights(convert.BnbTensors(quant)) {
+	for _, w := range fourbit.Int8Weights(convert.BnbTensors(quant)) {
 		if reason, err := tiled(w); err != nil {
 			return nil, nil, err
 		} else if reason != "" {
@@ -65,7 +66,7 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 			e.Msg += fmt.Sprintf("; %s: %s", skipped[0].Tensor, skipped[0].Reason)
 		}
 		for _, bad := range groups.Errors() {
-			if bad.Kind != bnb.EightBit || len(skipped) == 0 {
+			if bad.Kind != fourbit.EightBit || len(skipped) == 0 {
 				return nil, nil, bad
 			}
 		}
@@ -102,7 +103,7 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 
 // tiled says why the codes of w do not lie row by row, "" if they do: before bitsandbytes 0.45 a checkpoint saved from a
 // GPU had them in tiles for that generation of GPUs.
-func tiled(w bnb.Int8) (reason string, err error) {
+func tiled(w fourbit.Int8) (reason string, err error) {
 	if w.Format.Tensor == nil {
 		return "", nil
 	}
@@ -119,8 +120,8 @@ func tiled(w bnb.Int8) (reason string, err error) {
 // writtenJob compares one weight: w or int8.
 type writtenJob struct {
 	*origin.Elements
-	w        *bnb.Weight
-	int8     *bnb.Int8
+	w        *fourbit.Weight
+	int8     *fourbit.Int8
 	weights  []float32
 	progress func(int64)
 
@@ -162,13 +163,13 @@ func (j *writtenJob) bytes() (codes, all int64) {
 		}
 		return codes, all
 	}
-	for _, t := range []bnb.Tensor{j.w.Packed, j.w.Absmax, j.w.NestedAbsmax} {
+	for _, t := range []fourbit.Tensor{j.w.Packed, j.w.Absmax, j.w.NestedAbsmax} {
 		if t.Tensor != nil {
 			codes += t.Size()
 		}
 	}
 	all = codes
-	for _, t := range []bnb.Tensor{j.w.QuantMap, j.w.NestedQuantMap, j.w.QuantState} {
+	for _, t := range []fourbit.Tensor{j.w.QuantMap, j.w.NestedQuantMap, j.w.QuantState} {
 		if t.Tensor != nil {
 			all += t.Size()
 		}

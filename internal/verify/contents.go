@@ -7,7 +7,7 @@ import (
 	"math"
 	"sync"
 
-	"github.com/nf4kit/nf4kit/internal/bnb"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/nf4"
 )
@@ -35,7 +35,7 @@ func grow[T any](p *[]T, n int) []T {
 }
 
 // contents checks every code and constant of every quantized weight.
-func (r *Report) contents(ctx context.Context, groups *bnb.Groups, opt Options) error {
+func (r *Report) contents(ctx context.Context, groups *fourbit.Groups, opt Options) error {
 	found := make([][]Finding, len(groups.Weights))
 	var mu sync.Mutex
 	err := stream.Run(ctx, opt.Stream, newScratch, len(groups.Weights), func(i int) int64 {
@@ -66,11 +66,11 @@ func (r *Report) contents(ctx context.Context, groups *bnb.Groups, opt Options) 
 
 // content checks one weight.
 type content struct {
-	w     *bnb.Weight
+	w     *fourbit.Weight
 	found []Finding
 }
 
-func (c *content) add(s bnb.Severity, t bnb.Tensor, format string, args ...any) {
+func (c *content) add(s fourbit.Severity, t fourbit.Tensor, format string, args ...any) {
 	c.found = append(c.found, Finding{Severity: s, Kind: format, File: t.Shard, Tensor: t.Name, Text: fmt.Sprintf(format, args...)})
 }
 
@@ -91,13 +91,13 @@ func (c *content) check(each stream.Each[*scratch], progress func(int64)) error 
 func (c *content) constants(s *scales) {
 	for i, m := range s.nested {
 		if !finite(m) {
-			c.add(bnb.Error, c.w.NestedAbsmax, "entry %d: expected a finite number, found %v", i, m)
+			c.add(fourbit.Error, c.w.NestedAbsmax, "entry %d: expected a finite number, found %v", i, m)
 			return
 		}
 	}
 	for i, m := range s.nested {
 		if m < 0 {
-			c.add(bnb.Notice, c.w.NestedAbsmax, "entry %d: expected a magnitude, found %v", i, m)
+			c.add(fourbit.Notice, c.w.NestedAbsmax, "entry %d: expected a magnitude, found %v", i, m)
 			return
 		}
 	}
@@ -129,7 +129,7 @@ func (c *content) scales(each stream.Each[*scratch], s *scales) error {
 	}
 	for i, at := range bad {
 		if at >= 0 {
-			c.add(bnb.Error, c.w.Absmax, "the scale of block %d decodes to %v, expected a finite number", at, value[i])
+			c.add(fourbit.Error, c.w.Absmax, "the scale of block %d decodes to %v, expected a finite number", at, value[i])
 			return nil
 		}
 	}
@@ -192,18 +192,18 @@ func (c *content) codes(each stream.Each[*scratch], progress func(int64)) error 
 		n += k
 	}
 	if n > 0 {
-		c.add(bnb.Notice, w.Packed, "%d of %d blocks have no code of +1 or -1: their scales are no largest magnitudes, as after a search for better ones",
+		c.add(fourbit.Notice, w.Packed, "%d of %d blocks have no code of +1 or -1: their scales are no largest magnitudes, as after a search for better ones",
 			n, w.Sizes.Blocks)
 	}
 	if w.Sizes.Elems%2 != 0 && pad != zero&15 {
-		c.add(bnb.Notice, w.Packed, "padding: expected the code %d after an odd number of elements, found %d", zero&15, pad)
+		c.add(fourbit.Notice, w.Packed, "padding: expected the code %d after an odd number of elements, found %d", zero&15, pad)
 	}
 	return nil
 }
 
 // scales decodes the scales of one weight.
 type scales struct {
-	w      *bnb.Weight
+	w      *fourbit.Weight
 	nested []float32 // nil without double quantization
 	table  []float32
 }
@@ -211,7 +211,7 @@ type scales struct {
 // scaleTask is how many scales one task decodes, a multiple of every nested block size.
 const scaleTask = 1 << 16
 
-func newScales(w *bnb.Weight) (*scales, error) {
+func newScales(w *fourbit.Weight) (*scales, error) {
 	s := &scales{w: w}
 	if !w.State.DoubleQuant {
 		return s, nil
@@ -248,7 +248,7 @@ func (s *scales) read(w *scratch, dst []float32, first int64) error {
 }
 
 // floats reads a tensor of float32 values whose size package bnb has checked.
-func floats(t bnb.Tensor) ([]float32, error) {
+func floats(t fourbit.Tensor) ([]float32, error) {
 	b := make([]byte, t.Size())
 	if err := readFull(t, b, 0); err != nil {
 		return nil, fmt.Errorf("%s: read %s: %w", t.Shard, t.Name, err)

@@ -6,8 +6,8 @@ import (
 	"math"
 
 	"github.com/nf4kit/nf4kit/doublequant"
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -121,7 +121,7 @@ func (d *derivation) plainScales() error {
 	return nil
 }
 
-func (d *derivation) compareFloats(t bnb.Tensor, got, want []float32, what string) {
+func (d *derivation) compareFloats(t fourbit.Tensor, got, want []float32, what string) {
 	var n int64
 	at := -1
 	for i := range want {
@@ -134,7 +134,7 @@ func (d *derivation) compareFloats(t bnb.Tensor, got, want []float32, what strin
 	}
 	if n > 0 {
 		d.wrongScales += n
-		d.add(bnb.Error, t, "%d of %d constants differ from those derived from the source, the first of %s %d: expected %v, found %v",
+		d.add(fourbit.Error, t, "%d of %d constants differ from those derived from the source, the first of %s %d: expected %v, found %v",
 			n, len(want), what, at, want[at], got[at])
 	}
 }
@@ -146,7 +146,7 @@ func (d *derivation) nested() error {
 		diff := math.Abs(float64(stored) - float64(offset))
 		if d.exact || !(diff <= nearOffset) {
 			d.wrongScales++
-			d.add(bnb.Error, d.w.QuantState, "nested_offset: expected %v as derived from the source, found %v", offset, stored)
+			d.add(fourbit.Error, d.w.QuantState, "nested_offset: expected %v as derived from the source, found %v", offset, stored)
 		} else {
 			d.Offsets++
 			d.MaxOffset = diff
@@ -154,7 +154,7 @@ func (d *derivation) nested() error {
 		offset = stored
 	}
 	if d.w.State.NestedBlockSize != doublequant.BlockSize {
-		d.add(bnb.Warning, d.w.Absmax, "not proven: nested_blocksize %d, expected %d", d.w.State.NestedBlockSize, doublequant.BlockSize)
+		d.add(fourbit.Warning, d.w.Absmax, "not proven: nested_blocksize %d, expected %d", d.w.State.NestedBlockSize, doublequant.BlockSize)
 		return nil
 	}
 	want := make([]byte, len(d.absmax))
@@ -188,7 +188,7 @@ func (d *derivation) nested() error {
 	}
 	if wrong > 0 {
 		d.wrongScales += wrong
-		d.add(bnb.Error, d.w.Absmax, "%d of %d scale codes differ from those derived from the source, the first of block %d: expected %d, found %d",
+		d.add(fourbit.Error, d.w.Absmax, "%d of %d scale codes differ from those derived from the source, the first of block %d: expected %d, found %d",
 			wrong, len(want), at, want[at], got[at])
 	}
 	return nil

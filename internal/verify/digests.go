@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/stream"
 )
@@ -34,9 +34,9 @@ func (r *Report) digests(ctx context.Context, src *checkpoint.Source, m *manifes
 		want, ok := m.Tensors[t.Name]
 		switch {
 		case !ok:
-			r.find(bnb.Warning, t.Shard.Name, t.Name, "expected a digest of it in %s, found none", manifest.Name)
+			r.find(fourbit.Warning, t.Shard.Name, t.Name, "expected a digest of it in %s, found none", manifest.Name)
 		case got[i] != want:
-			r.find(bnb.Error, t.Shard.Name, t.Name, "expected the BLAKE3 digest %s recorded in %s, found %s", want, manifest.Name, got[i])
+			r.find(fourbit.Error, t.Shard.Name, t.Name, "expected the BLAKE3 digest %s recorded in %s, found %s", want, manifest.Name, got[i])
 		}
 		if ok {
 			r.Digests++
@@ -44,7 +44,7 @@ func (r *Report) digests(ctx context.Context, src *checkpoint.Source, m *manifes
 	}
 	for _, name := range m.TensorNames() {
 		if _, ok := src.Lookup(name); !ok {
-			r.find(bnb.Error, "", name, "expected the tensor, for %s has its digest, found none", manifest.Name)
+			r.find(fourbit.Error, "", name, "expected the tensor, for %s has its digest, found none", manifest.Name)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
@@ -56,25 +56,25 @@ func (r *Report) digests(ctx context.Context, src *checkpoint.Source, m *manifes
 // file compares a side file with its digest.
 func (r *Report) file(dir, name string, want manifest.Digest) {
 	if !filepath.IsLocal(name) {
-		r.find(bnb.Warning, manifest.Name, "", "files: expected names within the directory, found %.80q", name)
+		r.find(fourbit.Warning, manifest.Name, "", "files: expected names within the directory, found %.80q", name)
 		return
 	}
 	f, err := os.Open(filepath.Join(dir, name))
 	if err != nil {
-		r.find(bnb.Warning, name, "", "expected the file, for %s has its digest: %v", manifest.Name, err)
+		r.find(fourbit.Warning, name, "", "expected the file, for %s has its digest: %v", manifest.Name, err)
 		return
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() {
-		r.find(bnb.Warning, name, "", "expected a regular file, for %s has its digest", manifest.Name)
+		r.find(fourbit.Warning, name, "", "expected a regular file, for %s has its digest", manifest.Name)
 		return
 	}
 	got, err := manifest.DigestOf(f, info.Size(), make([]byte, 1<<16))
 	switch {
 	case err != nil:
-		r.find(bnb.Warning, name, "", "read: %v", err)
+		r.find(fourbit.Warning, name, "", "read: %v", err)
 	case got != want:
-		r.find(bnb.Warning, name, "", "expected the BLAKE3 digest %s recorded in %s, found %s: it was changed after the conversion", want, manifest.Name, got)
+		r.find(fourbit.Warning, name, "", "expected the BLAKE3 digest %s recorded in %s, found %s: it was changed after the conversion", want, manifest.Name, got)
 	}
 }

@@ -5,9 +5,10 @@ import (
 	"fmt"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // Fix composes the config.json that says what the tensors of src are:
@@ -21,7 +22,7 @@ func Fix(src *checkpoint.Source, targets arch.Target) ([]byte, error) {
 		return nil, &convert.SourceError{Path: src.Path, Msg: "there is no config.json to mend",
 			Hint: "copy that of the model it was made of"}
 	}
-	groups, err := bnb.Group(convert.BnbTensors(src))
+	groups, err := fourbit.Group(convert.BnbTensors(src))
 	if err != nil {
 		return nil, err
 	}
@@ -70,8 +71,8 @@ func Fix(src *checkpoint.Source, targets arch.Target) ([]byte, error) {
 	}
 	want := bnb.QuantizationConfig{QuantType: first.State.QuantType, DoubleQuant: first.State.DoubleQuant,
 		ComputeDType: first.State.DType, Storage: bnb.StorageName(first.Packed.DType), SkipModules: list}
-	if q := bnb.DetectConfig(src.Config); q != nil && q.FourBit {
-		if have, _, err := bnb.ParseQuantizationConfig(q.Raw); err == nil {
+	if q := fourbit.DetectConfig(src.Config); q != nil && q.FourBit {
+		if have, _, err := fourbit.ParseConfig(q.Raw); err == nil {
 			want.ComputeDType = have.ComputeDType
 		}
 	}

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/origin"
@@ -68,17 +68,17 @@ func (t *Tolerated) add(o *Tolerated) {
 }
 
 // prove derives every tensor of the checkpoint from opt.Source.
-func (r *Report) prove(ctx context.Context, src *checkpoint.Source, groups *bnb.Groups, opt Options) error {
+func (r *Report) prove(ctx context.Context, src *checkpoint.Source, groups *fourbit.Groups, opt Options) error {
 	p := &Proof{Exact: r.Manifest != nil}
 	r.Proof = p
 	if m := r.Manifest; m != nil {
 		if s := m.Settings["scale"]; s != "" && s != "absmax" {
 			p.Unproven = len(groups.Weights)
-			r.find(bnb.Warning, manifest.Name, "", "settings: scales chosen by %q cannot be derived again; only absmax can", s)
+			r.find(fourbit.Warning, manifest.Name, "", "settings: scales chosen by %q cannot be derived again; only absmax can", s)
 			return nil
 		}
 		if diff := m.Source.Compare(opt.Source); diff != "" {
-			r.find(bnb.Warning, manifest.Name, "", "source: %s: the one given is not the one recorded", diff)
+			r.find(fourbit.Warning, manifest.Name, "", "source: %s: the one given is not the one recorded", diff)
 		}
 	}
 	ix := origin.New(opt.Source)
@@ -114,7 +114,7 @@ func (r *Report) prove(ctx context.Context, src *checkpoint.Source, groups *bnb.
 			continue
 		}
 		p.Unproven++
-		r.find(bnb.Warning, j.t.Shard, j.t.Name, "not proven: %v", err)
+		r.find(fourbit.Warning, j.t.Shard, j.t.Name, "not proven: %v", err)
 	}
 	err := stream.Run(ctx, opt.Stream, newScratch, len(run), func(i int) int64 { return run[i].cost() },
 		func(i int, each stream.Each[*scratch]) error { return run[i].run(each) })
@@ -147,9 +147,9 @@ func (p *Proof) take(j *prover) {
 
 // missing lists the tensors of the source that are not in the checkpoint. Others drop tied weights.
 func (r *Report) missing(src *checkpoint.Source, ix *origin.Index) {
-	severity := bnb.Notice
+	severity := fourbit.Notice
 	if r.Proof.Exact {
-		severity = bnb.Error
+		severity = fourbit.Error
 	}
 	var names []string
 	for _, name := range ix.Names() {
@@ -166,8 +166,8 @@ func (r *Report) missing(src *checkpoint.Source, ix *origin.Index) {
 
 // prover compares one tensor with what is derived from its source.
 type prover struct {
-	w        *bnb.Weight // nil for a plain tensor
-	t        bnb.Tensor
+	w        *fourbit.Weight // nil for a plain tensor
+	t        fourbit.Tensor
 	shape    []int64
 	src      *origin.Elements
 	raw      *safetensors.Tensor // instead of src
@@ -200,7 +200,7 @@ func (j *prover) run(each stream.Each[*scratch]) error {
 	return j.runWeight(each)
 }
 
-func (j *prover) add(s bnb.Severity, t bnb.Tensor, format string, args ...any) {
+func (j *prover) add(s fourbit.Severity, t fourbit.Tensor, format string, args ...any) {
 	j.found = append(j.found, Finding{Severity: s, Kind: format, File: t.Shard, Tensor: t.Name, Text: fmt.Sprintf(format, args...)})
 }
 
@@ -235,7 +235,7 @@ func (j *prover) runRaw(each stream.Each[*scratch]) error {
 func (j *prover) runPlain(each stream.Each[*scratch]) error {
 	dst, ok := map[safetensors.DType]kernel.Elem{safetensors.BF16: kernel.BF16, safetensors.F16: kernel.F16, safetensors.F32: kernel.F32}[j.t.DType]
 	if !ok {
-		j.add(bnb.Warning, j.t, "not proven: expected floats of 16 or 32 bits, found %s", j.t.DType)
+		j.add(fourbit.Warning, j.t, "not proven: expected floats of 16 or 32 bits, found %s", j.t.DType)
 		return nil
 	}
 	n := j.src.Len()
@@ -277,7 +277,7 @@ func (j *prover) compare(w *scratch, want []byte, off int64, size int) error {
 
 func (j *prover) endPlain(err error) error {
 	if err == nil && j.wrong > 0 {
-		j.add(bnb.Error, j.t, "%d of %d elements differ from the source, the first at %d", j.wrong, j.t.Elems(), j.first)
+		j.add(fourbit.Error, j.t, "%d of %d elements differ from the source, the first at %d", j.wrong, j.t.Elems(), j.first)
 	}
 	return err
 }
@@ -303,7 +303,7 @@ func (j *prover) runWeight(each stream.Each[*scratch]) error {
 		return d.codes(w, first, int(min(step, d.n-first)))
 	})
 	if err == nil && j.wrong > 0 {
-		j.add(bnb.Error, j.w.Packed, "%d of %d codes differ from those derived from the source, the first at element %d", j.wrong, d.n, j.first)
+		j.add(fourbit.Error, j.w.Packed, "%d of %d codes differ from those derived from the source, the first at element %d", j.wrong, d.n, j.first)
 	}
 	if err != nil {
 		return err

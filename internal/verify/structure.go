@@ -8,10 +8,11 @@ import (
 
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/arch"
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -19,7 +20,7 @@ import (
 const maxSkipModules = 512
 
 // structure checks what headers, records and small files say.
-func (r *Report) structure(src *checkpoint.Source, groups *bnb.Groups, targets arch.Target) error {
+func (r *Report) structure(src *checkpoint.Source, groups *fourbit.Groups, targets arch.Target) error {
 	for _, w := range groups.Weights {
 		if err := r.tables(w); err != nil {
 			return err
@@ -32,8 +33,8 @@ func (r *Report) structure(src *checkpoint.Source, groups *bnb.Groups, targets a
 	}
 	if src.Config == nil {
 		if !src.IsFile {
-			r.find(bnb.Warning, src.Dir, "", "config.json: expected it beside the weights, found none").Breaks =
-				[]bnb.Loader{bnb.Transformers5, bnb.Transformers4}
+			r.find(fourbit.Warning, src.Dir, "", "config.json: expected it beside the weights, found none").Breaks =
+				[]fourbit.Loader{fourbit.Transformers5, fourbit.Transformers4}
 		}
 		return nil
 	}
@@ -45,29 +46,29 @@ func (r *Report) structure(src *checkpoint.Source, groups *bnb.Groups, targets a
 func (r *Report) headers(src *checkpoint.Source) {
 	for _, sh := range src.Shards {
 		if err := sh.CrossCheck(); err != nil {
-			r.find(bnb.Error, sh.Name, "", "%v", err)
+			r.find(fourbit.Error, sh.Name, "", "%v", err)
 		}
 		switch meta := sh.Metadata(); {
 		case meta == nil:
-			r.find(bnb.Notice, sh.Name, "", "__metadata__: expected {\"format\": \"pt\"}, found none; transformers before 4.51 needs it")
+			r.find(fourbit.Notice, sh.Name, "", "__metadata__: expected {\"format\": \"pt\"}, found none; transformers before 4.51 needs it")
 		case meta["format"] != "pt":
-			r.find(bnb.Warning, sh.Name, "", "__metadata__: expected format \"pt\", found %.40q", meta["format"]).Breaks = []bnb.Loader{bnb.Transformers4}
+			r.find(fourbit.Warning, sh.Name, "", "__metadata__: expected format \"pt\", found %.40q", meta["format"]).Breaks = []fourbit.Loader{fourbit.Transformers4}
 		}
 	}
 }
 
 // index compares what the index file says of the whole with the whole.
-func (r *Report) index(src *checkpoint.Source, groups *bnb.Groups) {
+func (r *Report) index(src *checkpoint.Source, groups *fourbit.Groups) {
 	ix := src.Index
 	if ix == nil {
 		return
 	}
 	file := checkpoint.IndexName(src.Base)
 	if !ix.HasMetadata {
-		r.find(bnb.Warning, file, "", "metadata: expected an object, found none").Breaks = []bnb.Loader{bnb.Transformers5, bnb.Transformers4}
+		r.find(fourbit.Warning, file, "", "metadata: expected an object, found none").Breaks = []fourbit.Loader{fourbit.Transformers5, fourbit.Transformers4}
 	}
 	if size := src.TensorBytes(); ix.TotalSize != 0 && ix.TotalSize != size {
-		r.find(bnb.Notice, file, "", "metadata.total_size: expected %d, the bytes of all tensors, found %d", size, ix.TotalSize)
+		r.find(fourbit.Notice, file, "", "metadata.total_size: expected %d, the bytes of all tensors, found %d", size, ix.TotalSize)
 	}
 	var params int64
 	for _, w := range groups.Weights {
@@ -77,7 +78,7 @@ func (r *Report) index(src *checkpoint.Source, groups *bnb.Groups) {
 		params += t.Elems()
 	}
 	if ix.TotalParameters != 0 && ix.TotalParameters != params && len(groups.Errors()) == 0 {
-		r.find(bnb.Notice, file, "", "metadata.total_parameters: expected %d, found %d", params, ix.TotalParameters)
+		r.find(fourbit.Notice, file, "", "metadata.total_parameters: expected %d, found %d", params, ix.TotalParameters)
 	}
 }
 
@@ -93,28 +94,28 @@ func (r *Report) strays(src *checkpoint.Source) {
 	}
 	for _, e := range entries {
 		name := e.Name()
-		text, loader := "", bnb.VLLM
+		text, loader := "", fourbit.VLLM
 		switch {
 		case strings.HasPrefix(name, "consolidated") && filepath.Ext(name) == ".safetensors":
 			text = "expected no such file beside the weights: it marks a checkpoint in Mistral's own format"
 		case filepath.Ext(name) == ".safetensors" && !used[name]:
-			text, loader = "expected no weights file that is not part of the checkpoint: it is read along with the others", bnb.SGLang
+			text, loader = "expected no weights file that is not part of the checkpoint: it is read along with the others", fourbit.SGLang
 		case name == "adapter_config.json":
-			text, loader = "expected no such file beside the weights: it marks a PEFT adapter", bnb.Transformers5
+			text, loader = "expected no such file beside the weights: it marks a PEFT adapter", fourbit.Transformers5
 		default:
-			for _, side := range bnb.SideFiles {
+			for _, side := range fourbit.SideFiles {
 				if name == side {
 					text = "expected no such file beside the weights: it names another quantization method"
 				}
 			}
 		}
 		if text != "" {
-			r.find(bnb.Warning, name, "", "%s", text).Breaks = []bnb.Loader{loader}
+			r.find(fourbit.Warning, name, "", "%s", text).Breaks = []fourbit.Loader{loader}
 		}
 	}
 }
 
-func (r *Report) tables(w *bnb.Weight) error {
+func (r *Report) tables(w *fourbit.Weight) error {
 	codes := nf4.Codebook(nf4.NF4)
 	if w.State.QuantType == bnb.FP4 {
 		codes = nf4.Codebook(nf4.FP4)
@@ -129,12 +130,12 @@ func (r *Report) tables(w *bnb.Weight) error {
 }
 
 // config checks that config.json says what the tensors are.
-func (r *Report) config(src *checkpoint.Source, groups *bnb.Groups, targets arch.Target) error {
-	bad := func(text string, breaks ...bnb.Loader) {
-		r.find(bnb.Warning, "config.json", "", "%s", text).Breaks = breaks
+func (r *Report) config(src *checkpoint.Source, groups *fourbit.Groups, targets arch.Target) error {
+	bad := func(text string, breaks ...fourbit.Loader) {
+		r.find(fourbit.Warning, "config.json", "", "%s", text).Breaks = breaks
 	}
-	both := []bnb.Loader{bnb.Transformers5, bnb.Transformers4}
-	q := bnb.DetectConfig(src.Config)
+	both := []fourbit.Loader{fourbit.Transformers5, fourbit.Transformers4}
+	q := fourbit.DetectConfig(src.Config)
 	if q == nil {
 		bad("quantization_config: expected one, since there are 4-bit weights, found none", both...)
 		return nil
@@ -143,7 +144,7 @@ func (r *Report) config(src *checkpoint.Source, groups *bnb.Groups, targets arch
 		bad(fmt.Sprintf("%s: expected bitsandbytes with load_in_4bit, found %s", q.Where, q.Label), both...)
 		return nil
 	}
-	qc, problems, err := bnb.ParseQuantizationConfig(q.Raw)
+	qc, problems, err := fourbit.ParseConfig(q.Raw)
 	if err != nil {
 		bad(err.Error(), both...)
 		return nil
@@ -156,18 +157,18 @@ func (r *Report) config(src *checkpoint.Source, groups *bnb.Groups, targets arch
 	}
 	r.dtypes(cfg, groups)
 	if n := len(qc.SkipModules); n > maxSkipModules {
-		r.find(bnb.Notice, "config.json", "", "llm_int8_skip_modules: expected at most %d entries, found %d; loading takes minutes", maxSkipModules, n)
+		r.find(fourbit.Notice, "config.json", "", "llm_int8_skip_modules: expected at most %d entries, found %d; loading takes minutes", maxSkipModules, n)
 	}
 	return r.skipList(cfg, qc, groups, targets)
 }
 
 // dtypes checks that every plain float weight has the dtype of the model:
 // transformers from 5.21 on keeps a ".weight" in the dtype of its file.
-func (r *Report) dtypes(cfg *checkpoint.Config, groups *bnb.Groups) {
+func (r *Report) dtypes(cfg *checkpoint.Config, groups *fourbit.Groups) {
 	want := map[string]safetensors.DType{"bfloat16": safetensors.BF16, "float16": safetensors.F16, "float32": safetensors.F32}[cfg.DType()]
 	for _, w := range groups.Weights {
 		if got := w.State.DType; cfg.DType() != "" && want != 0 && got != cfg.DType() {
-			r.find(bnb.Notice, w.QuantState.Shard, w.Name, "quant_state: decodes to %s, config.json says %s", got, cfg.DType())
+			r.find(fourbit.Notice, w.QuantState.Shard, w.Name, "quant_state: decodes to %s, config.json says %s", got, cfg.DType())
 			break // one is enough: they are written together
 		}
 	}
@@ -178,13 +179,13 @@ func (r *Report) dtypes(cfg *checkpoint.Config, groups *bnb.Groups) {
 			continue
 		}
 		if strings.HasSuffix(t.Name, ".weight") && want != 0 && t.DType != want {
-			r.find(bnb.Warning, t.Shard, t.Name, "dtype: expected %s as in config.json, found %s", want, t.DType).Breaks = []bnb.Loader{bnb.Transformers5}
+			r.find(fourbit.Warning, t.Shard, t.Name, "dtype: expected %s as in config.json, found %s", want, t.DType).Breaks = []fourbit.Loader{fourbit.Transformers5}
 		}
 	}
 }
 
 // skipList runs the loaders' own match rules over every module.
-func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, groups *bnb.Groups, targets arch.Target) error {
+func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, groups *fourbit.Groups, targets arch.Target) error {
 	query, err := arch.ParseConfig(cfg.Strict())
 	if err != nil {
 		return err
@@ -198,14 +199,14 @@ func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, gr
 	}
 	model, err := arch.Resolve(query, names)
 	if err != nil {
-		r.find(bnb.Notice, "config.json", "", "%v: the skip list is not checked", err)
+		r.find(fourbit.Notice, "config.json", "", "%v: the skip list is not checked", err)
 		return nil
 	}
 	if targets, err = model.Targets(targets); err != nil {
 		return &convert.OptionError{Msg: err.Error()}
 	}
 	if targets == arch.Transformers5 && !model.In5 || targets == arch.Transformers4 && !model.In4 {
-		r.find(bnb.Warning, "config.json", "", "architectures: %s has no %s", targets, model.Class)
+		r.find(fourbit.Warning, "config.json", "", "architectures: %s has no %s", targets, model.Class)
 	}
 	var kept, quantized []arch.Tensor
 	for _, t := range groups.Plain {
@@ -218,9 +219,9 @@ func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, gr
 	}
 	r.unloadable(targets, quantized)
 	for _, m := range convert.Misreads(model, targets, quantized) {
-		severity := bnb.Warning
+		severity := fourbit.Warning
 		if !m.How.Always() {
-			severity = bnb.Notice
+			severity = fourbit.Notice
 		}
 		r.find(severity, "", "", "packed weight: %s", m)
 	}
@@ -230,10 +231,10 @@ func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, gr
 	}
 	for _, v := range violations {
 		if v.Over {
-			r.find(bnb.Warning, "config.json", "", "llm_int8_skip_modules: in %s entry %q skips %s, which is quantized", v.Loader, v.Entry, v.Path)
+			r.find(fourbit.Warning, "config.json", "", "llm_int8_skip_modules: in %s entry %q skips %s, which is quantized", v.Loader, v.Entry, v.Path)
 			continue
 		}
-		r.find(bnb.Warning, "config.json", "", "llm_int8_skip_modules: in %s the plain weight of %s is taken for quantized: no entry matches", v.Loader, v.Path)
+		r.find(fourbit.Warning, "config.json", "", "llm_int8_skip_modules: in %s the plain weight of %s is taken for quantized: no entry matches", v.Loader, v.Path)
 	}
 	return nil
 }
@@ -259,6 +260,6 @@ func (r *Report) unloadable(targets arch.Target, quantized []arch.Tensor) {
 		count[c]++
 	}
 	for _, c := range causes {
-		r.find(bnb.Warning, "", first[c], "packed weight: %s cannot load it (%d such weights): %s", c.by, count[c], c.why)
+		r.find(fourbit.Warning, "", first[c], "packed weight: %s cannot load it (%d such weights): %s", c.by, count[c], c.why)
 	}
 }

@@ -22,21 +22,21 @@ import (
 	"slices"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // A Finding is something wrong, or worth knowing, about a checkpoint.
 type Finding struct {
-	Severity bnb.Severity
+	Severity fourbit.Severity
 	Kind     string // what findings of one sort have in common; not for people to read
 	File     string
 	Tensor   string
 	Text     string
-	Breaks   []bnb.Loader
+	Breaks   []fourbit.Loader
 }
 
 // Options say what is checked. The zero value checks everything that needs no
@@ -63,10 +63,10 @@ type Report struct {
 // Failed reports whether some loader will fail on the checkpoint or misread it,
 // or a digest or the source says that it is not what was written.
 func (r *Report) Failed() bool {
-	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Severity >= bnb.Warning })
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Severity >= fourbit.Warning })
 }
 
-func (r *Report) add(problems []*bnb.Problem) {
+func (r *Report) add(problems []*fourbit.Problem) {
 	for _, p := range problems {
 		text := fmt.Sprintf("%s: expected %s, found %s", p.Kind, p.Expected, p.Found)
 		if p.Effect != "" {
@@ -77,7 +77,7 @@ func (r *Report) add(problems []*bnb.Problem) {
 }
 
 // find adds a finding. The pointer is good until the next one.
-func (r *Report) find(s bnb.Severity, file, tensor, format string, args ...any) *Finding {
+func (r *Report) find(s fourbit.Severity, file, tensor, format string, args ...any) *Finding {
 	r.Findings = append(r.Findings, Finding{Severity: s, Kind: format, File: file, Tensor: tensor, Text: fmt.Sprintf(format, args...)})
 	return &r.Findings[len(r.Findings)-1]
 }
@@ -86,11 +86,11 @@ func (r *Report) find(s bnb.Severity, file, tensor, format string, args ...any) 
 // reading, of a checkpoint without any 4-bit weight, or of a source that
 // cannot be opened as one.
 func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, error) {
-	groups, err := bnb.Group(convert.BnbTensors(src))
+	groups, err := fourbit.Group(convert.BnbTensors(src))
 	if err != nil {
 		return nil, err
 	}
-	if n := len(bnb.Int8Weights(convert.BnbTensors(src))); n > 0 && len(groups.Weights) == 0 {
+	if n := len(fourbit.Int8Weights(convert.BnbTensors(src))); n > 0 && len(groups.Weights) == 0 {
 		return nil, &convert.SourceError{Path: src.Path, Msg: fmt.Sprintf("nothing to verify: its %d quantized weights are LLM.int8, not 4-bit", n),
 			Hint: "nf4kit measure SOURCE " + src.Path + " compares them with the weights they were made of"}
 	}
@@ -113,10 +113,10 @@ func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, e
 }
 
 // deep reads every byte.
-func (r *Report) deep(ctx context.Context, src *checkpoint.Source, groups *bnb.Groups, opt Options) error {
+func (r *Report) deep(ctx context.Context, src *checkpoint.Source, groups *fourbit.Groups, opt Options) error {
 	m, err := manifest.Read(src)
 	if err != nil {
-		r.find(bnb.Warning, manifest.Name, "", "%v", err)
+		r.find(fourbit.Warning, manifest.Name, "", "%v", err)
 	}
 	r.Manifest = m
 	if err := r.contents(ctx, groups, opt); err != nil {
@@ -136,7 +136,7 @@ func (r *Report) deep(ctx context.Context, src *checkpoint.Source, groups *bnb.G
 // formula is 4 bits and the constants' share by parameter, averaged over the
 // weights: 4 + 8/64 + 32/(64*256) = 4.127 for blocks of 64 with double
 // quantization, 4.5 without (QLoRA, arXiv 2305.14314, section 3).
-func formula(g *bnb.Groups) float64 {
+func formula(g *fourbit.Groups) float64 {
 	var bits, elems float64
 	for _, w := range g.Weights {
 		b := float64(w.State.BlockSize)

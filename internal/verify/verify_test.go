@@ -11,9 +11,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nf4kit/nf4kit/internal/bnb"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/safetensors"
@@ -86,7 +86,7 @@ func check(t testing.TB, dir string, opt Options) *Report {
 func severe(r *Report) []Finding {
 	var out []Finding
 	for _, f := range r.Findings {
-		if f.Severity >= bnb.Warning {
+		if f.Severity >= fourbit.Warning {
 			out = append(out, f)
 		}
 	}

@@ -1,7 +1,8 @@
-package bnb
+package fourbit
 
 import (
 	"bytes"
+	or "cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -16,13 +17,17 @@ import (
 
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
+
+// goldens holds checkpoints that save_pretrained wrote.
+const goldens = "../../nf4/bnb/testdata"
 
 // openGolden returns every tensor of a checkpoint that save_pretrained wrote.
 func openGolden(t *testing.T, dir string) []Tensor {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join("testdata", dir, "*.safetensors"))
+	files, err := filepath.Glob(filepath.Join(goldens, dir, "*.safetensors"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no files in %s: %v", dir, err)
 	}
@@ -55,12 +60,12 @@ func TestGroupSavePretrained(t *testing.T) {
 	if w.Name != "model.layers.0.mlp.down_proj.weight" {
 		t.Errorf("first weight is %s", w.Name)
 	}
-	want := &State{QuantType: NF4, BlockSize: 64, DType: "bfloat16", Shape: []int64{32, 48}, DoubleQuant: true, NestedBlockSize: 256,
+	want := &bnb.State{QuantType: bnb.NF4, BlockSize: 64, DType: "bfloat16", Shape: []int64{32, 48}, DoubleQuant: true, NestedBlockSize: 256,
 		NestedOffset: w.State.NestedOffset}
 	if diff := cmp.Diff(want, w.State); diff != "" || w.State.NestedOffset <= 0 {
 		t.Errorf("state (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(Sizes{Elems: 1536, Packed: 768, Blocks: 24, Nested: 1}, w.Sizes); diff != "" {
+	if diff := cmp.Diff(bnb.Sizes{Elems: 1536, Packed: 768, Blocks: 24, Nested: 1}, w.Sizes); diff != "" {
 		t.Errorf("sizes (-want +got):\n%s", diff)
 	}
 	normal, float, dynamic := nf4.Codebook(nf4.NF4), nf4.Codebook(nf4.FP4), doublequant.Map()
@@ -115,25 +120,29 @@ type part struct {
 }
 
 // weight adds a quantized weight as Entries lays it out.
-func (s set) weight(t *testing.T, name string, shape [2]int64, cfg Config) {
+func (s set) weight(t *testing.T, name string, shape [2]int64, cfg bnb.Config) {
 	t.Helper()
-	entries, err := Entries(name, shape, cfg)
+	entries, err := bnb.Entries(name, shape, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
 		s.add(e, "a")
 	}
-	cfg = cfg.withDefaults()
-	blob, err := (&State{QuantType: cfg.Type, BlockSize: cfg.BlockSize, DType: cfg.DType, Shape: shape[:], DoubleQuant: cfg.DoubleQuant}).Encode()
+	state := bnb.State{QuantType: or.Or(cfg.Type, bnb.NF4), BlockSize: or.Or(cfg.BlockSize, bnb.DefaultBlockSize), DType: or.Or(cfg.DType, "bfloat16"),
+		Shape: shape[:], DoubleQuant: cfg.DoubleQuant}
+	blob, err := state.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s[NamesOf(name, cfg.Type).QuantState].data = blob
+	s[bnb.NamesOf(name, state.QuantType).QuantState].data = blob
 }
 
 func (s set) add(e safetensors.Entry, shard string) {
-	n, _ := product(e.Shape)
+	n := int64(1)
+	for _, d := range e.Shape {
+		n *= d
+	}
 	s[e.Name] = &part{entry: e, data: make([]byte, n*int64(e.DType.Bits())/8), shard: shard}
 }
 
@@ -179,12 +188,12 @@ func (s set) tensors(t *testing.T) []Tensor {
 
 func TestGroupProblems(t *testing.T) {
 	const w = "l.q_proj.weight"
-	nf4Names, fp4Names := NamesOf(w, NF4), NamesOf(w, FP4)
+	nf4Names, fp4Names := bnb.NamesOf(w, bnb.NF4), bnb.NamesOf(w, bnb.FP4)
 	u8, f32, bf16 := safetensors.U8, safetensors.F32, safetensors.BF16
-	dq, plain := Config{DoubleQuant: true}, Config{}
+	dq, plain := bnb.Config{DoubleQuant: true}, bnb.Config{}
 	for _, c := range []struct {
 		name   string
-		cfg    Config
+		cfg    bnb.Config
 		change func(s set)
 		want   []string // "severity text", in order
 	}{
@@ -251,7 +260,7 @@ func TestGroupProblems(t *testing.T) {
 		}, []string{`error a: l.q_proj.weight.quant_state.bitsandbytes__nf4: bad quant_state: expected field "by" to be only bitsandbytes' own fields, found an unknown one (bitsandbytes raises a bare AssertionError)`}},
 		{"record as I8", dq, func(s set) { s.reshape(nf4Names.QuantState, safetensors.I8, 256) }, []string{
 			"error a: l.q_proj.weight.quant_state.bitsandbytes__nf4: bad quant_state: expected U8 with one dimension of at most 65536, found I8 [256]"}},
-		{"huge record", dq, func(s set) { s.reshape(nf4Names.QuantState, u8, MaxStateSize+1) }, []string{
+		{"huge record", dq, func(s set) { s.reshape(nf4Names.QuantState, u8, bnb.MaxStateSize+1) }, []string{
 			"error a: l.q_proj.weight.quant_state.bitsandbytes__nf4: bad quant_state: expected U8 with one dimension of at most 65536, found U8 [65537]"}},
 		{"too few scales", dq, func(s set) { s.reshape(nf4Names.Absmax, u8, 15) }, []string{
 			"error a: l.q_proj.weight.absmax: wrong shape: expected U8 [16], found U8 [15]"}},
@@ -281,16 +290,16 @@ func TestGroupProblems(t *testing.T) {
 			"error a: l.q_proj.weight: wrong dtype: expected packed bytes as U8, BF16, F16 or F32, found I8 [512 1]"}},
 		{"weight not packed", dq, func(s set) { s.reshape(w, bf16, 8, 128) }, []string{
 			"error a: l.q_proj.weight: weight not packed: expected 512 packed bytes beside its quant_state, found BF16 [8 128]"}},
-		{"storage", Config{DoubleQuant: true, Storage: bf16}, func(set) {}, []string{
+		{"storage", bnb.Config{DoubleQuant: true, Storage: bf16}, func(set) {}, []string{
 			"warning a: l.q_proj.weight: quant storage: expected U8, found BF16 (transformers 4 casts the packed bytes by value unless loaded in that dtype)"}},
 		{"sidecar in another file", dq, func(s set) { s[nf4Names.NestedAbsmax].shard = "b" }, []string{
 			"warning b: l.q_proj.weight.nested_absmax: sidecars split: expected the file of its weight, a, found b"}},
 		{"nested block size", dq, func(s set) {
 			s.setBlob(nf4Names.QuantState, strings.Replace(string(s[nf4Names.QuantState].data), "256", "128", 1))
 		}, []string{"warning a: l.q_proj.weight.quant_state.bitsandbytes__nf4: nested block size: expected nested_blocksize 256, found 128 (matmul_4bit raises NotImplementedError)"}},
-		{"block size 32", Config{BlockSize: 32}, func(set) {}, []string{
+		{"block size 32", bnb.Config{BlockSize: 32}, func(set) {}, []string{
 			"notice a: l.q_proj.weight.quant_state.bitsandbytes__nf4: small block size: expected a block size of 64 or more, found 32 (only recent bitsandbytes reads it)"}},
-		{"decodes to float32", Config{DType: "float32"}, func(set) {}, []string{
+		{"decodes to float32", bnb.Config{DType: "float32"}, func(set) {}, []string{
 			"notice a: l.q_proj.weight.quant_state.bitsandbytes__nf4: decoded dtype: expected dtype bfloat16 or float16, found float32"}},
 		{"8-bit", dq, func(s set) {
 			s.add(safetensors.Entry{Name: "l.k_proj.weight", DType: safetensors.I8, Shape: []int64{4, 4}}, "a")
@@ -331,10 +340,10 @@ func TestGroupProblems(t *testing.T) {
 
 func TestGroupOddAndMixed(t *testing.T) {
 	s := make(set)
-	s.weight(t, "a.weight", [2]int64{3, 5}, Config{})
-	s.weight(t, "b.weight", [2]int64{8, 8}, Config{DoubleQuant: true})
-	s.weight(t, "c.weight", [2]int64{8, 8}, Config{DoubleQuant: true})
-	s.weight(t, "d.weight", [2]int64{8, 8}, Config{DoubleQuant: true, Type: FP4})
+	s.weight(t, "a.weight", [2]int64{3, 5}, bnb.Config{})
+	s.weight(t, "b.weight", [2]int64{8, 8}, bnb.Config{DoubleQuant: true})
+	s.weight(t, "c.weight", [2]int64{8, 8}, bnb.Config{DoubleQuant: true})
+	s.weight(t, "d.weight", [2]int64{8, 8}, bnb.Config{DoubleQuant: true, Type: bnb.FP4})
 	g, err := Group(s.tensors(t))
 	if err != nil {
 		t.Fatal(err)
@@ -357,7 +366,7 @@ func TestGroupOddAndMixed(t *testing.T) {
 
 func TestGroupDuplicate(t *testing.T) {
 	s := make(set)
-	s.weight(t, "a.weight", [2]int64{8, 8}, Config{})
+	s.weight(t, "a.weight", [2]int64{8, 8}, bnb.Config{})
 	tensors := s.tensors(t)
 	again := tensors[0]
 	again.Shard = "b"
@@ -384,7 +393,7 @@ func (r brokenReader) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func TestGroupReadError(t *testing.T) {
-	entries, err := Entries("w", [2]int64{8, 8}, Config{})
+	entries, err := bnb.Entries("w", [2]int64{8, 8}, bnb.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -408,7 +417,7 @@ func TestGroupReadError(t *testing.T) {
 
 func TestCheckTables(t *testing.T) {
 	s := make(set)
-	s.weight(t, "w", [2]int64{8, 8}, Config{Type: FP4, DoubleQuant: true})
+	s.weight(t, "w", [2]int64{8, 8}, bnb.Config{Type: bnb.FP4, DoubleQuant: true})
 	codes := nf4.Codebook(nf4.FP4)
 	put := func(name string, table []float32) {
 		for i, x := range table {
@@ -437,7 +446,7 @@ func TestCheckTables(t *testing.T) {
 }
 
 func ExampleGroup() {
-	f, err := safetensors.Open("testdata/nf4-dq/model.safetensors")
+	f, err := safetensors.Open("../../nf4/bnb/testdata/nf4-dq/model.safetensors")
 	if err != nil {
 		panic(err)
 	}

@@ -1,4 +1,7 @@
-package bnb
+// Package fourbit finds the weights that bitsandbytes has quantized among the tensors of a checkpoint made by anyone,
+// and says what is wrong with them and which loaders it breaks. It also tells from config.json and the tensors whether
+// a checkpoint is quantized already, and by what. The convention itself is package nf4/bnb's.
+package fourbit
 
 import (
 	"cmp"
@@ -6,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -18,8 +22,8 @@ type Tensor struct {
 // Weight is one quantized weight and the tensors that store it.
 type Weight struct {
 	Name           string
-	State          *State
-	Sizes          Sizes
+	State          *bnb.State
+	Sizes          bnb.Sizes
 	Packed         Tensor
 	Absmax         Tensor
 	QuantMap       Tensor
@@ -54,24 +58,11 @@ func Group(tensors []Tensor) (*Groups, error) {
 			continue
 		}
 		g.byName[t.Name] = t
-		if base, ok := sidecarOf(t.Name); ok {
+		if base, ok := bnb.SidecarOf(t.Name); ok {
 			g.sidecars[base] = append(g.sidecars[base], t)
 		}
 	}
 	return g.run(sorted)
-}
-
-// sidecarOf splits the name of a sidecar from that of its weight.
-func sidecarOf(name string) (weight string, ok bool) {
-	if i := strings.LastIndex(name, suffixQuantState); i > 0 && !strings.Contains(name[i+len(suffixQuantState):], ".") {
-		return name[:i], true
-	}
-	for _, s := range []string{suffixAbsmax, suffixQuantMap, suffixNestedAbsmax, suffixNestedQuantMap} {
-		if base, ok := strings.CutSuffix(name, s); ok && base != "" {
-			return base, true
-		}
-	}
-	return "", false
 }
 
 type grouper struct {
@@ -104,7 +95,7 @@ func (g *grouper) run(sorted []Tensor) (*Groups, error) {
 			if !strings.HasPrefix(s.Name, t.Name) {
 				break
 			}
-			if _, known := sidecarOf(s.Name); !known && strings.HasPrefix(s.Name, t.Name+".") {
+			if _, known := bnb.SidecarOf(s.Name); !known && strings.HasPrefix(s.Name, t.Name+".") {
 				g.add(Problem{Kind: UnknownSidecar, Severity: Warning, Tensor: s.Name, Shard: s.Shard,
 					Expected: "only bitsandbytes' own tensors below a quantized weight", Found: "an unknown one",
 					Breaks: []Loader{Transformers455, VLLM}})
@@ -126,7 +117,7 @@ func (g *grouper) run(sorted []Tensor) (*Groups, error) {
 
 // plain files a tensor that stands alone, unless its name says it should not.
 func (g *grouper) plain(t Tensor) {
-	base, sidecar := sidecarOf(t.Name)
+	base, sidecar := bnb.SidecarOf(t.Name)
 	switch {
 	case sidecar:
 		g.add(Problem{Kind: OrphanSidecar, Severity: Error, Tensor: t.Name, Shard: t.Shard,
@@ -136,7 +127,7 @@ func (g *grouper) plain(t Tensor) {
 		g.add(Problem{Kind: EightBit, Severity: Error, Tensor: t.Name, Shard: t.Shard,
 			Expected: "a 4-bit or an unquantized weight", Found: "the scales of an 8-bit one"})
 	case t.DType == safetensors.U8 && strings.HasSuffix(t.Name, ".weight") && len(t.Shape) == 2 && t.Shape[1] == 1:
-		g.add(Problem{Kind: MissingSidecar, Severity: Error, Tensor: t.Name + suffixQuantState + statePrefix + "*",
+		g.add(Problem{Kind: MissingSidecar, Severity: Error, Tensor: bnb.NamesOf(t.Name, "*").QuantState,
 			Expected: fmt.Sprintf("a quant_state for the packed weight %s %v", t.Name, t.Shape), Found: "no sidecar at all",
 			Effect: "transformers takes the packed bytes for the weight", Breaks: allLoaders})
 	}

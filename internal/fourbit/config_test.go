@@ -1,4 +1,4 @@
-package bnb
+package fourbit
 
 import (
 	"encoding/json"
@@ -9,13 +9,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
 // goldenConfig is the quantization_config that save_pretrained wrote.
 func goldenConfig(t testing.TB, dir string) []byte {
 	t.Helper()
-	raw, err := os.ReadFile(filepath.Join("testdata", dir, "config.json"))
+	raw, err := os.ReadFile(filepath.Join(goldens, dir, "config.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,98 +29,24 @@ func goldenConfig(t testing.TB, dir string) []byte {
 	return config.Quantization
 }
 
-// TestQuantizationConfigGolden compares token by token with what save_pretrained writes.
-func TestQuantizationConfigGolden(t *testing.T) {
-	for _, c := range []struct {
-		dir  string
-		want QuantizationConfig
-	}{
-		{"nf4-dq", QuantizationConfig{QuantType: NF4, DoubleQuant: true, ComputeDType: "bfloat16", Storage: "uint8"}},
-		{"fp4-shards", QuantizationConfig{QuantType: FP4, ComputeDType: "bfloat16", Storage: "uint8"}},
-	} {
-		golden := goldenConfig(t, c.dir)
-		got, problems, err := ParseQuantizationConfig(golden)
-		if err != nil || len(problems) > 0 {
-			t.Fatal(problems, err)
-		}
-		if diff := cmp.Diff(&c.want, got); diff != "" {
-			t.Errorf("%s: parse (-want +got):\n%s", c.dir, diff)
-		}
-		encoded, err := got.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		type pair struct{ Name, Value string }
-		var want, have []pair
-		for _, m := range members(golden) {
-			if !strings.HasPrefix(m.name, "_") {
-				want = append(want, pair{m.name, string(m.value)})
-			}
-		}
-		for _, m := range members(encoded) {
-			have = append(have, pair{m.name, string(m.value)})
-		}
-		if diff := cmp.Diff(want, have); diff != "" {
-			t.Errorf("%s: encode (-want +got):\n%s", c.dir, diff)
-		}
-	}
-}
-
-func TestQuantizationConfigEncode(t *testing.T) {
-	c := QuantizationConfig{QuantType: NF4, DoubleQuant: true, ComputeDType: "float16", Storage: "bfloat16", SkipModules: []string{"lm_head", "model.visual", `a"b`}}
-	got, err := c.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := `{"bnb_4bit_compute_dtype": "float16", "bnb_4bit_quant_storage": "bfloat16", "bnb_4bit_quant_type": "nf4", ` +
-		`"bnb_4bit_use_double_quant": true, "llm_int8_enable_fp32_cpu_offload": false, "llm_int8_has_fp16_weight": false, ` +
-		`"llm_int8_skip_modules": ["lm_head", "model.visual", "a\"b"], "llm_int8_threshold": 6.0, "load_in_4bit": true, ` +
-		`"load_in_8bit": false, "quant_method": "bitsandbytes"}`
-	if diff := cmp.Diff(want, string(got)); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	back, _, err := ParseQuantizationConfig(got)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(&c, back); diff != "" {
-		t.Errorf("read back (-want +got):\n%s", diff)
-	}
-	for _, bad := range []struct {
-		c    QuantizationConfig
-		want string
-	}{
-		{QuantizationConfig{ComputeDType: "bfloat16"}, `bnb: quantization_config: quant type: expected nf4 or fp4, found ""`},
-		{QuantizationConfig{QuantType: NF4}, `bnb: quantization_config: compute dtype: expected bfloat16, float16 or float32, found ""`},
-		{QuantizationConfig{QuantType: NF4, ComputeDType: "float16", Storage: "int8"},
-			`bnb: quantization_config: storage: expected uint8, bfloat16, float16 or float32, found "int8"`},
-		{QuantizationConfig{QuantType: NF4, ComputeDType: "float16", SkipModules: []string{"\xff"}},
-			`bnb: quantization_config: skip modules: entry "\xff": `},
-	} {
-		if _, err := bad.c.Encode(); err == nil || !strings.HasPrefix(err.Error(), bad.want) {
-			t.Errorf("error %v, want %s", err, bad.want)
-		}
-	}
-}
-
-func TestParseQuantizationConfig(t *testing.T) {
+func TestParseConfig(t *testing.T) {
 	for _, c := range []struct {
 		name, raw string
-		want      *QuantizationConfig
+		want      *bnb.QuantizationConfig
 		problems  []string
 		err       string
 	}{
 		{name: "defaults", raw: `{"quant_method": "bitsandbytes", "load_in_4bit": true}`,
-			want: &QuantizationConfig{QuantType: FP4, ComputeDType: "float32", Storage: "uint8"}},
+			want: &bnb.QuantizationConfig{QuantType: bnb.FP4, ComputeDType: "float32", Storage: "uint8"}},
 		{name: "spellings", raw: `{"_load_in_4bit": true, "bnb_4bit_compute_dtype": "torch.bfloat16", "bnb_4bit_quant_type": "nf4", "llm_int8_threshold": 6}`,
-			want: &QuantizationConfig{QuantType: NF4, ComputeDType: "bfloat16", Storage: "uint8"},
+			want: &bnb.QuantizationConfig{QuantType: bnb.NF4, ComputeDType: "bfloat16", Storage: "uint8"},
 			problems: []string{
 				`quantization_config.quant_method: config mismatch: expected "bitsandbytes", found nothing; breaks transformers 5, transformers 4.57`,
 				`quantization_config.load_in_4bit: config mismatch: expected true, found only _load_in_4bit; breaks transformers 5, transformers 4.57`,
 				`quantization_config.llm_int8_threshold: config mismatch: expected 6.0, found 6 (raises TypeError: must be a float); breaks transformers 5, transformers 4.57`,
 				`quantization_config.bnb_4bit_compute_dtype: config mismatch: expected bfloat16, found "torch.bfloat16" (raises AttributeError); breaks transformers 5, transformers 4.57`}},
 		{name: "null threshold", raw: `{"quant_method": "bitsandbytes", "load_in_4bit": true, "llm_int8_threshold": null}`,
-			want: &QuantizationConfig{QuantType: FP4, ComputeDType: "float32", Storage: "uint8"}},
+			want: &bnb.QuantizationConfig{QuantType: bnb.FP4, ComputeDType: "float32", Storage: "uint8"}},
 		{name: "8-bit", raw: `{"quant_method": "bitsandbytes", "load_in_8bit": true}`,
 			err: "parse quantization_config: expected bitsandbytes with load_in_4bit, found bitsandbytes 8-bit"},
 		{name: "GPTQ", raw: `{"quant_method": "gptq", "bits": 4, "load_in_4bit": true}`,
@@ -128,7 +55,7 @@ func TestParseQuantizationConfig(t *testing.T) {
 			err: `parse quantization_config: bnb_4bit_quant_type: expected nf4 or fp4, found "af4"`},
 		{name: "not an object", raw: `[]`, err: "parse quantization_config: json: cannot unmarshal array"},
 	} {
-		got, problems, err := ParseQuantizationConfig([]byte(c.raw))
+		got, problems, err := ParseConfig([]byte(c.raw))
 		if c.err != "" {
 			if err == nil || !strings.HasPrefix(err.Error(), c.err) {
 				t.Errorf("%s: error %v, want %s", c.name, err, c.err)
@@ -156,11 +83,11 @@ func TestCheckConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p := g.CheckConfig(&QuantizationConfig{QuantType: NF4, DoubleQuant: true}); len(p) > 0 {
+	if p := g.CheckConfig(&bnb.QuantizationConfig{QuantType: bnb.NF4, DoubleQuant: true}); len(p) > 0 {
 		t.Errorf("problems %v", p)
 	}
 	var got []string
-	for _, p := range g.CheckConfig(&QuantizationConfig{QuantType: FP4, Storage: "bfloat16"}) {
+	for _, p := range g.CheckConfig(&bnb.QuantizationConfig{QuantType: bnb.FP4, Storage: "bfloat16"}) {
 		got = append(got, p.String())
 	}
 	const at = "model.safetensors: model.layers.0.mlp.down_proj.weight: config mismatch: expected "
@@ -172,7 +99,7 @@ func TestCheckConfig(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if p := (&Groups{}).CheckConfig(&QuantizationConfig{}); len(p) != 1 || p[0].Found != "none" {
+	if p := (&Groups{}).CheckConfig(&bnb.QuantizationConfig{}); len(p) != 1 || p[0].Found != "none" {
 		t.Errorf("without weights: %v", p)
 	}
 }
@@ -292,7 +219,7 @@ func FuzzConfig(f *testing.F) {
 		for _, name := range SideFiles {
 			DetectFile(name, raw)
 		}
-		c, _, err := ParseQuantizationConfig(raw)
+		c, _, err := ParseConfig(raw)
 		if err != nil {
 			return
 		}
@@ -300,7 +227,7 @@ func FuzzConfig(f *testing.F) {
 		if err != nil {
 			return // a dtype that Encode does not write
 		}
-		back, problems, err := ParseQuantizationConfig(encoded)
+		back, problems, err := ParseConfig(encoded)
 		if err != nil || len(problems) > 0 {
 			t.Fatalf("%s: %v %v", encoded, problems, err)
 		}

@@ -1,4 +1,4 @@
-package bnb
+package fourbit
 
 import (
 	"slices"

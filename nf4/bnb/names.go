@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -65,7 +66,7 @@ func (c Config) Validate() error {
 	if !validDType(c.DType) {
 		return fmt.Errorf("bnb: dtype: expected bfloat16, float16 or float32, found %q", c.DType)
 	}
-	if storageWidth(c.Storage) == 0 {
+	if StorageWidth(c.Storage) == 0 {
 		return fmt.Errorf("bnb: storage: expected U8, BF16, F16 or F32, found %v", c.Storage)
 	}
 	return nil
@@ -94,8 +95,8 @@ func validBlockSize(b int64) bool { return b >= 32 && b <= 4096 && b&(b-1) == 0 
 
 func validDType(d string) bool { return d == "bfloat16" || d == "float16" || d == "float32" }
 
-// storageWidth is the byte width of a quant_storage dtype, 0 for one that is not allowed.
-func storageWidth(d safetensors.DType) int64 {
+// StorageWidth is the width of a quant_storage dtype in bytes, 0 for one that is not allowed.
+func StorageWidth(d safetensors.DType) int64 {
 	switch d {
 	case safetensors.U8:
 		return 1
@@ -135,7 +136,7 @@ func NamesOf(weight, quantType string) Names {
 		QuantMap:       weight + suffixQuantMap,
 		NestedAbsmax:   weight + suffixNestedAbsmax,
 		NestedQuantMap: weight + suffixNestedQuantMap,
-		QuantState:     weight + suffixQuantState + statePrefix + quantType,
+		QuantState:     weight + suffixQuantState + StatePrefix + quantType,
 	}
 }
 
@@ -145,8 +146,23 @@ const (
 	suffixNestedAbsmax   = ".nested_absmax"
 	suffixNestedQuantMap = ".nested_quant_map"
 	suffixQuantState     = ".quant_state."
-	statePrefix          = "bitsandbytes__"
+
+	// StatePrefix is what stands before the 4-bit type in the name of a quant_state record.
+	StatePrefix = "bitsandbytes__"
 )
+
+// SidecarOf splits the name of a sidecar from that of its weight. ok is false for any other name.
+func SidecarOf(name string) (weight string, ok bool) {
+	if i := strings.LastIndex(name, suffixQuantState); i > 0 && !strings.Contains(name[i+len(suffixQuantState):], ".") {
+		return name[:i], true
+	}
+	for _, s := range []string{suffixAbsmax, suffixQuantMap, suffixNestedAbsmax, suffixNestedQuantMap} {
+		if base, ok := strings.CutSuffix(name, s); ok && base != "" {
+			return base, true
+		}
+	}
+	return "", false
+}
 
 // Sizes are the element counts of the tensors of one quantized weight.
 type Sizes struct {
@@ -185,7 +201,7 @@ func Entries(weight string, shape [2]int64, cfg Config) ([]safetensors.Entry, er
 	if err != nil {
 		return nil, fmt.Errorf("lay out %s: %w", weight, err)
 	}
-	width := storageWidth(cfg.Storage)
+	width := StorageWidth(cfg.Storage)
 	if s.Packed%width != 0 {
 		return nil, fmt.Errorf("lay out %s: bnb: %d packed bytes do not divide into %v elements of %d bytes",
 			weight, s.Packed, cfg.Storage, width)

@@ -1,4 +1,4 @@
-package bnb
+package fourbit
 
 import (
 	"fmt"
@@ -6,6 +6,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -125,7 +126,7 @@ func describeMethod(raw []byte) *Quantized {
 		q.FourBit = true
 		kind := text(raw, "bnb_4bit_quant_type")
 		if kind == "" {
-			kind = FP4
+			kind = bnb.FP4
 		}
 		q.Label = "bitsandbytes 4-bit (" + clip(kind) + ")"
 	case q.Method == "bitsandbytes":
@@ -200,8 +201,8 @@ func detectTensor(t Tensor, names map[string]safetensors.DType) *Quantized {
 	dot := strings.LastIndexByte(t.Name, '.')
 	module, leaf := t.Name[:dot+1], t.Name[dot+1:] // module keeps its dot; "" for a bare name
 	switch {
-	case strings.HasPrefix(leaf, statePrefix):
-		return &Quantized{Method: "bitsandbytes", Label: "bitsandbytes 4-bit (" + strings.TrimPrefix(leaf, statePrefix) + ")", FourBit: true}
+	case strings.HasPrefix(leaf, bnb.StatePrefix):
+		return &Quantized{Method: "bitsandbytes", Label: "bitsandbytes 4-bit (" + strings.TrimPrefix(leaf, bnb.StatePrefix) + ")", FourBit: true}
 	case leaf == "SCB" && has(module+"weight"):
 		return &Quantized{Method: "bitsandbytes", Label: "bitsandbytes 8-bit"}
 	case leaf == "qweight" && has(module+"qzeros") && has(module+"g_idx"):
@@ -238,4 +239,12 @@ func isF8(d safetensors.DType) bool {
 		return true
 	}
 	return false
+}
+
+func clip(s string) string {
+	const limit = 60
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "") + "..."
+	}
+	return s
 }

@@ -1,4 +1,4 @@
-package bnb
+package fourbit
 
 import (
 	"encoding/binary"
@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -16,16 +17,17 @@ import (
 func (g *grouper) weight(t Tensor, side []Tensor) error {
 	g.bad = false
 	w := &Weight{Name: t.Name, Packed: t}
+	names := bnb.NamesOf(t.Name, "")
 	var states []Tensor
 	for _, s := range side {
-		switch rest := s.Name[len(t.Name):]; rest {
-		case suffixAbsmax:
+		switch s.Name {
+		case names.Absmax:
 			w.Absmax = s
-		case suffixQuantMap:
+		case names.QuantMap:
 			w.QuantMap = s
-		case suffixNestedAbsmax:
+		case names.NestedAbsmax:
 			w.NestedAbsmax = s
-		case suffixNestedQuantMap:
+		case names.NestedQuantMap:
 			w.NestedQuantMap = s
 		default:
 			states = append(states, s)
@@ -51,7 +53,7 @@ func (g *grouper) weight(t Tensor, side []Tensor) error {
 // state finds, reads and decodes the one quant_state record of w.
 func (g *grouper) state(w *Weight, states []Tensor) error {
 	if len(states) == 0 {
-		g.missing(w.Name+suffixQuantState+statePrefix+"nf4 or fp4", "the quant_state record", "KeyError or ValueError")
+		g.missing(bnb.NamesOf(w.Name, "nf4 or fp4").QuantState, "the quant_state record", "KeyError or ValueError")
 		return nil
 	}
 	if len(states) > 1 {
@@ -62,28 +64,27 @@ func (g *grouper) state(w *Weight, states []Tensor) error {
 	}
 	t := states[0]
 	w.QuantState = t
-	suffix := t.Name[len(w.Name)+len(suffixQuantState):]
-	quantType, ok := strings.CutPrefix(suffix, statePrefix)
-	if !ok || !validType(quantType) {
+	quantType, ok := strings.CutPrefix(t.Name, bnb.NamesOf(w.Name, "").QuantState)
+	if !ok || quantType != bnb.NF4 && quantType != bnb.FP4 {
 		g.add(Problem{Kind: BadState, Severity: Error, Tensor: t.Name, Shard: t.Shard,
-			Expected: "a name ending in bitsandbytes__nf4 or bitsandbytes__fp4", Found: suffix,
+			Expected: "a name ending in bitsandbytes__nf4 or bitsandbytes__fp4", Found: t.Name[strings.LastIndexByte(t.Name, '.')+1:],
 			Effect: "bitsandbytes raises ValueError", Breaks: allLoaders})
 		return nil
 	}
-	if t.DType != safetensors.U8 || len(t.Shape) != 1 || t.Size() > MaxStateSize {
+	if t.DType != safetensors.U8 || len(t.Shape) != 1 || t.Size() > bnb.MaxStateSize {
 		g.add(Problem{Kind: BadState, Severity: Error, Tensor: t.Name, Shard: t.Shard,
-			Expected: fmt.Sprintf("U8 with one dimension of at most %d", MaxStateSize), Found: describe(t), Breaks: allLoaders})
+			Expected: fmt.Sprintf("U8 with one dimension of at most %d", bnb.MaxStateSize), Found: describe(t), Breaks: allLoaders})
 		return nil
 	}
 	blob, err := readAll(t)
 	if err != nil {
 		return err
 	}
-	state, err := DecodeState(blob)
+	state, err := bnb.DecodeState(blob)
 	if err != nil {
 		p := Problem{Kind: BadState, Severity: Error, Tensor: t.Name, Shard: t.Shard,
 			Expected: "a quant_state record", Found: err.Error(), Breaks: allLoaders}
-		var se *StateError
+		var se *bnb.StateError
 		if errors.As(err, &se) {
 			p.Expected, p.Found, p.Effect = se.Expected, se.Found, se.Effect
 			if se.Field != "" {
@@ -98,9 +99,9 @@ func (g *grouper) state(w *Weight, states []Tensor) error {
 			Expected: "quant_type " + quantType + " as in its name", Found: state.QuantType, Effect: "bitsandbytes decodes by the record"})
 	}
 	w.State = state
-	w.Sizes, err = SizesOf([2]int64(state.Shape), Config{BlockSize: state.BlockSize})
+	w.Sizes, err = bnb.SizesOf([2]int64(state.Shape), bnb.Config{BlockSize: state.BlockSize})
 	if err != nil {
-		return fmt.Errorf("group %s: %w", w.Name, err) // unreachable: DecodeState refuses such shapes
+		return fmt.Errorf("group %s: %w", w.Name, err) // unreachable: bnb.DecodeState refuses such shapes
 	}
 	return nil
 }
@@ -111,9 +112,9 @@ func (g *grouper) tensors(w *Weight) {
 	g.packed(w)
 	switch {
 	case w.Absmax.Tensor == nil:
-		g.missing(w.Name+suffixAbsmax, "the scales", "KeyError")
+		g.missing(bnb.NamesOf(w.Name, "").Absmax, "the scales", "KeyError")
 	case !nested && w.Absmax.DType == safetensors.U8:
-		g.add(Problem{Kind: MissingSidecar, Severity: Error, Tensor: w.Name + suffixNestedAbsmax,
+		g.add(Problem{Kind: MissingSidecar, Severity: Error, Tensor: bnb.NamesOf(w.Name, "").NestedAbsmax,
 			Expected: "the second level of the U8 scales", Found: "no such tensor",
 			Effect: "transformers takes the codes for the scales without an error", Breaks: allLoaders})
 	case nested:
@@ -122,9 +123,9 @@ func (g *grouper) tensors(w *Weight) {
 		g.check(w.Absmax, safetensors.F32, w.Sizes.Blocks)
 	}
 	if w.QuantMap.Tensor == nil {
-		g.missing(w.Name+suffixQuantMap, "the code table", "KeyError")
+		g.missing(bnb.NamesOf(w.Name, "").QuantMap, "the code table", "KeyError")
 	} else {
-		g.check(w.QuantMap, safetensors.F32, CodeCount)
+		g.check(w.QuantMap, safetensors.F32, bnb.CodeCount)
 	}
 	if !nested {
 		if w.State.DoubleQuant && (w.Absmax.Tensor == nil || w.Absmax.DType != safetensors.U8) {
@@ -143,19 +144,19 @@ func (g *grouper) tensors(w *Weight) {
 			Expected: "nested fields, for there is a nested_absmax", Found: "none", Effect: "bitsandbytes raises KeyError", Breaks: allLoaders})
 		return
 	}
-	w.Sizes.Nested = ceilDiv(w.Sizes.Blocks, int64(w.State.NestedBlockSize))
+	w.Sizes.Nested = (w.Sizes.Blocks + int64(w.State.NestedBlockSize) - 1) / int64(w.State.NestedBlockSize)
 	g.check(w.NestedAbsmax, safetensors.F32, w.Sizes.Nested)
 	if w.NestedQuantMap.Tensor == nil {
-		g.missing(w.Name+suffixNestedQuantMap, "the table of the second level", "KeyError")
+		g.missing(bnb.NamesOf(w.Name, "").NestedQuantMap, "the table of the second level", "KeyError")
 	} else {
-		g.check(w.NestedQuantMap, safetensors.F32, NestedCodeCount)
+		g.check(w.NestedQuantMap, safetensors.F32, bnb.NestedCodeCount)
 	}
 }
 
 // packed checks the tensor of codes. Transformers reshapes what has the right number of bytes; others do not.
 func (g *grouper) packed(w *Weight) {
 	t := w.Packed
-	width := storageWidth(t.DType)
+	width := bnb.StorageWidth(t.DType)
 	if width == 0 {
 		g.add(Problem{Kind: WrongDType, Severity: Error, Tensor: t.Name, Shard: t.Shard,
 			Expected: "packed bytes as U8, BF16, F16 or F32", Found: describe(t), Breaks: allLoaders})
@@ -202,11 +203,11 @@ func (g *grouper) check(t Tensor, dtype safetensors.DType, elems int64) {
 // loaders adds what is sound but not read everywhere.
 func (g *grouper) loaders(w *Weight) {
 	s, t := w.State, w.QuantState
-	if s.DoubleQuant && s.NestedBlockSize != NestedBlockSize {
+	if s.DoubleQuant && s.NestedBlockSize != bnb.NestedBlockSize {
 		g.add(Problem{Kind: NestedBlocks, Severity: Warning, Tensor: t.Name, Shard: t.Shard, Expected: "nested_blocksize 256",
 			Found: fmt.Sprint(s.NestedBlockSize), Effect: "matmul_4bit raises NotImplementedError", Breaks: []Loader{Bitsandbytes}})
 	}
-	if s.BlockSize < DefaultBlockSize {
+	if s.BlockSize < bnb.DefaultBlockSize {
 		g.add(Problem{Kind: SmallBlock, Severity: Notice, Tensor: t.Name, Shard: t.Shard, Expected: "a block size of 64 or more",
 			Found: fmt.Sprint(s.BlockSize), Effect: "only recent bitsandbytes reads it"})
 	}
@@ -243,7 +244,7 @@ func readAll(t Tensor) ([]byte, error) {
 // CheckTables reads the stored code tables of w and compares them with the tables of its type, code by code (entry 8
 // of FP4 may have either sign: torch.equal's equality). Kernels on a GPU decode by quant_type, those on a CPU by the
 // stored table, so a difference makes the same file decode to different values. A nil table is not compared.
-func (w *Weight) CheckTables(codes *[CodeCount]float32, nested *[NestedCodeCount]float32) ([]*Problem, error) {
+func (w *Weight) CheckTables(codes *[bnb.CodeCount]float32, nested *[bnb.NestedCodeCount]float32) ([]*Problem, error) {
 	var problems []*Problem
 	compare := func(t Tensor, want []float32) error {
 		if t.Tensor == nil {

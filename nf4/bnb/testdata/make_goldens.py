@@ -1,4 +1,4 @@
-"""Make the golden files of internal/bnb and internal/checkpoint with the real libraries.
+"""Make the golden files of nf4/bnb and internal/checkpoint with the real libraries.
 
     python make_goldens.py
 

@@ -1,0 +1,119 @@
+package fourbit
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/nf4kit/nf4kit/nf4/bnb"
+)
+
+// ParseConfig reads the quantization_config object of a bitsandbytes 4-bit checkpoint as bnb.ParseQuantizationConfig
+// does. The problems are spellings that some loader stumbles over.
+func ParseConfig(raw []byte) (*bnb.QuantizationConfig, []*Problem, error) {
+	strict := strictJSON(raw)
+	c, err := bnb.ParseQuantizationConfig(strict)
+	if err != nil {
+		if q := describeMethod(strict); json.Valid(strict) && !q.FourBit && len(members(strict)) > 0 {
+			err = fmt.Errorf("parse quantization_config: expected bitsandbytes with load_in_4bit, found %s", q.Label)
+		}
+		return nil, nil, err
+	}
+	var problems []*Problem
+	warn := func(key, expected, found, effect string) {
+		problems = append(problems, &Problem{Kind: ConfigMismatch, Severity: Warning, Tensor: "quantization_config." + key,
+			Expected: expected, Found: found, Effect: effect, Breaks: []Loader{Transformers5, Transformers4}})
+	}
+	if text(strict, "quant_method") == "" {
+		warn("quant_method", `"bitsandbytes"`, "nothing", "")
+	}
+	if !isTrue(strict, "load_in_4bit") {
+		warn("load_in_4bit", "true", "only _load_in_4bit", "")
+	}
+	if t := string(find(strict, "llm_int8_threshold")); len(t) > 0 && !strings.ContainsAny(t, ".eEn") {
+		warn("llm_int8_threshold", t+".0", t, "raises TypeError: must be a float")
+	}
+	for _, d := range []struct{ key, value string }{{"bnb_4bit_compute_dtype", c.ComputeDType}, {"bnb_4bit_quant_storage", c.Storage}} {
+		if find(strict, d.key).Kind() == '"' && text(strict, d.key) != d.value {
+			warn(d.key, d.value, strconv.Quote(text(strict, d.key)), "raises AttributeError")
+		}
+	}
+	return c, problems, nil
+}
+
+// CheckConfig compares what the tensors are with what quantization_config says they are.
+func (g *Groups) CheckConfig(c *bnb.QuantizationConfig) []*Problem {
+	if len(g.Weights) == 0 {
+		return []*Problem{{Kind: ConfigMismatch, Severity: Warning, Tensor: "quantization_config",
+			Expected: "4-bit weights", Found: "none", Breaks: []Loader{Transformers5, Transformers4}}}
+	}
+	var problems []*Problem
+	seen := make(map[string]bool)
+	differ := func(w *Weight, key, config, tensor string, breaks ...Loader) {
+		if config == tensor || seen[key] {
+			return
+		}
+		seen[key] = true
+		problems = append(problems, &Problem{Kind: ConfigMismatch, Severity: Warning, Tensor: w.Name, Shard: w.Packed.Shard,
+			Expected: fmt.Sprintf("%s %s as in quantization_config", key, config), Found: tensor, Breaks: breaks})
+	}
+	storage := c.Storage
+	if storage == "" {
+		storage = "uint8"
+	}
+	for _, w := range g.Weights {
+		differ(w, "bnb_4bit_quant_type", c.QuantType, w.State.QuantType, Transformers4)
+		differ(w, "bnb_4bit_use_double_quant", fmt.Sprint(c.DoubleQuant), fmt.Sprint(w.State.DoubleQuant), Transformers4)
+		differ(w, "bnb_4bit_quant_storage", storage, bnb.StorageName(w.Packed.DType), Transformers5, Transformers4)
+	}
+	return problems
+}
+
+// pythonTokens matches strings, to pass over them, and what Python's json writes that JSON lacks.
+var pythonTokens = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|NaN|-?Infinity`)
+
+// strictJSON replaces NaN and Infinity, which occur in published configs (time_step_limit of Mamba-2), by null.
+func strictJSON(raw []byte) []byte {
+	if !bytes.Contains(raw, []byte("NaN")) && !bytes.Contains(raw, []byte("Infinity")) {
+		return raw
+	}
+	return pythonTokens.ReplaceAllFunc(raw, func(token []byte) []byte {
+		if token[0] == '"' {
+			return token
+		}
+		return []byte("null")
+	})
+}
+
+type member struct {
+	name  string
+	value jsontext.Value
+}
+
+// members are those of a JSON object in their order, duplicates included; nil if raw is none, and those before the
+// fault if it is malformed.
+func members(raw []byte) []member {
+	dec := jsontext.NewDecoder(bytes.NewBuffer(raw), jsontext.AllowDuplicateNames(true))
+	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '{' {
+		return nil
+	}
+	var out []member
+	for dec.PeekKind() == '"' {
+		name, err := dec.ReadToken()
+		if err != nil {
+			return out
+		}
+		key := name.String() // before ReadValue reuses the token's buffer
+		value, err := dec.ReadValue()
+		if err != nil {
+			return out
+		}
+		out = append(out, member{key, value.Clone()})
+	}
+	return out
+}

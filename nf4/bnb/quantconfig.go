@@ -1,0 +1,100 @@
+package bnb
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// QuantizationConfig is the part of config.json's quantization_config that describes 4-bit weights.
+type QuantizationConfig struct {
+	QuantType    string   // NF4 or FP4
+	DoubleQuant  bool     // every weight, or none: transformers 4 derives sidecar names from it
+	ComputeDType string   // "bfloat16", "float16" or "float32", without "torch."
+	Storage      string   // "uint8", "bfloat16", "float16" or "float32"; "" is "uint8"
+	SkipModules  []string // llm_int8_skip_modules; nil is written as null, which loaders take for their own defaults
+}
+
+// Encode returns the object as JSON with the keys of BitsAndBytesConfig.to_dict in ascending order, as save_pretrained
+// writes them, less the two that no loader reads (_load_in_4bit, _load_in_8bit; vllm-omni issue 5601 fails on them).
+// llm_int8_threshold is spelled 6.0: transformers raises TypeError on the integer 6.
+func (c QuantizationConfig) Encode() ([]byte, error) {
+	storage := c.Storage
+	if storage == "" {
+		storage = "uint8"
+	}
+	switch {
+	case !validType(c.QuantType):
+		return nil, fmt.Errorf("bnb: quantization_config: quant type: expected nf4 or fp4, found %q", c.QuantType)
+	case !validDType(c.ComputeDType):
+		return nil, fmt.Errorf("bnb: quantization_config: compute dtype: expected bfloat16, float16 or float32, found %q", c.ComputeDType)
+	case storage != "uint8" && !validDType(storage):
+		return nil, fmt.Errorf("bnb: quantization_config: storage: expected uint8, bfloat16, float16 or float32, found %q", c.Storage)
+	}
+	skip := []byte("null")
+	if c.SkipModules != nil {
+		var err error
+		if skip, err = encodeStrings(c.SkipModules); err != nil {
+			return nil, fmt.Errorf("bnb: quantization_config: skip modules: %w", err)
+		}
+	}
+	return fmt.Appendf(nil, `{"bnb_4bit_compute_dtype": "%s", "bnb_4bit_quant_storage": "%s", "bnb_4bit_quant_type": "%s", `+
+		`"bnb_4bit_use_double_quant": %t, "llm_int8_enable_fp32_cpu_offload": false, "llm_int8_has_fp16_weight": false, `+
+		`"llm_int8_skip_modules": %s, "llm_int8_threshold": 6.0, "load_in_4bit": true, "load_in_8bit": false, `+
+		`"quant_method": "bitsandbytes"}`, c.ComputeDType, storage, c.QuantType, c.DoubleQuant, skip), nil
+}
+
+func encodeStrings(list []string) ([]byte, error) {
+	out := []byte{'['}
+	for i, s := range list {
+		if i > 0 {
+			out = append(out, ", "...)
+		}
+		var err error
+		if out, err = jsontext.AppendQuote(out, s); err != nil {
+			return nil, fmt.Errorf("entry %q: %w", s, err)
+		}
+	}
+	return append(out, ']'), nil
+}
+
+// ParseQuantizationConfig reads the quantization_config object of a bitsandbytes 4-bit checkpoint, filling what is
+// absent with BitsAndBytesConfig's defaults (float32, uint8, fp4, no double quantization). It takes the spellings that
+// some loader stumbles over, such as "torch.bfloat16", and gives the plain ones. The error is of an object that is
+// malformed or says something else than bitsandbytes 4-bit.
+func ParseQuantizationConfig(raw []byte) (*QuantizationConfig, error) {
+	var in struct {
+		Method       string   `json:"quant_method"`
+		Load4        *bool    `json:"load_in_4bit"`
+		Load4Private *bool    `json:"_load_in_4bit"`
+		ComputeDType string   `json:"bnb_4bit_compute_dtype"`
+		QuantType    *string  `json:"bnb_4bit_quant_type"`
+		DoubleQuant  bool     `json:"bnb_4bit_use_double_quant"`
+		Storage      string   `json:"bnb_4bit_quant_storage"`
+		SkipModules  []string `json:"llm_int8_skip_modules"`
+	}
+	if err := json.Unmarshal(raw, &in); err != nil {
+		return nil, fmt.Errorf("parse quantization_config: %w", err)
+	}
+	isSet := func(b *bool) bool { return b != nil && *b }
+	if in.Method != "" && in.Method != "bitsandbytes" || !isSet(in.Load4) && !isSet(in.Load4Private) {
+		return nil, fmt.Errorf("parse quantization_config: expected bitsandbytes with load_in_4bit, found quant_method %q without", in.Method)
+	}
+	c := &QuantizationConfig{
+		QuantType:    FP4,
+		DoubleQuant:  in.DoubleQuant,
+		ComputeDType: cmp.Or(strings.TrimPrefix(in.ComputeDType, "torch."), "float32"),
+		Storage:      cmp.Or(strings.TrimPrefix(in.Storage, "torch."), "uint8"),
+		SkipModules:  in.SkipModules,
+	}
+	if in.QuantType != nil {
+		c.QuantType = *in.QuantType
+	}
+	if !validType(c.QuantType) {
+		return nil, fmt.Errorf("parse quantization_config: bnb_4bit_quant_type: expected nf4 or fp4, found %q", c.QuantType)
+	}
+	return c, nil
+}
