@@ -37,14 +37,17 @@ func ParseTarget(name string) (Target, error) {
 }
 
 // String lists the targets by the names the command line uses.
-func (t Target) String() string {
-	var on []string
+func (t Target) String() string { return strings.Join(t.Names(), ",") }
+
+// Names are the names that the command line uses for the targets.
+func (t Target) Names() []string {
+	on := []string{}
 	for i, name := range targetNames {
 		if t&(1<<i) != 0 {
 			on = append(on, name)
 		}
 	}
-	return strings.Join(on, ",")
+	return on
 }
 
 // Query is what config.json says about the architecture. [ParseConfig] fills it.

@@ -21,6 +21,11 @@ func (l Loader) String() string {
 	return [...]string{"transformers 4.57 and diffusers", "transformers 5.0-5.20", "transformers 5.21 and later", "vLLM and SGLang"}[l]
 }
 
+// Targets returns the targets whose rule it is.
+func (l Loader) Targets() Target {
+	return [...]Target{Transformers4 | Diffusers, Transformers5, Transformers5, VLLM | SGLang}[l]
+}
+
 // loaders lists the rules that the targets use.
 func (t Target) loaders() []Loader {
 	if t == 0 {

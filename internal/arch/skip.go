@@ -113,6 +113,14 @@ func CheckSkip(list []string, t Target, kept, quantized []Tensor) []Violation {
 	return checkGroups(list, t.loaders(), groups(kept, t.loaders()), groups(quantized, t.loaders()))
 }
 
+// CheckSkip is the function of that name for a checkpoint of the model: a head that is tied to another weight has no tensor
+// of its own, and is packed all the same where the list does not name it. transformers 5.23 and 4.57 both fail in forward then.
+func (m *Model) CheckSkip(list []string, t Target, kept, quantized []Tensor) []Violation {
+	loaders := t.loaders()
+	keep, quant := groups(kept, loaders), groups(quantized, loaders)
+	return checkGroups(list, loaders, append(keep, m.tiedHeads(keep, quant, loaders)...), quant)
+}
+
 func checkGroups(list []string, loaders []Loader, keep, quant []*pathGroup) []Violation {
 	var bad []Violation
 	entries := make([]skipEntry, len(list))
@@ -511,6 +519,17 @@ func (m *Model) absentHeads(keep, quant []*pathGroup, loaders []Loader) []*pathG
 		}
 	}
 	return out
+}
+
+// tiedHeads returns those of absentHeads that are heads tied to another weight.
+func (m *Model) tiedHeads(keep, quant []*pathGroup, loaders []Loader) []*pathGroup {
+	return slices.DeleteFunc(m.absentHeads(keep, quant, loaders), func(g *pathGroup) bool {
+		tied := m.entry.tied5
+		if g.loader == LoaderT4 {
+			tied = m.entry.tied4
+		}
+		return !tied || !m.Classify(g.members[0]+".weight").Head
+	})
 }
 
 // freshHeads returns entries for the task heads of the type's other classes.

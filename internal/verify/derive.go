@@ -144,7 +144,7 @@ func (d *derivation) nested() error {
 	offset := doublequant.Offset(d.absmax)
 	if stored := d.w.State.NestedOffset; stored != offset {
 		diff := math.Abs(float64(stored) - float64(offset))
-		if d.exact || !(diff <= nearOffset) {
+		if d.exact || !(diff <= nearOffset*math.Abs(float64(offset))) {
 			d.wrongScales++
 			d.add(fourbit.Error, d.w.QuantState, "nested_offset: expected %v as derived from the source, found %v", offset, stored)
 		} else {
@@ -169,16 +169,24 @@ func (d *derivation) nested() error {
 	if err := readFull(d.w.Absmax, got, 0); err != nil {
 		return fmt.Errorf("%s: read %s: %w", d.w.Absmax.Shard, d.w.Absmax.Name, err)
 	}
+	d.scaleCodes(got, want, nested, offset)
+	return nil
+}
+
+// scaleCodes compares the codes of the scales.
+func (d *derivation) scaleCodes(got, want []byte, nested []float32, offset float32) {
+	table := doublequant.Map()
 	var wrong int64
 	at := 0
 	for i := range want {
 		if got[i] == want[i] {
 			continue
 		}
-		// A group of equal scales has m = 0, where 0/0 makes bitsandbytes' code anything; it decodes to the offset.
-		step := int(got[i]) - int(want[i])
-		if !d.exact && (step == 1 || step == -1 || nested[i/doublequant.BlockSize] == 0) {
+		if m := nested[i/doublequant.BlockSize]; !d.exact && nearScale(&table, got[i], d.absmax[i]-offset, m) {
 			d.NestedCodes++
+			if math.Abs(float64(d.absmax[i]-offset)) > nearLookup*float64(m) {
+				d.offCenter++
+			}
 			continue
 		}
 		if wrong == 0 {
@@ -191,5 +199,21 @@ func (d *derivation) nested() error {
 		d.add(fourbit.Error, d.w.Absmax, "%d of %d scale codes differ from those derived from the source, the first of block %d: expected %d, found %d",
 			wrong, len(want), at, want[at], got[at])
 	}
-	return nil
+}
+
+// nearScale reports whether the code is the nearest to a scale, less the offset, that is off by no more than bitsandbytes'
+// lookup. A group of equal scales has m = 0, where 0/0 makes bitsandbytes' code anything; it decodes to the offset.
+func nearScale(table *[256]float32, code byte, scale, m float32) bool {
+	if m == 0 {
+		return true
+	}
+	y := float64(scale) / float64(m)
+	lo, hi := math.Inf(-1), math.Inf(1)
+	if code > 0 {
+		lo = (float64(table[code-1]) + float64(table[code])) / 2
+	}
+	if code < 255 {
+		hi = (float64(table[code]) + float64(table[code+1])) / 2
+	}
+	return lo <= y+nearLookup && y-nearLookup <= hi
 }

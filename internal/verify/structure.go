@@ -20,7 +20,8 @@ import (
 const maxSkipModules = 512
 
 // structure checks what headers, records and small files say.
-func (r *Report) structure(src *checkpoint.Source, groups *fourbit.Groups, targets arch.Target) error {
+func (r *Report) structure(sub *subject) error {
+	src, groups := sub.src, sub.groups
 	for _, w := range groups.Weights {
 		if err := r.tables(w); err != nil {
 			return err
@@ -38,7 +39,7 @@ func (r *Report) structure(src *checkpoint.Source, groups *fourbit.Groups, targe
 		}
 		return nil
 	}
-	return r.config(src, groups, targets)
+	return r.config(sub)
 }
 
 // headers: transformers 4 refuses a safetensors file whose metadata lacks "format" (modeling_utils.py, load_state_dict),
@@ -130,9 +131,11 @@ func (r *Report) tables(w *fourbit.Weight) error {
 }
 
 // config checks that config.json says what the tensors are.
-func (r *Report) config(src *checkpoint.Source, groups *fourbit.Groups, targets arch.Target) error {
+func (r *Report) config(sub *subject) error {
+	src, groups := sub.src, sub.groups
 	bad := func(text string, breaks ...fourbit.Loader) {
-		r.find(fourbit.Warning, "config.json", "", "%s", text).Breaks = breaks
+		f := r.find(fourbit.Warning, "config.json", "", "%s", text)
+		f.Breaks, f.fixable = breaks, true
 	}
 	both := []fourbit.Loader{fourbit.Transformers5, fourbit.Transformers4}
 	q := fourbit.DetectConfig(src.Config)
@@ -151,92 +154,80 @@ func (r *Report) config(src *checkpoint.Source, groups *fourbit.Groups, targets 
 	}
 	r.add(problems)
 	r.add(groups.CheckConfig(qc))
-	cfg, err := checkpoint.ParseConfig(src.Config)
-	if err != nil {
-		return err
-	}
-	r.dtypes(cfg, groups)
+	r.dtypes(sub)
 	if n := len(qc.SkipModules); n > maxSkipModules {
 		r.find(fourbit.Notice, "config.json", "", "llm_int8_skip_modules: expected at most %d entries, found %d; loading takes minutes", maxSkipModules, n)
 	}
-	return r.skipList(cfg, qc, groups, targets)
+	r.skipList(sub, qc)
+	return nil
 }
 
-// dtypes checks that every plain float weight has the dtype of the model:
-// transformers from 5.21 on keeps a ".weight" in the dtype of its file.
-func (r *Report) dtypes(cfg *checkpoint.Config, groups *fourbit.Groups) {
-	want := map[string]safetensors.DType{"bfloat16": safetensors.BF16, "float16": safetensors.F16, "float32": safetensors.F32}[cfg.DType()]
-	for _, w := range groups.Weights {
-		if got := w.State.DType; cfg.DType() != "" && want != 0 && got != cfg.DType() {
-			r.find(fourbit.Notice, w.QuantState.Shard, w.Name, "quant_state: decodes to %s, config.json says %s", got, cfg.DType())
+// dtypes checks that every plain float weight has the dtype of the model: transformers from 5.21 on keeps a ".weight" in the
+// dtype of its file. What the model holds in float32 anyway may be stored so.
+func (r *Report) dtypes(sub *subject) {
+	dtype := sub.cfg.DType()
+	want := map[string]safetensors.DType{"bfloat16": safetensors.BF16, "float16": safetensors.F16, "float32": safetensors.F32}[dtype]
+	if want == 0 {
+		return
+	}
+	for _, w := range sub.groups.Weights {
+		if got := w.State.DType; got != dtype {
+			r.find(fourbit.Notice, w.QuantState.Shard, w.Name, "quant_state: decodes to %s, config.json says %s", got, dtype)
 			break // one is enough: they are written together
 		}
 	}
-	for _, t := range groups.Plain {
+	for _, t := range sub.groups.Plain {
 		switch t.DType {
 		case safetensors.BF16, safetensors.F16, safetensors.F32, safetensors.F64:
 		default:
 			continue
 		}
-		if strings.HasSuffix(t.Name, ".weight") && want != 0 && t.DType != want {
-			r.find(fourbit.Warning, t.Shard, t.Name, "dtype: expected %s as in config.json, found %s", want, t.DType).Breaks = []fourbit.Loader{fourbit.Transformers5}
+		if !strings.HasSuffix(t.Name, ".weight") || t.DType == want {
+			continue
 		}
+		if t.DType == safetensors.F32 && sub.model != nil && sub.model.ClassifyTensor(t.Name, len(t.Shape)).KeepFP32 {
+			continue
+		}
+		r.find(fourbit.Warning, t.Shard, t.Name, "dtype: expected %s as in config.json, found %s", want, t.DType).Breaks = []fourbit.Loader{fourbit.Transformers5}
 	}
 }
 
 // skipList runs the loaders' own match rules over every module.
-func (r *Report) skipList(cfg *checkpoint.Config, qc *bnb.QuantizationConfig, groups *fourbit.Groups, targets arch.Target) error {
-	query, err := arch.ParseConfig(cfg.Strict())
-	if err != nil {
-		return err
+func (r *Report) skipList(sub *subject, qc *bnb.QuantizationConfig) {
+	model, targets := sub.model, sub.targets
+	if model == nil {
+		r.find(fourbit.Notice, "config.json", "", "%v: the skip list is not checked", sub.unknown)
+		return
 	}
-	var names []string
-	for _, t := range groups.Plain {
-		names = append(names, t.Name)
+	if absent := sub.lacking(); absent != 0 {
+		r.find(fourbit.Warning, "config.json", "", "architectures: %s has no %s", absent, model.Class).Breaks = loadersOf(absent)
 	}
-	for _, w := range groups.Weights {
-		names = append(names, w.Name)
-	}
-	model, err := arch.Resolve(query, names)
-	if err != nil {
-		r.find(fourbit.Notice, "config.json", "", "%v: the skip list is not checked", err)
-		return nil
-	}
-	if targets, err = model.Targets(targets); err != nil {
-		return &convert.OptionError{Msg: err.Error()}
-	}
-	if targets == arch.Transformers5 && !model.In5 || targets == arch.Transformers4 && !model.In4 {
-		r.find(fourbit.Warning, "config.json", "", "architectures: %s has no %s", targets, model.Class)
-	}
-	var kept, quantized []arch.Tensor
-	for _, t := range groups.Plain {
-		if c := model.ClassifyTensor(t.Name, len(t.Shape)); c.Module {
-			kept = append(kept, arch.Tensor{Name: t.Name, Class: c})
-		}
-	}
-	for _, w := range groups.Weights {
-		quantized = append(quantized, arch.Tensor{Name: w.Name, Class: model.Classify(w.Name)})
-	}
+	kept, quantized := sub.modules()
 	r.unloadable(targets, quantized)
 	for _, m := range convert.Misreads(model, targets, quantized) {
 		severity := fourbit.Warning
 		if !m.How.Always() {
 			severity = fourbit.Notice
 		}
-		r.find(severity, "", "", "packed weight: %s", m)
+		r.find(severity, "", "", "packed weight: %s", m).Breaks = loadersOf(m.By)
 	}
-	violations := arch.CheckSkip(qc.SkipModules, targets, kept, quantized)
+	violations := model.CheckSkip(qc.SkipModules, targets, kept, quantized)
 	if qc.SkipModules == nil { // null: the defaults of each loader
 		violations = model.CheckNull(targets, kept, quantized)
 	}
 	for _, v := range violations {
-		if v.Over {
-			r.find(fourbit.Warning, "config.json", "", "llm_int8_skip_modules: in %s entry %q skips %s, which is quantized", v.Loader, v.Entry, v.Path)
-			continue
+		text := "the plain weight of " + v.Path + " is taken for quantized: no entry matches"
+		switch {
+		case v.Over && qc.SkipModules == nil:
+			text = fmt.Sprintf("null skips %s, which is quantized", v.Path)
+		case v.Over:
+			text = fmt.Sprintf("entry %q skips %s, which is quantized", v.Entry, v.Path)
+		case v.Entry != "":
+			text = fmt.Sprintf("entry %q is no regular expression that can be checked", v.Entry)
 		}
-		r.find(fourbit.Warning, "config.json", "", "llm_int8_skip_modules: in %s the plain weight of %s is taken for quantized: no entry matches", v.Loader, v.Path)
+		f := r.find(fourbit.Warning, "config.json", "", "llm_int8_skip_modules: in %s %s", v.Loader, text)
+		f.Breaks, f.fixable = loadersOf(v.Loader.Targets()&targets), true
 	}
-	return nil
 }
 
 // unloadable reports packed weights for which a loader has no Linear, one finding for each set of loaders and reason.
@@ -260,6 +251,6 @@ func (r *Report) unloadable(targets arch.Target, quantized []arch.Tensor) {
 		count[c]++
 	}
 	for _, c := range causes {
-		r.find(fourbit.Warning, "", first[c], "packed weight: %s cannot load it (%d such weights): %s", c.by, count[c], c.why)
+		r.find(fourbit.Warning, "", first[c], "packed weight: %s cannot load it (%d such weights): %s", c.by, count[c], c.why).Breaks = loadersOf(c.by)
 	}
 }

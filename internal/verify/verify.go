@@ -36,7 +36,9 @@ type Finding struct {
 	File     string
 	Tensor   string
 	Text     string
-	Breaks   []fourbit.Loader
+	Breaks   []fourbit.Loader // a warning with none is about every loader
+
+	fixable bool // quantization_config alone is at fault
 }
 
 // Options say what is checked. The zero value checks everything that needs no
@@ -53,17 +55,73 @@ type Options struct {
 type Report struct {
 	Weights  int // quantized weights that can be decoded
 	Plain    int
-	Findings []Finding // the most severe first
+	Targets  arch.Target // what the checkpoint was checked for
+	Findings []Finding   // the most severe first
 	Manifest *manifest.Manifest
 	Digests  int     // tensors whose recorded digest was compared
 	Formula  float64 // bits per parameter of codes and constants that type, block size and double quantization promise
 	Proof    *Proof  // nil without a source
 }
 
-// Failed reports whether some loader will fail on the checkpoint or misread it,
-// or a digest or the source says that it is not what was written.
+// Failed reports whether one of the targets will fail on the checkpoint or misread it, or a digest or the source says that
+// it is not what was written.
 func (r *Report) Failed() bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Severity >= fourbit.Warning })
+}
+
+// Serves returns those of the targets that no finding speaks against.
+func (r *Report) Serves() arch.Target {
+	serves := r.Targets
+	for _, f := range r.Findings {
+		switch {
+		case f.Severity < fourbit.Warning:
+		case f.Severity == fourbit.Error || len(f.Breaks) == 0:
+			return 0
+		default:
+			serves &^= broken(f.Breaks, r.Targets)
+		}
+	}
+	return serves
+}
+
+// judge makes a notice of every warning of a loader that is not among the targets.
+func (r *Report) judge() {
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		if f.Severity == fourbit.Warning && len(f.Breaks) > 0 && broken(f.Breaks, r.Targets) == 0 {
+			f.Severity = fourbit.Notice
+		}
+	}
+}
+
+// targetOf are the loaders that a target stands for. Of the others, older versions and FSDP are nobody's target, and
+// bitsandbytes is everybody's.
+var targetOf = map[fourbit.Loader]arch.Target{
+	fourbit.Transformers5: arch.Transformers5, fourbit.Transformers4: arch.Transformers4,
+	fourbit.VLLM: arch.VLLM, fourbit.SGLang: arch.SGLang, fourbit.Diffusers: arch.Diffusers,
+}
+
+// broken returns those of the targets that are among the loaders.
+func broken(loaders []fourbit.Loader, targets arch.Target) arch.Target {
+	var t arch.Target
+	for _, l := range loaders {
+		if l == fourbit.Bitsandbytes {
+			return targets
+		}
+		t |= targetOf[l]
+	}
+	return t & targets
+}
+
+// loadersOf is targetOf backwards.
+func loadersOf(t arch.Target) []fourbit.Loader {
+	var out []fourbit.Loader
+	for _, l := range []fourbit.Loader{fourbit.Transformers5, fourbit.Transformers4, fourbit.VLLM, fourbit.SGLang, fourbit.Diffusers} {
+		if targetOf[l]&t != 0 {
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 func (r *Report) add(problems []*fourbit.Problem) {
@@ -72,7 +130,7 @@ func (r *Report) add(problems []*fourbit.Problem) {
 		if p.Effect != "" {
 			text += " (" + p.Effect + ")"
 		}
-		r.Findings = append(r.Findings, Finding{p.Severity, string(p.Kind), p.Shard, p.Tensor, text, p.Breaks})
+		r.Findings = append(r.Findings, Finding{p.Severity, string(p.Kind), p.Shard, p.Tensor, text, p.Breaks, p.Kind == fourbit.ConfigMismatch})
 	}
 }
 
@@ -99,7 +157,12 @@ func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, e
 	if len(groups.Weights) == 0 && len(groups.Errors()) == 0 {
 		return nil, &convert.SourceError{Path: src.Path, Msg: "nothing to verify: no tensor has a bitsandbytes 4-bit quant_state"}
 	}
-	if err := r.structure(src, groups, opt.Targets); err != nil {
+	sub, err := newSubject(src, groups, opt.Targets)
+	if err != nil {
+		return nil, err
+	}
+	r.Targets = sub.targets
+	if err := r.structure(sub); err != nil {
 		return nil, err
 	}
 	r.Formula = formula(groups)
@@ -108,6 +171,7 @@ func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, e
 			return nil, err
 		}
 	}
+	r.judge()
 	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return int(b.Severity) - int(a.Severity) })
 	return r, nil
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
@@ -326,7 +327,7 @@ func TestFinds(t *testing.T) {
 				}
 			}
 			c.damage(dir)
-			opt := Options{}
+			opt := Options{Targets: arch.Transformers5 | arch.Transformers4 | arch.VLLM}
 			if c.source {
 				opt.Source = open(t, llama)
 			}

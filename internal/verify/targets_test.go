@@ -1,0 +1,142 @@
+package verify
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/manifest"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// replaceIn replaces text in a file.
+func replaceIn(t testing.TB, path string, oldNew ...string) {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(oldNew); i += 2 {
+		if !bytes.Contains(raw, []byte(oldNew[i])) {
+			t.Fatalf("%s has no %s", path, oldNew[i])
+		}
+		raw = bytes.ReplaceAll(raw, []byte(oldNew[i]), []byte(oldNew[i+1]))
+	}
+	if err := os.WriteFile(path, raw, 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// split moves every .absmax of dir into a second shard.
+func split(t testing.TB, dir string) {
+	t.Helper()
+	src := open(t, dir)
+	entries, data, index := map[string][]safetensors.Entry{}, map[string]map[string][]byte{}, map[string]string{}
+	for _, x := range src.Tensors {
+		file := "model-00001-of-00002.safetensors"
+		if strings.HasSuffix(x.Name, ".absmax") {
+			file = "model-00002-of-00002.safetensors"
+		}
+		raw := make([]byte, x.Size())
+		if _, err := x.ReadAt(raw, 0); err != nil && err != io.EOF {
+			t.Fatal(err)
+		}
+		if data[file] == nil {
+			data[file] = map[string][]byte{}
+		}
+		entries[file] = append(entries[file], safetensors.Entry{Name: x.Name, DType: x.DType, Shape: x.Shape})
+		data[file][x.Name], index[x.Name] = raw, file
+	}
+	for file := range entries {
+		writeFile(t, filepath.Join(dir, file), entries[file], data[file])
+	}
+	raw, err := json.Marshal(map[string]any{"metadata": map[string]any{}, "weight_map": index})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "model.safetensors.index.json"), raw, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "model.safetensors")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTargets: what breaks a loader that is no target is a notice.
+func TestTargets(t *testing.T) {
+	const both = arch.Transformers5 | arch.Transformers4
+	drop := func(suffix string) func(string, []byte) (string, []byte) {
+		return func(name string, data []byte) (string, []byte) {
+			if strings.HasSuffix(name, suffix) {
+				return "", nil
+			}
+			return name, data
+		}
+	}
+	config := func(dir string, oldNew ...string) { replaceIn(t, filepath.Join(dir, "config.json"), oldNew...) }
+	for _, c := range []struct {
+		name   string
+		opt    convert.Options
+		change func(dir string)
+		serves map[arch.Target]arch.Target // by the targets asked for
+		want   string                      // in a finding
+	}{
+		{"sound", convert.Options{}, func(string) {}, map[arch.Target]arch.Target{0: both, arch.VLLM: arch.VLLM}, ""},
+		{"sidecars split", convert.Options{}, func(dir string) { split(t, dir) },
+			map[arch.Target]arch.Target{0: both, arch.VLLM | arch.SGLang: arch.VLLM | arch.SGLang}, "sidecars split"},
+		{"packed into bfloat16", convert.Options{Storage: "bfloat16"}, func(string) {},
+			map[arch.Target]arch.Target{0: arch.Transformers5, arch.Transformers5: arch.Transformers5, arch.Transformers4: 0, both | arch.VLLM: arch.Transformers5}, "quant storage"},
+		{"stray file", convert.Options{}, func(dir string) { os.WriteFile(filepath.Join(dir, "consolidated.safetensors"), nil, 0o666) },
+			map[arch.Target]arch.Target{0: both, both | arch.VLLM: both}, "Mistral"},
+		// A tied head has no tensor, and yet both versions pack it and fail in forward.
+		{"tied head not listed", convert.Options{}, func(dir string) {
+			rewrite(t, dir, drop("lm_head.weight"))
+			config(dir, `"tie_word_embeddings": false`, `"tie_word_embeddings": true`, `"lm_head"`, `"nothing"`)
+		}, map[arch.Target]arch.Target{0: 0, arch.Transformers5: 0, arch.Transformers4: 0}, "lm_head is taken for quantized"},
+		{"tied head listed", convert.Options{}, func(dir string) {
+			rewrite(t, dir, drop("lm_head.weight"))
+			config(dir, `"tie_word_embeddings": false`, `"tie_word_embeddings": true`)
+		}, map[arch.Target]arch.Target{0: both}, ""},
+		{"entry that hits in 5.0 to 5.20", convert.Options{}, func(dir string) { config(dir, `"lm_head"`, `"lm_head", "model.layers.0.mlp.down"`) },
+			map[arch.Target]arch.Target{0: arch.Transformers4}, "which is quantized"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := converted(t, llama, c.opt)
+			os.Remove(filepath.Join(dir, manifest.Name))
+			c.change(dir)
+			for asked, serves := range c.serves {
+				r := check(t, dir, Options{Targets: asked, StructureOnly: true})
+				if got := r.Serves(); got != serves || r.Failed() != (serves != r.Targets) {
+					t.Errorf("for %q: serves %q, failed %v, want %q of %q: %+v", asked, got, r.Failed(), serves, r.Targets, r.Findings)
+				}
+				found := c.want == ""
+				for _, f := range r.Findings {
+					found = found || strings.Contains(f.Text, c.want)
+				}
+				if !found {
+					t.Errorf("for %q: nothing with %q in %+v", asked, c.want, r.Findings)
+				}
+			}
+		})
+	}
+}
+
+// TestFixLeavesSound: a checkpoint that transformers wrote, with lists other than ours, has nothing to mend.
+func TestFixLeavesSound(t *testing.T) {
+	for _, dir := range []string{"../../nf4/bnb/testdata/nf4-dq", "../../nf4/bnb/testdata/fp4-shards"} {
+		r := check(t, dir, Options{})
+		if r.Failed() {
+			t.Errorf("%s: findings %+v", dir, severe(r))
+		}
+		fixed, err := Fix(open(t, dir), 0)
+		if err != nil || fixed != nil {
+			t.Errorf("%s: config.json rewritten (error %v):\n%s", dir, err, fixed)
+		}
+	}
+}
