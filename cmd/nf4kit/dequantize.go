@@ -73,6 +73,11 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	if err != nil {
 		return optionMistake(err)
 	}
+	if !g.Quiet {
+		for _, n := range p.Notices {
+			noticef(g.Stderr, "%s", n)
+		}
+	}
 	if err := write(ctx, g, p, x, nil, o.Dst, o.Force, nil); err != nil {
 		return err
 	}

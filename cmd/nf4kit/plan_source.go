@@ -104,7 +104,7 @@ func sourceError(file string, err error) error {
 }
 
 func planConfig(file, load string) (*planSource, error) {
-	raw, err := readSmall(file)
+	raw, err := checkpoint.ReadRegular(file, checkpoint.MaxConfigSize)
 	if err != nil {
 		return nil, err
 	}
@@ -125,18 +125,6 @@ func planConfig(file, load string) (*planSource, error) {
 	m.Name = cmp.Or(m.Name, nameOf(load))
 	reclassify(m, cfg.Strict())
 	return &planSource{model: m, from: "config.json alone", dtype: memplan.DType(cfg.DType()), load: load}, nil
-}
-
-// readSmall reads a JSON file that is no larger than any known config.json.
-func readSmall(file string) ([]byte, error) {
-	info, err := os.Stat(file)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > checkpoint.MaxConfigSize {
-		return nil, &checkpoint.InputError{File: file, Expected: fmt.Sprintf("at most %d bytes", checkpoint.MaxConfigSize), Found: fmt.Sprint(info.Size())}
-	}
-	return os.ReadFile(file)
 }
 
 func nameOf(path string) string {

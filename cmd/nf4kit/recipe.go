@@ -2,10 +2,11 @@ package main
 
 import (
 	"fmt"
-	"os"
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v4"
+
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
 )
 
 const maxRecipe = 1 << 20 // bytes
@@ -13,14 +14,7 @@ const maxRecipe = 1 << 20 // bytes
 // applyRecipe sets the flags that neither the command line nor the environment
 // has set from a YAML file whose keys are flag names.
 func applyRecipe(fs *pflag.FlagSet, name string) error {
-	fi, err := os.Stat(name)
-	if err != nil {
-		return usagef("--recipe: %w", err)
-	}
-	if fi.Size() > maxRecipe {
-		return usagef("--recipe %s: %d bytes; want at most %d", name, fi.Size(), maxRecipe)
-	}
-	raw, err := os.ReadFile(name)
+	raw, err := checkpoint.ReadRegular(name, maxRecipe)
 	if err != nil {
 		return usagef("--recipe: %w", err)
 	}

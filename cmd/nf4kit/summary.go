@@ -175,7 +175,7 @@ func (s *summary) card(src *checkpoint.Source) (map[string][]byte, error) {
 	if s.p.Config == nil {
 		return nil, nil
 	}
-	old, err := src.ReadFile("README.md")
+	old, err := src.ReadFile("README.md", checkpoint.MaxConfigSize)
 	if err != nil {
 		var in *checkpoint.InputError
 		if !errors.As(err, &in) {

@@ -2,9 +2,11 @@ package checkpoint
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,27 +23,33 @@ const MaxIndexSize = 256 << 20
 type Index struct {
 	TotalParameters int64 // logical parameters, before packing; 0 if not given
 	TotalSize       int64 // bytes of all tensors, sidecars included; 0 if not given
-	HasMetadata     bool  // transformers raises KeyError without the member, though it may be empty
+	HasMetadata     bool  // transformers raises an error without the object, though it may be empty
 	WeightMap       map[string]string
+	Repeated        []string // tensors that the file has more than once; the last counts, as in Python's json
+
+	spelled map[string]string // each file's last spelling in the order of strings, such as ./x for x
 }
 
-// Shards returns the names of the files in ascending order.
+// Shards returns the names of the files in the order in which transformers reads them (utils/hub.py,
+// get_checkpoint_shard_files: that of their spellings). Of a tensor in two files it takes the one read last.
 func (ix *Index) Shards() []string {
 	names := make(map[string]bool)
 	for _, shard := range ix.WeightMap {
 		names[shard] = true
 	}
-	return slices.Sorted(maps.Keys(names))
+	spelling := func(shard string) string { return cmp.Or(ix.spelled[shard], shard) }
+	return slices.SortedFunc(maps.Keys(names), func(a, b string) int { return strings.Compare(spelling(a), spelling(b)) })
 }
 
-// ParseIndex reads an index. Its errors are *InputError with file as the File. Every shard name is checked to be that
-// of a safetensors file in the same directory.
+// ParseIndex reads an index as Python's json would: of a key given twice the last counts. Its errors are *InputError
+// with file as the File. Every shard name is checked to be that of a safetensors file in the same directory or below
+// it, and cleaned: ./x is x.
 func ParseIndex(file string, raw []byte) (*Index, error) {
 	if len(raw) > MaxIndexSize {
 		return nil, &InputError{File: file, Expected: fmt.Sprintf("at most %d bytes", MaxIndexSize), Found: fmt.Sprintf("%d", len(raw))}
 	}
-	p := indexParser{file: file, dec: newIndexDecoder(raw), ix: &Index{}, shards: make(map[string]string)}
-	if err := p.object("an object", nameSet(), p.top); err != nil {
+	p := indexParser{file: file, dec: newIndexDecoder(raw), ix: &Index{spelled: make(map[string]string)}, shards: make(map[string]string)}
+	if err := p.object("an object", p.top); err != nil {
 		return nil, err
 	}
 	if rest := bytes.Trim(raw[p.dec.InputOffset():], " \t\r\n"); len(rest) > 0 {
@@ -51,10 +59,12 @@ func ParseIndex(file string, raw []byte) (*Index, error) {
 		return nil, &InputError{File: file, Expected: "a weight_map object", Found: "none",
 			Hint: "the file is no index of safetensors shards: fetch it again"}
 	}
+	slices.Sort(p.ix.Repeated)
+	p.ix.Repeated = slices.Compact(p.ix.Repeated)
 	return p.ix, nil
 }
 
-// newIndexDecoder leaves the search for duplicate names to indexParser, which has every name in a map anyway.
+// newIndexDecoder lets duplicate names pass, as Python's json does.
 func newIndexDecoder(raw []byte) *jsontext.Decoder {
 	return jsontext.NewDecoder(bytes.NewBuffer(raw), jsontext.AllowDuplicateNames(true))
 }
@@ -64,11 +74,11 @@ type indexParser struct {
 	dec  *jsontext.Decoder
 	ix   *Index
 
-	shards map[string]string // each name to its one copy: there are thousands of tensors to a shard
+	shards map[string]string // each name as spelled to its one clean copy: there are thousands of tensors to a shard
 }
 
-// object reads an object and calls member after each name that seen does not know.
-func (p *indexParser) object(what string, seen func(name string) bool, member func(name string) error) error {
+// object reads an object and calls member after each name.
+func (p *indexParser) object(what string, member func(name string) error) error {
 	open, err := p.dec.ReadToken()
 	if err != nil {
 		return p.malformed(err)
@@ -81,11 +91,7 @@ func (p *indexParser) object(what string, seen func(name string) bool, member fu
 		if err != nil {
 			return p.malformed(err)
 		}
-		name := tok.String()
-		if seen(name) {
-			return &InputError{File: p.file, Tensor: key(p.dec.StackPointer()), Expected: "each key once", Found: "it twice"}
-		}
-		if err := member(name); err != nil {
+		if err := member(tok.String()); err != nil {
 			return err
 		}
 	}
@@ -95,24 +101,13 @@ func (p *indexParser) object(what string, seen func(name string) bool, member fu
 	return nil
 }
 
-// nameSet returns a function that reports whether it was called with that name before.
-func nameSet() func(name string) bool {
-	names := make(map[string]bool)
-	return func(name string) bool {
-		known := names[name]
-		names[name] = true
-		return known
-	}
-}
-
 func (p *indexParser) top(name string) error {
 	switch name {
 	case "metadata":
-		p.ix.HasMetadata = true
-		if p.dec.PeekKind() != '{' {
+		if p.ix.HasMetadata = p.dec.PeekKind() == '{'; !p.ix.HasMetadata {
 			return p.skip()
 		}
-		return p.object("an object", nameSet(), func(name string) error {
+		return p.object("an object", func(name string) error {
 			v, err := p.dec.ReadValue()
 			if err != nil {
 				return p.malformed(err)
@@ -128,31 +123,39 @@ func (p *indexParser) top(name string) error {
 			return nil
 		})
 	case "weight_map":
-		p.ix.WeightMap = make(map[string]string)
-		seen := func(tensor string) bool { _, ok := p.ix.WeightMap[tensor]; return ok }
-		return p.object("a weight_map object", seen, func(tensor string) error {
-			v, err := p.dec.ReadToken()
-			if err != nil {
-				return p.malformed(err)
-			}
-			if v.Kind() != '"' {
-				return &InputError{File: p.file, Tensor: clip(tensor), Expected: "the name of a shard", Found: kindName(v.Kind())}
-			}
-			shard := v.String()
-			if known, ok := p.shards[shard]; ok {
-				p.ix.WeightMap[tensor] = known
-				return nil
-			}
-			if reason := unsafeShardName(shard); reason != "" {
-				return &InputError{File: p.file, Tensor: clip(tensor), Expected: "the name of a .safetensors file in the same directory",
-					Found: fmt.Sprintf("%q, %s", clip(shard), reason)}
-			}
-			p.shards[shard] = shard
-			p.ix.WeightMap[tensor] = shard
-			return nil
-		})
+		p.ix.WeightMap, p.ix.Repeated = make(map[string]string), nil
+		clear(p.ix.spelled)
+		clear(p.shards)
+		return p.object("a weight_map object", p.entry)
 	}
 	return p.skip()
+}
+
+// entry reads the file of one tensor.
+func (p *indexParser) entry(tensor string) error {
+	v, err := p.dec.ReadToken()
+	if err != nil {
+		return p.malformed(err)
+	}
+	if v.Kind() != '"' {
+		return &InputError{File: p.file, Tensor: clip(tensor), Expected: "the name of a shard", Found: kindName(v.Kind())}
+	}
+	name := v.String()
+	shard, ok := p.shards[name]
+	if !ok {
+		if reason := unsafeShardName(name); reason != "" {
+			return &InputError{File: p.file, Tensor: clip(tensor), Expected: "the name of a .safetensors file in the same directory or below it",
+				Found: fmt.Sprintf("%q, %s", clip(name), reason)}
+		}
+		shard = path.Clean(name)
+		p.shards[name] = shard
+		p.ix.spelled[shard] = max(p.ix.spelled[shard], name)
+	}
+	if _, again := p.ix.WeightMap[tensor]; again {
+		p.ix.Repeated = append(p.ix.Repeated, tensor)
+	}
+	p.ix.WeightMap[tensor] = shard
+	return nil
 }
 
 func (p *indexParser) skip() error {
@@ -182,23 +185,29 @@ func key(p jsontext.Pointer) string {
 	return clip(strings.Join(slices.Collect(p.Tokens()), "."))
 }
 
-// unsafeShardName says why name must not be opened as a file beside the index, "" if it may. The rules are those of
-// every platform at once, for an index comes from anywhere.
+// unsafeShardName says why name must not be opened as a file beside the index or below it, "" if it may. The rules are
+// those of every platform at once, for an index comes from anywhere.
 func unsafeShardName(name string) string {
+	base := path.Base(name)
 	switch {
 	case name == "":
 		return "which is empty"
-	case strings.ContainsAny(name, `/\:`):
-		return "which has a separator in it"
+	case strings.ContainsAny(name, `\:`):
+		return "which has a separator of another system in it"
+	case path.IsAbs(name) || slices.Contains(strings.Split(name, "/"), ".."):
+		return "which leads out of the directory"
 	case !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return "which has control characters in it"
-	case len(name) > 255:
+	case len(name) > maxShardName:
 		return "which is too long"
-	case !strings.HasSuffix(name, ".safetensors") || strings.HasPrefix(name, "."):
+	case !strings.HasSuffix(base, ".safetensors") || strings.HasPrefix(base, "."):
 		return "which is no .safetensors file"
 	}
 	return ""
 }
+
+// maxShardName is what a file system takes for one component; no known index nests its shards deeper than one folder.
+const maxShardName = 255
 
 // Encode returns the file as transformers' save_pretrained writes it (modeling_utils.py, json.dumps with indent 2 and
 // sort_keys, non-ASCII escaped), with a newline at the end.

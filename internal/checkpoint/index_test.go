@@ -3,10 +3,12 @@ package checkpoint
 import (
 	"errors"
 	"os"
+	"path"
 	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // goldenDir holds what save_pretrained wrote (nf4/bnb/testdata/make_goldens.py).
@@ -85,8 +87,8 @@ func TestIndexMetadata(t *testing.T) {
 	}{
 		{`{"total_size": 7, "total_parameters": 8}`, Index{TotalSize: 7, TotalParameters: 8, HasMetadata: true}},
 		{`{"total_size": 7.0, "other": [1, {"a": 2}]}`, Index{HasMetadata: true}},
-		{`null`, Index{HasMetadata: true}},
-		{`[1]`, Index{HasMetadata: true}},
+		{`null`, Index{}},
+		{`[1]`, Index{}},
 	} {
 		got, err := ParseIndex("i", []byte(`{"metadata": `+c.metadata+`, "more": {"x": [1]}, "weight_map": {}}`))
 		if err != nil {
@@ -94,7 +96,7 @@ func TestIndexMetadata(t *testing.T) {
 			continue
 		}
 		c.want.WeightMap = map[string]string{}
-		if diff := cmp.Diff(&c.want, got); diff != "" {
+		if diff := cmp.Diff(&c.want, got, cmpopts.IgnoreUnexported(Index{})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.metadata, diff)
 		}
 	}
@@ -118,7 +120,7 @@ func FuzzParseIndex(f *testing.F) {
 			return
 		}
 		for _, shard := range ix.Shards() {
-			if !filepath.IsLocal(shard) || filepath.Base(shard) != shard || filepath.Ext(shard) != ".safetensors" {
+			if !filepath.IsLocal(shard) || path.Clean(shard) != shard || filepath.Ext(shard) != ".safetensors" {
 				t.Fatalf("shard %q", shard)
 			}
 		}

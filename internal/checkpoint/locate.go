@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -34,6 +35,9 @@ const DiffusersBase = "diffusion_pytorch_model"
 func (s *Source) openDir() error {
 	s.Dir = s.Path
 	if err := s.resolveHub(); err != nil {
+		return err
+	}
+	if err := s.findRoots(); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(s.Dir)
@@ -69,17 +73,21 @@ func (s *Source) openDir() error {
 // openIndexed opens the shards that an index names and compares the two.
 func (s *Source) openIndexed(base string, single bool) error {
 	s.Base = base
-	path := filepath.Join(s.Dir, base+indexSuffix)
-	raw, err := readSmall(path, MaxIndexSize)
+	indexPath := filepath.Join(s.Dir, base+indexSuffix)
+	f, err := s.openInside(indexPath)
 	if err != nil {
 		return err
 	}
-	if s.Index, err = ParseIndex(path, raw); err != nil {
+	raw, err := readBounded(f, MaxIndexSize)
+	if err != nil {
+		return err
+	}
+	if s.Index, err = ParseIndex(indexPath, raw); err != nil {
 		return err
 	}
 	shards := s.Index.Shards()
 	if len(shards) == 0 {
-		return &InputError{File: path, Expected: "tensors in weight_map", Found: "none"}
+		return &InputError{File: indexPath, Expected: "tensors in weight_map", Found: "none"}
 	}
 	if single && !slices.Contains(shards, base+weightExt) {
 		return &InputError{File: filepath.Join(s.Dir, base+weightExt), Expected: "no single file beside an index of other shards",
@@ -87,7 +95,12 @@ func (s *Source) openIndexed(base string, single bool) error {
 			Hint:  "remove the one that is stale, or give the file itself as the source"}
 	}
 	if !s.Index.HasMetadata {
-		s.Warnings = append(s.Warnings, path+": no metadata member, which transformers requires")
+		s.Warnings = append(s.Warnings, indexPath+": no metadata object, which transformers requires")
+	}
+	for _, name := range shards {
+		if err := s.checkFolder(name); err != nil {
+			return err
+		}
 	}
 	files, errs := openShards(s.Dir, shards)
 	for i, name := range shards {
@@ -101,9 +114,8 @@ func (s *Source) openIndexed(base string, single bool) error {
 				_ = f.Close() // the first error is the one to tell
 			}
 		}
-		var link *InputError
-		if errors.Is(err, fs.ErrNotExist) && !errors.As(err, &link) {
-			return &InputError{File: path, Expected: "the shards it names", Found: name + " missing",
+		if errors.Is(err, fs.ErrNotExist) {
+			return &InputError{File: indexPath, Expected: "the shards it names", Found: name + " missing",
 				Hint: "fetch the missing shard", Err: fs.ErrNotExist}
 		}
 		return err
@@ -111,37 +123,22 @@ func (s *Source) openIndexed(base string, single bool) error {
 	if err := s.finish(); err != nil {
 		return err
 	}
-	return s.compareIndex(path)
+	s.compareIndex(indexPath)
+	return nil
 }
 
-// compareIndex requires that index and shards hold the same tensors at the same places.
-func (s *Source) compareIndex(path string) error {
-	for _, t := range s.Tensors {
-		switch shard, ok := s.Index.WeightMap[t.Name]; {
-		case !ok:
-			return &InputError{File: path, Tensor: t.Name, Expected: "every tensor of its shards in weight_map",
-				Found: "it only in " + t.Shard.Name, Hint: "index and shards are of different checkpoints: fetch both again"}
-		case shard != t.Shard.Name:
-			return &InputError{File: path, Tensor: t.Name, Expected: "it in " + shard, Found: "it in " + t.Shard.Name,
-				Hint: "index and shards are of different checkpoints: fetch both again"}
-		}
-	}
-	if len(s.Tensors) == len(s.Index.WeightMap) {
+// checkFolder refuses a shard in a folder that is a link out of the directory. The shard itself may be a link to
+// anywhere, to another disk for one: nothing but tensors is read from it.
+func (s *Source) checkFolder(name string) error {
+	folder := path.Dir(name)
+	if folder == "." {
 		return nil
 	}
-	missing := make([]string, 0, len(s.Index.WeightMap)-len(s.Tensors))
-	for name := range s.Index.WeightMap {
-		if _, ok := s.Lookup(name); !ok {
-			missing = append(missing, name)
-		}
+	err := s.checkInside(filepath.Join(s.Dir, filepath.FromSlash(folder)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // which opening the shard will tell
 	}
-	slices.Sort(missing)
-	more := ""
-	if len(missing) > 1 {
-		more = fmt.Sprintf(" (nor are %d others)", len(missing)-1)
-	}
-	return &InputError{File: path, Tensor: clip(missing[0]), Expected: "it in " + s.Index.WeightMap[missing[0]], Found: "no such tensor there" + more,
-		Hint: "index and shards are of different checkpoints: fetch both again"}
+	return err
 }
 
 // warnStrays lists safetensors files that are not part of the checkpoint: SGLang would read them all.
@@ -212,6 +209,9 @@ var shardPattern = regexp.MustCompile(`-([0-9]{5,})-of-([0-9]{5,})\.safetensors$
 func (s *Source) openFile(info fs.FileInfo) error {
 	s.IsFile, s.Base = true, bases[0]
 	s.Dir = filepath.Dir(s.Path)
+	if err := s.findRoots(); err != nil {
+		return err
+	}
 	if !info.Mode().IsRegular() {
 		return &InputError{File: s.Path, Expected: "a model directory or a .safetensors file", Found: modeName(info.Mode())}
 	}
@@ -244,7 +244,7 @@ func (s *Source) refuseLoneShard(name string) error {
 			continue
 		}
 		path := filepath.Join(s.Dir, e.Name())
-		raw, err := readSmall(path, MaxIndexSize)
+		raw, err := ReadRegular(path, MaxIndexSize)
 		if err != nil {
 			continue // not this source's business
 		}
@@ -263,18 +263,16 @@ func (s *Source) refuseLoneShard(name string) error {
 // resolveHub follows a hub cache's models--org--name directory to the snapshot that refs/main names, or to the only
 // snapshot there is (huggingface_hub, "Understand caching").
 func (s *Source) resolveHub() error {
-	snapshots := filepath.Join(s.Dir, "snapshots")
+	snapshots := filepath.Join(s.Dir, snapshotsDir)
 	entries, err := os.ReadDir(snapshots)
 	if err != nil {
 		return nil // no such directory: an ordinary model directory
 	}
-	if abs, err := filepath.Abs(s.Dir); err == nil && !strings.HasPrefix(filepath.Base(abs), "models--") {
-		if _, err := os.Stat(filepath.Join(s.Dir, "refs")); err != nil {
-			return nil // a directory that happens to be called snapshots
-		}
+	if abs, err := filepath.Abs(s.Dir); err == nil && !isHubCache(abs) {
+		return nil
 	}
 	ref := filepath.Join(s.Dir, "refs", "main")
-	raw, err := readSmall(ref, 256)
+	raw, err := ReadRegular(ref, 256)
 	switch {
 	case err == nil:
 		commit := string(bytes.TrimSpace(raw))
@@ -302,7 +300,7 @@ func (s *Source) resolveHub() error {
 // checkWeightFile opens path far enough to tell what it is if it is not safetensors at all, which says more than
 // that its header length is absurd.
 func checkWeightFile(path string) error {
-	f, err := openRegular(path)
+	f, err := OpenRegular(path)
 	if err != nil {
 		return err
 	}

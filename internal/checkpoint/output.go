@@ -198,13 +198,13 @@ func (o *Output) writeFile(rel string, data []byte) error {
 // CopyFile copies the regular file src, symbolic links followed, and returns the number of bytes.
 func (o *Output) CopyFile(rel, src string) (int64, error) {
 	if rel == configName {
-		raw, err := readSmall(src, MaxConfigSize)
+		raw, err := ReadRegular(src, MaxConfigSize)
 		if err != nil {
 			return 0, fmt.Errorf("copy %s: %w", rel, err)
 		}
 		return int64(len(raw)), o.WriteFile(rel, raw)
 	}
-	in, err := openRegular(src)
+	in, err := OpenRegular(src)
 	if err != nil {
 		return 0, fmt.Errorf("copy %s: %w", rel, err)
 	}

@@ -109,7 +109,7 @@ func TestPipes(t *testing.T) {
 			t.Skip(err)
 		}
 	}
-	pipe("tokenizer.json")
+	pipe("tokenizer.bin")
 	write(t, dir, map[string]string{`back\slash.json`: "x", "c:olon.json": "x"})
 	s, err := Open(dir)
 	if err != nil {
@@ -123,10 +123,15 @@ func TestPipes(t *testing.T) {
 	for _, k := range skipped {
 		reasons[k.Rel] = k.Reason
 	}
-	if reasons["tokenizer.json"] != "a named pipe" || reasons[`back\slash.json`] != "a name that not every system has" || reasons["c:olon.json"] == "" {
+	if reasons["tokenizer.bin"] != "weights in another form" || reasons[`back\slash.json`] != "a name that not every system has" || reasons["c:olon.json"] == "" {
 		t.Errorf("skipped %v", reasons)
 	}
-	if _, err := s.ReadFile("tokenizer.json"); err == nil || !strings.HasSuffix(err.Error(), "expected a regular file, found a named pipe") {
+	pipe("tokenizer.json")
+	var in *InputError
+	if _, _, err := s.SideFiles(); !errors.As(err, &in) || in.Found != "a named pipe" || in.File != filepath.Join(dir, "tokenizer.json") {
+		t.Errorf("a pipe among the side files: %v", err)
+	}
+	if _, err := s.ReadFile("tokenizer.json", MaxConfigSize); err == nil || !strings.HasSuffix(err.Error(), "expected a regular file, found a named pipe") {
 		t.Errorf("error %v", err)
 	}
 	s.Close()

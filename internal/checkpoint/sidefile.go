@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -23,6 +24,7 @@ type SideFile struct {
 type Skipped struct {
 	Rel    string
 	Reason string
+	Dir    bool // a directory that may hold something of the model's; not one such as .git
 }
 
 const (
@@ -34,17 +36,16 @@ const (
 
 // SideFiles lists what makes the directory usable besides config.json (which is edited, not copied) and the weights:
 // tokenizer, generation and processor files, chat templates, code, licence, the modules of a sentence-transformers
-// model. Symbolic links of files are followed, links of directories only within the model directory; whatever is not a
-// regular file is left out. For a single file without a config.json beside it there are none. Both lists are sorted.
+// model. For a single file without a config.json beside it there are none. Both lists are sorted.
+//
+// A file that would be copied but is not what it should be is an error, for without it the output would be incomplete:
+// a link to nothing, as a download that was cut short leaves it, a link out of the model directory (see ReadFile), a
+// named pipe, or what cannot be examined.
 func (s *Source) SideFiles() ([]SideFile, []Skipped, error) {
 	if s.IsFile && s.Config == nil {
 		return nil, nil, nil
 	}
-	root, err := filepath.EvalSymlinks(s.Dir)
-	if err != nil {
-		return nil, nil, fmt.Errorf("list source: %w", err)
-	}
-	w := &sideWalker{root: root, above: map[string]bool{root: true}}
+	w := &sideWalker{src: s, above: map[string]bool{s.roots[0]: true}}
 	if err := w.dir(s.Dir, "", 0); err != nil {
 		return nil, nil, err
 	}
@@ -54,14 +55,20 @@ func (s *Source) SideFiles() ([]SideFile, []Skipped, error) {
 }
 
 type sideWalker struct {
-	root    string
+	src     *Source
 	above   map[string]bool // the resolved directories on the way down, against links that lead back
 	files   []SideFile
 	skipped []Skipped
 	entries int
 }
 
-func (w *sideWalker) skip(rel, reason string) { w.skipped = append(w.skipped, Skipped{rel, reason}) }
+func (w *sideWalker) skip(rel, reason string) {
+	w.skipped = append(w.skipped, Skipped{Rel: rel, Reason: reason})
+}
+
+func (w *sideWalker) skipDir(rel, reason string) {
+	w.skipped = append(w.skipped, Skipped{Rel: rel, Reason: reason, Dir: true})
+}
 
 func (w *sideWalker) dir(dir, rel string, depth int) error {
 	entries, err := os.ReadDir(dir)
@@ -69,7 +76,7 @@ func (w *sideWalker) dir(dir, rel string, depth int) error {
 		return fmt.Errorf("list source: %w", err)
 	}
 	if w.entries += len(entries); w.entries > maxSideEntries {
-		return &InputError{File: w.root, Expected: fmt.Sprintf("at most %d files", maxSideEntries), Found: "more",
+		return &InputError{File: w.src.Dir, Expected: fmt.Sprintf("at most %d files", maxSideEntries), Found: "more",
 			Hint: "is this a model directory?"}
 	}
 	module := modulePattern.MatchString(path.Base(rel))
@@ -77,43 +84,52 @@ func (w *sideWalker) dir(dir, rel string, depth int) error {
 		name, full := e.Name(), filepath.Join(dir, e.Name())
 		sub := path.Join(rel, name)
 		info, err := os.Stat(full)
-		switch {
-		case err != nil:
-			w.skip(sub, "a link to nothing")
-		case strings.ContainsAny(name, `\:`):
-			w.skip(sub, "a name that not every system has")
-		case info.IsDir():
+		if err == nil && info.IsDir() && !strings.ContainsAny(name, `\:`) {
 			if err := w.subdir(full, sub, depth); err != nil {
 				return err
 			}
-		case !info.Mode().IsRegular():
-			w.skip(sub, modeName(info.Mode()))
+			continue
+		}
+		size := int64(0)
+		if err == nil {
+			size = info.Size()
+		}
+		switch reason := refuseFile(name, size, rel, module, entries); {
+		case reason != "":
+			w.skip(sub, reason)
+		case rel == "" && name == configName:
 		default:
-			if reason := refuseFile(name, info.Size(), rel, module, entries); reason != "" {
-				w.skip(sub, reason)
-			} else if rel != "" || name != configName {
-				if err := refusePointer(full, info.Size()); err != nil {
-					return err
-				}
-				w.files = append(w.files, SideFile{Rel: sub, Path: full, Size: info.Size()})
+			size, err := w.checkFile(full)
+			if err != nil {
+				return err
 			}
+			w.files = append(w.files, SideFile{Rel: sub, Path: full, Size: size})
 		}
 	}
 	return nil
 }
 
-// refusePointer stops at a file whose content has stayed behind in Git LFS: a tokenizer of 130 bytes would pass for
-// one until the model is loaded.
-func refusePointer(path string, size int64) error {
-	if size > 1024 { // the format's own limit
-		return nil
+// checkFile requires a regular file within the model directory whose content has not stayed behind in Git LFS: a
+// tokenizer of 130 bytes would pass for one until the model is loaded.
+func (w *sideWalker) checkFile(path string) (size int64, err error) {
+	f, err := w.src.openInside(path)
+	if err != nil {
+		return 0, err
 	}
-	raw, err := readSmall(path, MaxConfigSize)
-	if err == nil && bytes.HasPrefix(raw, lfsPrefix) {
-		return &InputError{File: path, Expected: "the content of the file", Found: "a Git LFS pointer", Hint: lfsHint}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("list source: %w", err)
 	}
-	return err
+	head := make([]byte, len(lfsPrefix))
+	if n, _ := io.ReadFull(f, head); info.Size() <= maxPointer && bytes.Equal(head[:n], lfsPrefix) { // copying will tell of an error
+		return 0, &InputError{File: path, Expected: "the content of the file", Found: "a Git LFS pointer", Hint: lfsHint}
+	}
+	return info.Size(), nil
 }
+
+// maxPointer is Git LFS's own limit on the size of a pointer.
+const maxPointer = 1024
 
 // modulePattern is a module of a sentence-transformers model, such as 1_Pooling or 2_Dense; its weights are not those
 // of the transformer and are copied as they are.
@@ -126,25 +142,29 @@ func (w *sideWalker) subdir(full, rel string, depth int) error {
 		w.skip(rel, "not part of a model")
 		return nil
 	case depth == maxSideDepth:
-		w.skip(rel, "nested too deep")
+		w.skipDir(rel, "nested too deep")
 		return nil
 	}
-	real, err := filepath.EvalSymlinks(full)
+	real, err := resolve(full)
 	if err != nil {
-		w.skip(rel, "a link to nothing")
-		return nil
-	}
-	if !within(w.root, real) {
-		w.skip(rel, "a link out of the model directory")
-		return nil
+		return fmt.Errorf("list source: %w", err)
 	}
 	if w.above[real] {
 		w.skip(rel, "a link to a directory above it")
 		return nil
 	}
-	if name != "additional_chat_templates" && !modulePattern.MatchString(name) && !holdsCode(full) {
-		w.skip(rel, "not a directory that loaders read")
-		return nil
+	if name != "additional_chat_templates" && !modulePattern.MatchString(name) {
+		switch code, err := holdsCode(full); {
+		case err != nil:
+			w.skipDir(rel, "it cannot be listed")
+			return nil
+		case !code:
+			w.skipDir(rel, "not a directory that loaders read")
+			return nil
+		}
+	}
+	if err := w.src.checkInside(full); err != nil {
+		return err
 	}
 	w.above[real] = true
 	defer delete(w.above, real)
@@ -152,18 +172,9 @@ func (w *sideWalker) subdir(full, rel string, depth int) error {
 }
 
 // holdsCode reports whether a directory is a package of Python modules.
-func holdsCode(dir string) bool {
+func holdsCode(dir string) (bool, error) {
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return strings.HasSuffix(e.Name(), ".py") })
-}
-
-// within reports whether p is dir or below it; both must be resolved.
-func within(dir, p string) bool {
-	rel, err := filepath.Rel(dir, p)
-	return err == nil && (rel == "." || filepath.IsLocal(rel))
+	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return strings.HasSuffix(e.Name(), ".py") }), err
 }
 
 // copyExt are the extensions of what loaders, tokenizers and people read besides weights.
@@ -181,6 +192,8 @@ var refuseName = regexp.MustCompile(`^(adapter_.*|hf_quant_config\.json|quantize
 func refuseFile(name string, size int64, dir string, module bool, beside []fs.DirEntry) string {
 	ext := strings.ToLower(path.Ext(name))
 	switch {
+	case strings.ContainsAny(name, `\:`):
+		return "a name that not every system has"
 	case strings.HasPrefix(name, "."):
 		return "not part of a model"
 	case module && ext == weightExt:

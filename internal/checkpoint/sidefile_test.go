@@ -61,16 +61,17 @@ func TestSideFiles(t *testing.T) {
 	for name, reason := range map[string]string{
 		"model.safetensors.index.json": mislead, shard1: weights, shard2: weights, ".cache": "not part of a model",
 		"__pycache__": "not part of a model", "figures": unread, "onnx": unread, "original": unread,
-		"sub/2/3/4/5/6/7/8/9": "nested too deep", "linked_code": "a link out of the model directory",
-		"loop": "a link to a directory above it", "dangling.json": "a link to nothing",
+		"sub/2/3/4/5/6/7/8/9": "nested too deep", "linked_other": unread,
+		"loop": "a link to a directory above it", "linked.bin": weights, "dangling.bin": weights,
 	} {
 		skipped[name] = reason
 	}
-	symlink(t, filepath.Join(outside, "blob"), filepath.Join(dir, "linked_tokenizer.json"))
-	symlink(t, filepath.Join(outside, "code"), filepath.Join(dir, "linked_code"))
+	symlink(t, filepath.Join(outside, "blob"), filepath.Join(dir, "linked.bin"))
+	symlink(t, outside, filepath.Join(dir, "linked_other"))
+	symlink(t, "tokenizer.json", filepath.Join(dir, "linked_tokenizer.json"))
 	symlink(t, filepath.Join(dir, "1_Pooling"), filepath.Join(dir, "4_Pooling"))
 	symlink(t, dir, filepath.Join(dir, "loop"))
-	symlink(t, "nowhere", filepath.Join(dir, "dangling.json"))
+	symlink(t, "nowhere", filepath.Join(dir, "dangling.bin"))
 	kept = append(kept, "linked_tokenizer.json", "4_Pooling/config.json")
 
 	s, err := Open(dir)
@@ -127,6 +128,9 @@ func TestSideFilesHub(t *testing.T) {
 	hub(t, dir)
 	write(t, dir, map[string]string{"blobs/sha-tok": "tok"})
 	symlink(t, filepath.Join("..", "..", "blobs", "sha-tok"), filepath.Join(dir, "snapshots", "abc123", "tokenizer.json"))
+	other := filepath.Join(filepath.Dir(dir), "models--org--private")
+	write(t, other, map[string]string{"blobs/sha-notes": "not this model's"})
+	symlink(t, filepath.Join(other, "blobs", "sha-notes"), filepath.Join(dir, "snapshots", "abc123", "notes.bin"))
 	s, err := Open(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -135,6 +139,37 @@ func TestSideFilesHub(t *testing.T) {
 	files, _, err := s.SideFiles()
 	if err != nil || len(files) != 1 || files[0].Rel != "tokenizer.json" || files[0].Size != 3 {
 		t.Errorf("%v %v", files, err)
+	}
+	symlink(t, filepath.Join(other, "blobs", "sha-notes"), filepath.Join(dir, "snapshots", "abc123", "notes.txt"))
+	var in *InputError
+	if _, _, err := s.SideFiles(); !errors.As(err, &in) || filepath.Base(in.File) != "notes.txt" {
+		t.Errorf("another model's blob: %v", err)
+	}
+}
+
+// TestSideFilesAmiss: what would be copied and is not there whole is an error, not left out.
+func TestSideFilesAmiss(t *testing.T) {
+	outside := t.TempDir()
+	write(t, outside, map[string]string{"notes": "private", "code/m.py": "x"})
+	for _, c := range []struct{ name, target, found string }{
+		{"tokenizer.json", "../../blobs/0123", "a symbolic link to nothing"},
+		{"notes.txt", filepath.Join(outside, "notes"), "a symbolic link to " + filepath.Join(outside, "notes") + ", outside of it"},
+		{"code", filepath.Join(outside, "code"), "a symbolic link to " + filepath.Join(outside, "code") + ", outside of it"},
+		{"1_Pooling/config.json", filepath.Join(outside, "notes"), "a symbolic link to " + filepath.Join(outside, "notes") + ", outside of it"},
+	} {
+		dir := t.TempDir()
+		sharded(t, dir)
+		link := filepath.Join(dir, filepath.FromSlash(c.name))
+		symlink(t, c.target, link)
+		s, err := Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		var in *InputError
+		if _, _, err := s.SideFiles(); !errors.As(err, &in) || in.File != link || in.Found != c.found {
+			t.Errorf("%s: %v", c.name, err)
+		}
 	}
 }
 

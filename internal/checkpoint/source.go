@@ -12,12 +12,9 @@
 package checkpoint
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -36,14 +33,16 @@ type Source struct {
 	Base     string   // "model" or "diffusion_pytorch_model", as the weights are called; "model" for a single file
 	Config   []byte   // config.json as it stands, checked to be JSON; nil if there is none
 	Index    *Index   // nil for a single file
-	Shards   []*Shard // by name
+	Shards   []*Shard // in the order in which transformers reads them, see Index.Shards
 	Tensors  []Tensor // by name
 	Warnings []string // what is odd about the directory but harmless here
+
+	roots []string // resolved directories in which the files beside the weights may lie
 }
 
 // Shard is one file of a Source.
 type Shard struct {
-	Name string // in Source.Dir
+	Name string // in Source.Dir, with slashes
 	*safetensors.File
 }
 
@@ -108,7 +107,7 @@ func (s *Source) TensorBytes() int64 {
 
 // addShard opens one file of s.Dir and files its tensors.
 func (s *Source) addShard(name string) error {
-	f, err := openShard(filepath.Join(s.Dir, name))
+	f, err := openShard(filepath.Join(s.Dir, filepath.FromSlash(name)))
 	if err != nil {
 		return err
 	}
@@ -126,10 +125,6 @@ func (s *Source) add(name string, f *safetensors.File) {
 
 func openShard(path string) (*safetensors.File, error) {
 	if err := checkWeightFile(path); err != nil {
-		if info, lerr := os.Lstat(path); lerr == nil && info.Mode()&fs.ModeSymlink != 0 && errors.Is(err, fs.ErrNotExist) {
-			return nil, &InputError{File: path, Expected: "a file", Found: "a symbolic link to nothing",
-				Hint: "the download is incomplete: fetch the model again", Err: fs.ErrNotExist}
-		}
 		return nil, err
 	}
 	return safetensors.Open(path)
@@ -150,7 +145,7 @@ func openShards(dir string, names []string) ([]*safetensors.File, []error) {
 				if i >= len(names) {
 					return
 				}
-				if files[i], errs[i] = openShard(filepath.Join(dir, names[i])); errs[i] != nil {
+				if files[i], errs[i] = openShard(filepath.Join(dir, filepath.FromSlash(names[i]))); errs[i] != nil {
 					failed.Store(true)
 				}
 			}
@@ -160,100 +155,15 @@ func openShards(dir string, names []string) ([]*safetensors.File, []error) {
 	return files, errs
 }
 
-// finish sorts the tensors and refuses a name that two shards hold.
-func (s *Source) finish() error {
-	slices.SortStableFunc(s.Tensors, func(a, b Tensor) int { return cmp.Compare(a.Name, b.Name) })
-	for i := 1; i < len(s.Tensors); i++ {
-		if a, b := s.Tensors[i-1], s.Tensors[i]; a.Name == b.Name {
-			return &InputError{File: b.Shard.File.Name(), Tensor: b.Name, Expected: "each tensor in one shard",
-				Found: "it in " + a.Shard.Name + " too", Hint: "the directory mixes two checkpoints: fetch it again into an empty one"}
-		}
-	}
-	return nil
-}
-
 // readConfig reads config.json beside the weights, if there is one.
 func (s *Source) readConfig() error {
-	path := filepath.Join(s.Dir, configName)
-	raw, err := readSmall(path, MaxConfigSize)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	raw, err := s.ReadFile(configName, MaxConfigSize)
+	if err != nil || raw == nil {
 		return err
 	}
-	if _, err := parseConfig(path, raw); err != nil {
+	if _, err := parseConfig(filepath.Join(s.Dir, configName), raw); err != nil {
 		return err
 	}
 	s.Config = raw
 	return nil
-}
-
-// ReadFile reads a small file of the model directory, such as quantize_config.json; nil without an error if it is not
-// there.
-func (s *Source) ReadFile(name string) ([]byte, error) {
-	raw, err := readSmall(filepath.Join(s.Dir, filepath.FromSlash(name)), MaxConfigSize)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return raw, err
-}
-
-// readSmall reads a regular file of at most limit bytes, symbolic links followed.
-func readSmall(path string, limit int64) ([]byte, error) {
-	f, err := openRegular(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	tooLarge := &InputError{File: path, Expected: fmt.Sprintf("at most %d bytes", limit), Found: "more"}
-	if info.Size() > limit {
-		return nil, tooLarge
-	}
-	var raw bytes.Buffer
-	raw.Grow(int(info.Size()) + bytes.MinRead) // so that ReadFrom never moves what it has read
-	switch n, err := raw.ReadFrom(io.LimitReader(f, limit+1)); {
-	case err != nil:
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	case n > limit: // it has grown since
-		return nil, tooLarge
-	}
-	return raw.Bytes(), nil
-}
-
-// openRegular opens a regular file for reading. Anything else is an *InputError, found before it is opened: opening
-// a named pipe would wait for a writer.
-func openRegular(path string) (*os.File, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("open source: %w", err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, &InputError{File: path, Expected: "a regular file", Found: modeName(info.Mode())}
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("open source: %w", err)
-	}
-	return f, nil
-}
-
-func modeName(m fs.FileMode) string {
-	switch {
-	case m.IsDir():
-		return "a directory"
-	case m&fs.ModeNamedPipe != 0:
-		return "a named pipe"
-	case m&fs.ModeSocket != 0:
-		return "a socket"
-	case m&fs.ModeDevice != 0:
-		return "a device"
-	case m&fs.ModeSymlink != 0:
-		return "a symbolic link"
-	}
-	return "something else"
 }

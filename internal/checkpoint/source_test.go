@@ -87,6 +87,28 @@ func sharded(t testing.TB, dir string) {
 	writeShard(t, filepath.Join(dir, shard2), "c")
 }
 
+// twoCopies is a model of two shards that both hold b, with different contents; the index names the shard given for
+// it, or none.
+func twoCopies(t testing.TB, dir, named string) {
+	t.Helper()
+	line := ""
+	if named != "" {
+		line = `, "b": "` + named + `"`
+	}
+	sharded(t, dir)
+	write(t, dir, map[string]string{"model.safetensors.index.json": `{"metadata": {}, "weight_map": {"c": "` + shard2 + `", "a": "` + shard1 + `"` + line + `}}`})
+	writeShard(t, filepath.Join(dir, shard2), "c", "b")
+	path := filepath.Join(dir, shard1)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[len(raw)-2]++ // of b, which comes after a
+	if err := os.WriteFile(path, raw, 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func tensorNames(s *Source) []string {
 	var names []string
 	for _, t := range s.Tensors {
@@ -121,7 +143,7 @@ func TestOpen(t *testing.T) {
 			writeShard(t, filepath.Join(dir, "model.safetensors"), "a")
 			return dir
 		}, base: "model", tensors: []string{"model.safetensors:a"},
-			warn: []string{"DIR/model.safetensors.index.json: no metadata member, which transformers requires"}},
+			warn: []string{"DIR/model.safetensors.index.json: no metadata object, which transformers requires"}},
 		{name: "strays", make: func(t *testing.T, dir string) string {
 			sharded(t, dir)
 			writeShard(t, filepath.Join(dir, "consolidated.safetensors"), "a")
@@ -130,6 +152,54 @@ func TestOpen(t *testing.T) {
 		}, base: "model", tensors: []string{shard1 + ":a", shard1 + ":b", shard2 + ":c"}, config: `{"model_type": "llama"}`,
 			warn: []string{"DIR/consolidated.safetensors: not part of the checkpoint, left out",
 				"DIR/model-00003-of-00003.safetensors: not part of the checkpoint, left out"}},
+		{name: "index with ./ and a folder", make: func(t *testing.T, dir string) string {
+			write(t, dir, map[string]string{"sub/x": "", "model.safetensors.index.json": `{"metadata": {}, "weight_map": {"a": "./a.safetensors", "b": "sub//b.safetensors", "c": "a.safetensors"}}`})
+			writeShard(t, filepath.Join(dir, "a.safetensors"), "a", "c")
+			writeShard(t, filepath.Join(dir, "sub", "b.safetensors"), "b")
+			return dir
+		}, base: "model", tensors: []string{"a.safetensors:a", "sub/b.safetensors:b", "a.safetensors:c"}},
+		{name: "tensors that no shard has", make: func(t *testing.T, dir string) string {
+			sharded(t, dir)
+			write(t, dir, map[string]string{"model.safetensors.index.json": `{"metadata": {}, "weight_map": {"a": "` + shard1 + `", "b": "` + shard1 + `", "c": "` + shard2 +
+				`", "v": "` + shard2 + `", "w": "` + shard2 + `", "x": "` + shard2 + `", "y": "` + shard2 + `"}}`})
+			return dir
+		}, base: "model", tensors: []string{shard1 + ":a", shard1 + ":b", shard2 + ":c"}, config: `{"model_type": "llama"}`,
+			warn: []string{"DIR/model.safetensors.index.json: weight_map names v, w, x and 1 more, which no shard has: left out"}},
+		{name: "tensor that the index lacks, tensor in another shard, tensor twice", make: func(t *testing.T, dir string) string {
+			sharded(t, dir)
+			write(t, dir, map[string]string{"model.safetensors.index.json": `{"metadata": {}, "weight_map": {"a": "x.safetensors", "a": "` + shard2 + `", "c": "` + shard2 + `", "a": "` + shard2 + `"}}`})
+			writeShard(t, filepath.Join(dir, shard2), "c", "d")
+			if err := os.Rename(filepath.Join(dir, shard1), filepath.Join(dir, "other.safetensors")); err != nil {
+				t.Fatal(err)
+			}
+			writeShard(t, filepath.Join(dir, shard2), "c", "a", "d")
+			return dir
+		}, base: "model", tensors: []string{shard2 + ":a", shard2 + ":c", shard2 + ":d"}, config: `{"model_type": "llama"}`,
+			warn: []string{"DIR/model.safetensors.index.json: weight_map names a more than once; the last line counts",
+				"DIR/model.safetensors.index.json: weight_map lacks d, which transformers 4.57 would not load from it: taken from the shards",
+				"DIR/other.safetensors: not part of the checkpoint, left out"}},
+		{name: "tensor in another shard", make: func(t *testing.T, dir string) string {
+			sharded(t, dir)
+			write(t, dir, map[string]string{"model.safetensors.index.json": `{"metadata": {}, "weight_map": {"a": "` + shard1 + `", "b": "` + shard2 + `", "c": "` + shard2 + `"}}`})
+			return dir
+		}, base: "model", tensors: []string{shard1 + ":a", shard1 + ":b", shard2 + ":c"}, config: `{"model_type": "llama"}`,
+			warn: []string{"DIR/model.safetensors.index.json: weight_map has b in another shard than the one that holds it: taken from where it is"}},
+		{name: "overlay", make: func(t *testing.T, dir string) string { twoCopies(t, dir, shard2); return dir },
+			base: "model", tensors: []string{shard1 + ":a", shard2 + ":b", shard2 + ":c"}, config: `{"model_type": "llama"}`,
+			warn: []string{"DIR: two shards hold b: taken from the last by name, as transformers does"}},
+		{name: "equal copies", make: func(t *testing.T, dir string) string {
+			sharded(t, dir)
+			writeShard(t, filepath.Join(dir, shard2), "b", "c")
+			return dir
+		}, base: "model", tensors: []string{shard1 + ":a", shard2 + ":b", shard2 + ":c"}, config: `{"model_type": "llama"}`,
+			warn: []string{"DIR: two shards hold b: taken from the last by name, as transformers does",
+				"DIR/model.safetensors.index.json: weight_map has b in another shard than the one that holds it: taken from where it is"}},
+		{name: "the last by spelling", make: func(t *testing.T, dir string) string {
+			twoCopies(t, dir, "./"+shard2) // which comes before shard1 as strings go
+			write(t, dir, map[string]string{"model.safetensors.index.json": `{"metadata": {}, "weight_map": {"c": "./` + shard2 + `", "a": "` + shard1 + `", "b": "` + shard1 + `"}}`})
+			return dir
+		}, base: "model", tensors: []string{shard1 + ":a", shard1 + ":b", shard2 + ":c"}, config: `{"model_type": "llama"}`,
+			warn: []string{"DIR: two shards hold b: taken from the last by name, as transformers does"}},
 		{name: "bare file", make: func(t *testing.T, dir string) string {
 			writeShard(t, filepath.Join(dir, "x.safetensors"), "a")
 			return filepath.Join(dir, "x.safetensors")
@@ -286,7 +356,7 @@ func TestOpenErrors(t *testing.T) {
 			}
 			symlink(t, "nowhere", filepath.Join(dir, shard2))
 			return dir
-		}, "DIR/" + shard2 + ": expected a file, found a symbolic link to nothing: file does not exist", "the download is incomplete: fetch the model again"},
+		}, "DIR/" + shard2 + ": expected a file, found a symbolic link to nothing", "the download is incomplete: fetch the model again"},
 		{"shard is a directory", func(t *testing.T, dir string) string {
 			sharded(t, dir)
 			if err := os.Remove(filepath.Join(dir, shard2)); err != nil {
@@ -296,23 +366,23 @@ func TestOpenErrors(t *testing.T) {
 			return dir
 		}, "DIR/" + shard2 + ": expected a regular file, found a directory", ""},
 		{"parent directory", index(`{"weight_map": {"a": "../x.safetensors"}}`),
-			ix + `a: expected the name of a .safetensors file in the same directory, found "../x.safetensors", which has a separator in it`, ""},
+			ix + `a: expected the name of a .safetensors file in the same directory or below it, found "../x.safetensors", which leads out of the directory`, ""},
 		{"absolute", index(`{"weight_map": {"a": "/etc/x.safetensors"}}`),
-			ix + `a: expected the name of a .safetensors file in the same directory, found "/etc/x.safetensors", which has a separator in it`, ""},
+			ix + `a: expected the name of a .safetensors file in the same directory or below it, found "/etc/x.safetensors", which leads out of the directory`, ""},
 		{"Windows path", index(`{"weight_map": {"a": "C:\\x.safetensors"}}`),
-			ix + `a: expected the name of a .safetensors file in the same directory, found "C:\\x.safetensors", which has a separator in it`, ""},
+			ix + `a: expected the name of a .safetensors file in the same directory or below it, found "C:\\x.safetensors", which has a separator of another system in it`, ""},
 		{"Windows drive", index(`{"weight_map": {"a": "C:x.safetensors"}}`),
-			ix + `a: expected the name of a .safetensors file in the same directory, found "C:x.safetensors", which has a separator in it`, ""},
+			ix + `a: expected the name of a .safetensors file in the same directory or below it, found "C:x.safetensors", which has a separator of another system in it`, ""},
 		{"dots", index(`{"weight_map": {"a": ".."}}`),
-			ix + `a: expected the name of a .safetensors file in the same directory, found "..", which is no .safetensors file`, ""},
+			ix + `a: expected the name of a .safetensors file in the same directory or below it, found "..", which leads out of the directory`, ""},
 		{"another extension", index(`{"weight_map": {"a": "model.bin"}}`),
-			ix + `a: expected the name of a .safetensors file in the same directory, found "model.bin", which is no .safetensors file`, ""},
+			ix + `a: expected the name of a .safetensors file in the same directory or below it, found "model.bin", which is no .safetensors file`, ""},
 		{"empty name", index(`{"weight_map": {"a": ""}}`),
-			ix + `a: expected the name of a .safetensors file in the same directory, found "", which is empty`, ""},
+			ix + `a: expected the name of a .safetensors file in the same directory or below it, found "", which is empty`, ""},
 		{"NUL in a name", index(`{"weight_map": {"a": "a\u0000.safetensors"}}`),
-			ix + `a: expected the name of a .safetensors file in the same directory, found "a\x00.safetensors", which has control characters in it`, ""},
+			ix + `a: expected the name of a .safetensors file in the same directory or below it, found "a\x00.safetensors", which has control characters in it`, ""},
 		{"long name", index(`{"weight_map": {"a": "` + strings.Repeat("x", 300) + `.safetensors"}}`),
-			ix + `a: expected the name of a .safetensors file in the same directory, found "` + strings.Repeat("x", 120) + `...", which is too long`, ""},
+			ix + `a: expected the name of a .safetensors file in the same directory or below it, found "` + strings.Repeat("x", 120) + `...", which is too long`, ""},
 		{"shard is a number", index(`{"weight_map": {"a": 1}}`), ix + "a: expected the name of a shard, found a number", ""},
 		{"no weight_map", index(`{"metadata": {}}`), ix + "expected a weight_map object, found none", "the file is no index of safetensors shards: fetch it again"},
 		{"weight_map is a list", index(`{"weight_map": []}`), ix + "weight_map: expected a weight_map object, found an array", ""},
@@ -320,21 +390,39 @@ func TestOpenErrors(t *testing.T) {
 		{"index not JSON", index(`{"weight_map": {`), ix + "expected valid JSON, found malformed text at byte 16", "fetch the file again"},
 		{"index with text after", index(`{"weight_map": {"a": "x.safetensors"}} x`), ix + "expected one JSON object, found more text after it", ""},
 		{"index is a list", index(`[]`), ix + "expected an object, found an array", ""},
-		{"tensor twice in the index", index(`{"weight_map": {"a.b": "` + shard1 + `", "a.b": "` + shard2 + `"}}`),
-			ix + "weight_map.a.b: expected each key once, found it twice", ""},
-		{"weight_map twice", index(`{"weight_map": {}, "weight_map": {}}`), ix + "weight_map: expected each key once, found it twice", ""},
-		{"tensor not in its shard", index(`{"weight_map": {"a": "` + shard1 + `", "b": "` + shard1 + `", "c": "` + shard2 + `", "x": "` + shard2 + `", "y": "` + shard2 + `"}}`),
-			ix + "x: expected it in " + shard2 + ", found no such tensor there (nor are 1 others)", "index and shards are of different checkpoints: fetch both again"},
-		{"tensor in another shard", index(`{"weight_map": {"a": "` + shard1 + `", "b": "` + shard2 + `", "c": "` + shard2 + `"}}`),
-			ix + "b: expected it in " + shard2 + ", found it in " + shard1, "index and shards are of different checkpoints: fetch both again"},
-		{"tensor not in the index", index(`{"weight_map": {"a": "` + shard1 + `", "c": "` + shard2 + `"}}`),
-			ix + "b: expected every tensor of its shards in weight_map, found it only in " + shard1, "index and shards are of different checkpoints: fetch both again"},
-		{"tensor in two shards", func(t *testing.T, dir string) string {
-			sharded(t, dir)
-			writeShard(t, filepath.Join(dir, shard2), "b", "c")
+		{"tensor in two shards, the index for the first", func(t *testing.T, dir string) string {
+			twoCopies(t, dir, shard1)
 			return dir
-		}, "DIR/" + shard2 + ": b: expected each tensor in one shard, found it in " + shard1 + " too",
-			"the directory mixes two checkpoints: fetch it again into an empty one"},
+		}, "DIR/" + shard2 + ": b: expected each tensor in one shard, found it in " + shard1 + " too, with another content",
+			"the index names " + shard1 + " and transformers reads " + shard2 + ": remove the copy that is stale"},
+		{"tensor in two shards, none in the index", func(t *testing.T, dir string) string {
+			twoCopies(t, dir, "")
+			return dir
+		}, "DIR/" + shard2 + ": b: expected each tensor in one shard, found it in " + shard1 + " too, with another content",
+			"point its line in the index to the copy that is meant, or fetch the directory again into an empty one"},
+		{"folder that is a link out of the directory", func(t *testing.T, dir string) string {
+			outside := filepath.Join(dir, "outside")
+			model := filepath.Join(dir, "model")
+			writeShard(t, filepath.Join(dir, "x.safetensors"), "a")
+			write(t, outside, map[string]string{"y": ""})
+			write(t, model, map[string]string{"model.safetensors.index.json": `{"metadata": {}, "weight_map": {"a": "sub/x.safetensors"}}`})
+			symlink(t, outside, filepath.Join(model, "sub"))
+			return model
+		}, "DIR/model/sub: expected a file of the model directory, found a symbolic link to DIR/outside, outside of it",
+			"replace the link by the file itself: cp -L follows links"},
+		{"config is a link out of the directory", func(t *testing.T, dir string) string {
+			model := filepath.Join(dir, "model")
+			write(t, dir, map[string]string{"c.json": "{}", "model/x": ""})
+			writeShard(t, filepath.Join(model, "model.safetensors"), "a")
+			symlink(t, filepath.Join(dir, "c.json"), filepath.Join(model, "config.json"))
+			return model
+		}, "DIR/model/config.json: expected a file of the model directory, found a symbolic link to DIR/c.json, outside of it",
+			"replace the link by the file itself: cp -L follows links"},
+		{"config is a link to nothing", func(t *testing.T, dir string) string {
+			writeShard(t, filepath.Join(dir, "model.safetensors"), "a")
+			symlink(t, "../../blobs/0", filepath.Join(dir, "config.json"))
+			return dir
+		}, "DIR/config.json: expected a file, found a symbolic link to nothing", "the download is incomplete: fetch the model again"},
 		{"single file beside an index", func(t *testing.T, dir string) string {
 			sharded(t, dir)
 			writeShard(t, filepath.Join(dir, "model.safetensors"), "a")
@@ -475,10 +563,27 @@ func TestReadFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if raw, err := s.ReadFile("quantize_config.json"); string(raw) != "{}" || err != nil {
+	if raw, err := s.ReadFile("quantize_config.json", 2); string(raw) != "{}" || err != nil {
 		t.Errorf("%q %v", raw, err)
 	}
-	if raw, err := s.ReadFile("nonesuch.json"); raw != nil || err != nil {
+	var in *InputError
+	if _, err := s.ReadFile("quantize_config.json", 1); !errors.As(err, &in) || in.Expected != "at most 1 bytes" {
+		t.Errorf("too large: %v", err)
+	}
+	outside := t.TempDir()
+	write(t, outside, map[string]string{"secret": "x"})
+	symlink(t, filepath.Join(outside, "secret"), filepath.Join(dir, "out.json"))
+	symlink(t, "nowhere", filepath.Join(dir, "dangling.json"))
+	symlink(t, "quantize_config.json", filepath.Join(dir, "inner.json"))
+	for name, found := range map[string]string{"out.json": "a symbolic link to ", "dangling.json": "a symbolic link to nothing", "../x": `"../x"`} {
+		if raw, err := s.ReadFile(name, 10); !errors.As(err, &in) || !strings.HasPrefix(in.Found, found) {
+			t.Errorf("%s: %q %v", name, raw, err)
+		}
+	}
+	if raw, err := s.ReadFile("inner.json", 2); string(raw) != "{}" || err != nil {
+		t.Errorf("a link within: %q %v", raw, err)
+	}
+	if raw, err := s.ReadFile("nonesuch.json", 2); raw != nil || err != nil {
 		t.Errorf("missing: %q %v", raw, err)
 	}
 }

@@ -1,9 +1,11 @@
 package convert
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"strings"
 
@@ -366,13 +368,13 @@ func (p *Plan) configDType() (safetensors.DType, error) {
 // inFileOrder lists the tensors by file and then by place, so that the source
 // is read from its beginning to its end.
 func inFileOrder(src *checkpoint.Source) []checkpoint.Tensor {
-	out := make([]checkpoint.Tensor, 0, len(src.Tensors))
-	for _, sh := range src.Shards {
-		for _, t := range sh.Tensors() {
-			out = append(out, checkpoint.Tensor{Tensor: t, Shard: sh})
-		}
+	order := make(map[*checkpoint.Shard]int, len(src.Shards))
+	for i, sh := range src.Shards {
+		order[sh] = i
 	}
-	return out
+	return slices.SortedFunc(slices.Values(src.Tensors), func(a, b checkpoint.Tensor) int {
+		return cmp.Or(cmp.Compare(order[a.Shard], order[b.Shard]), cmp.Compare(a.Offset(), b.Offset()), cmp.Compare(a.Name, b.Name))
+	})
 }
 
 // layOut gives every output tensor its shard and place.

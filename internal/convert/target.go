@@ -228,8 +228,35 @@ func (p *Plan) directory(dtype string, quantization []byte) error {
 	if p.Config, err = checkpoint.EditConfig(p.Source.Config, edits...); err != nil {
 		return err
 	}
-	p.Sides, p.Skipped, err = p.Source.SideFiles()
-	return err
+	if p.Sides, p.Skipped, err = p.Source.SideFiles(); err != nil {
+		return err
+	}
+	p.noteSkipped()
+	return nil
+}
+
+// noteSkipped names the directories that are not copied: unlike files of a known kind, they may hold anything.
+func (p *Plan) noteSkipped() {
+	const most = 6
+	var dirs []string
+	more := 0
+	for _, f := range p.Skipped {
+		switch {
+		case !f.Dir:
+		case len(dirs) < most:
+			dirs = append(dirs, f.Rel)
+		default:
+			more++
+		}
+	}
+	if len(dirs) == 0 {
+		return
+	}
+	note := "directories not copied: " + strings.Join(dirs, ", ")
+	if more > 0 {
+		note += fmt.Sprintf(" and %d more", more)
+	}
+	p.Notices = append(p.Notices, note)
 }
 
 // LoadClass names the class that loads the output and the Python package that

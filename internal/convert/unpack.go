@@ -194,7 +194,7 @@ func Quantized(src *checkpoint.Source) (*fourbit.Quantized, error) {
 	}
 	if !src.IsFile {
 		for _, name := range fourbit.SideFiles {
-			raw, err := src.ReadFile(name)
+			raw, err := src.ReadFile(name, checkpoint.MaxConfigSize)
 			if err != nil {
 				return nil, err
 			}

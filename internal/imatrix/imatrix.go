@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -44,17 +43,14 @@ type entry struct {
 
 // Open reads a file. What is wrong with it is a *checkpoint.InputError.
 func Open(path string) (*Matrix, error) {
-	f, err := os.Open(path)
+	f, err := checkpoint.OpenRegular(path)
 	if err != nil {
-		return nil, fmt.Errorf("open importance matrix: %w", err)
+		return nil, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("open importance matrix: %w", err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, &checkpoint.InputError{File: path, Expected: "a regular file", Found: info.Mode().String()}
 	}
 	return read(f, info.Size(), path)
 }

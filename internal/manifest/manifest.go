@@ -15,9 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -199,20 +197,12 @@ func Read(src *checkpoint.Source) (*Manifest, error) {
 	if src.IsFile {
 		return nil, nil
 	}
-	path := filepath.Join(src.Dir, Name)
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	raw, err := src.ReadFile(Name, MaxSize)
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	if raw == nil {
 		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read manifest: %w", err)
-	}
-	if !info.Mode().IsRegular() || info.Size() > MaxSize {
-		return nil, &Error{Name, fmt.Sprintf("a regular file of at most %d bytes", MaxSize), fmt.Sprintf("%v, %d bytes", info.Mode(), info.Size()), nil}
-	}
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read manifest: %w", err)
 	}
 	return Parse(raw)
 }

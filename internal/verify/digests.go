@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -48,33 +47,27 @@ func (r *Report) digests(ctx context.Context, src *checkpoint.Source, m *manifes
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
-		r.file(src.Dir, name, m.Files[name])
+		r.file(src, name, m.Files[name])
 	}
 	return nil
 }
 
 // file compares a side file with its digest.
-func (r *Report) file(dir, name string, want manifest.Digest) {
+func (r *Report) file(src *checkpoint.Source, name string, want manifest.Digest) {
 	if !filepath.IsLocal(name) {
 		r.find(fourbit.Warning, manifest.Name, "", "files: expected names within the directory, found %.80q", name)
 		return
 	}
-	f, err := os.Open(filepath.Join(dir, name))
-	if err != nil {
-		r.find(fourbit.Warning, name, "", "expected the file, for %s has its digest: %v", manifest.Name, err)
-		return
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		r.find(fourbit.Warning, name, "", "expected a regular file, for %s has its digest", manifest.Name)
-		return
-	}
-	got, err := manifest.DigestOf(f, info.Size(), make([]byte, 1<<16))
+	raw, err := src.ReadFile(filepath.ToSlash(name), checkpoint.MaxIndexSize)
 	switch {
 	case err != nil:
-		r.find(fourbit.Warning, name, "", "read: %v", err)
-	case got != want:
+		r.find(fourbit.Warning, name, "", "expected the file, for %s has its digest: %v", manifest.Name, err)
+		return
+	case raw == nil:
+		r.find(fourbit.Warning, name, "", "expected the file, for %s has its digest, found none", manifest.Name)
+		return
+	}
+	if got := manifest.Sum(raw); got != want {
 		r.find(fourbit.Warning, name, "", "expected the BLAKE3 digest %s recorded in %s, found %s: it was changed after the conversion", want, manifest.Name, got)
 	}
 }

@@ -2,8 +2,10 @@ package verify
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/nf4kit/nf4kit/doublequant"
@@ -67,6 +69,19 @@ func (r *Report) index(src *checkpoint.Source, groups *fourbit.Groups) {
 	file := checkpoint.IndexName(src.Base)
 	if !ix.HasMetadata {
 		r.find(fourbit.Warning, file, "", "metadata: expected an object, found none").Breaks = []fourbit.Loader{fourbit.Transformers5, fourbit.Transformers4}
+	}
+	for _, t := range src.Tensors {
+		switch shard, ok := ix.WeightMap[t.Name]; {
+		case !ok:
+			r.find(fourbit.Warning, file, t.Name, "weight_map: expected it in %s, found no such line", t.Shard.Name).Breaks = []fourbit.Loader{fourbit.Transformers4}
+		case shard != t.Shard.Name:
+			r.find(fourbit.Notice, file, t.Name, "weight_map: expected it in %s, found it in %s", t.Shard.Name, shard)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(ix.WeightMap)) {
+		if _, ok := src.Lookup(name); !ok {
+			r.find(fourbit.Notice, file, name, "weight_map: expected the tensor in %s, found it in no shard", ix.WeightMap[name])
+		}
 	}
 	if size := src.TensorBytes(); ix.TotalSize != 0 && ix.TotalSize != size {
 		r.find(fourbit.Notice, file, "", "metadata.total_size: expected %d, the bytes of all tensors, found %d", size, ix.TotalSize)
