@@ -16,6 +16,7 @@ const module = "github.com/nf4kit/nf4kit/"
 // of lower rank only. A new package must be given its place here.
 var rank = map[string]int{
 	"internal/kernel": -1,
+	"internal/escape": -1,
 	"internal/stream": -1,
 
 	"nf4":         0,

@@ -17,6 +17,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/quality"
 	"github.com/nf4kit/nf4kit/nf4"
@@ -385,14 +386,14 @@ func printPlan(g *globals, o ConvertOptions, p *convert.Plan) error {
 	if g.JSON {
 		return writeJSON(g.Stdout, s.json())
 	}
-	fmt.Fprintf(g.Stdout, "%s -> %s (dry run: nothing is written)\n\n", o.Src, o.Dst)
+	escape.Fprintf(g.Stdout, "%s -> %s (dry run: nothing is written)\n\n", o.Src, o.Dst)
 	s.printSizes(g.Stdout)
 	if g.Verbose {
 		fmt.Fprintln(g.Stdout)
 		printDecisions(g.Stdout, p)
 	}
 	for _, sh := range p.Shards {
-		fmt.Fprintf(g.Stdout, "  %s  %s\n", sh.Name, bytesText(sh.Layout.Size()))
+		escape.Fprintf(g.Stdout, "  %s  %s\n", sh.Name, bytesText(sh.Layout.Size()))
 	}
 	return nil
 }
@@ -411,10 +412,10 @@ func printDecisions(w io.Writer, p *convert.Plan) {
 	}
 	t.Render()
 	for _, f := range p.Sides {
-		fmt.Fprintf(w, "  copied      %s\n", f.Rel)
+		escape.Fprintf(w, "  copied      %s\n", f.Rel)
 	}
 	for _, f := range p.Skipped {
-		fmt.Fprintf(w, "  not copied  %s: %s\n", f.Rel, f.Reason)
+		escape.Fprintf(w, "  not copied  %s: %s\n", f.Rel, f.Reason)
 	}
 }
 
@@ -436,8 +437,6 @@ func qualityTensors(p *convert.Plan, results []convert.Result) []quality.Tensor 
 	}
 	return out
 }
-
-func row(cells ...any) []any { return cells }
 
 func shapeText(shape []int64) string {
 	s := make([]string, len(shape))

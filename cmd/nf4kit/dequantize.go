@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"time"
 
@@ -10,6 +9,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/escape"
 )
 
 // DequantizeOptions are the flags of dequantize.
@@ -93,7 +93,7 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	if g.Quiet {
 		return nil
 	}
-	fmt.Fprintf(g.Stdout, "%s -> %s in %s\n\n  %s parameters, %s of them decoded from %d tensors to %s; %d tensors kept\n  %s, was %s\n",
+	escape.Fprintf(g.Stdout, "%s -> %s in %s\n\n  %s parameters, %s of them decoded from %d tensors to %s; %d tensors kept\n  %s, was %s\n",
 		o.Src, o.Dst, durationText(time.Since(start)), countText(t.Params), countText(t.QuantParams), t.QuantCount,
 		strings.ToLower(p.RunDType.String()), t.KeptCount, bytesText(t.OutBytes), bytesText(t.SrcBytes))
 	return nil

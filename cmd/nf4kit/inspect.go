@@ -10,6 +10,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/footprint"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 )
@@ -101,7 +102,7 @@ func printArchitectures(g *globals) error {
 		components.AppendRow(row(c.Class, wrapNames(c.Kept, 2)))
 	}
 	components.Render()
-	fmt.Fprintf(g.Stdout, "%d model types, %d classes of diffusers\n", len(types), len(arch.Components()))
+	escape.Fprintf(g.Stdout, "%d model types, %d classes of diffusers\n", len(types), len(arch.Components()))
 	return nil
 }
 
@@ -149,10 +150,10 @@ func runInspect(_ context.Context, g *globals, o InspectOptions) error {
 		return writeJSON(g.Stdout, inspectJSON(src, f))
 	}
 	w := g.Stdout
-	fmt.Fprintf(w, "%s: %d tensors in %d files, %s parameters, %s\n", o.Src, len(f.Tensors), len(src.Shards),
+	escape.Fprintf(w, "%s: %d tensors in %d files, %s parameters, %s\n", o.Src, len(f.Tensors), len(src.Shards),
 		countText(f.Params), bytesText(f.Bytes))
 	if f.Method != "" {
-		fmt.Fprintf(w, "quantized by %s\n", f.Method)
+		escape.Fprintf(w, "quantized by %s\n", f.Method)
 	}
 	fmt.Fprintln(w)
 	t := newTable(w)
@@ -165,7 +166,7 @@ func runInspect(_ context.Context, g *globals, o InspectOptions) error {
 	alignRight(t, 2, 5)
 	t.Render()
 	if f.QuantParams > 0 {
-		fmt.Fprintf(w, "\nquantized part: %.3f bits/param (%.3f codes and constants, the rest tables); %.1f %% saved against 16 bits\n",
+		escape.Fprintf(w, "\nquantized part: %.3f bits/param (%.3f codes and constants, the rest tables); %.1f %% saved against 16 bits\n",
 			f.QuantBits(), f.CodeBits(), 100-percent(f.Bytes, f.Plain16()))
 	}
 	fold(f.Problems, func(p *fourbit.Problem) fourbit.Kind { return p.Kind }, g.Verbose, func(p *fourbit.Problem) { warnf(g.Stderr, "%s", p) },

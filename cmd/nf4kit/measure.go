@@ -14,6 +14,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/imatrix"
 	"github.com/nf4kit/nf4kit/internal/measure"
 	"github.com/nf4kit/nf4kit/internal/report"
@@ -326,9 +327,9 @@ func (o *MeasureOptions) print(w io.Writer, r *report.Report, took time.Duration
 	if r.Against != "" {
 		what = r.Against + " against " + o.Src
 	}
-	fmt.Fprintf(w, "%s: %d tensors, %s weights, in %s", what, r.Total.Tensors, countText(r.Total.Elements), durationText(took))
+	escape.Fprintf(w, "%s: %d tensors, %s weights, in %s", what, r.Total.Tensors, countText(r.Total.Elements), durationText(took))
 	if r.Total.Measured < r.Total.Elements {
-		fmt.Fprintf(w, "; a sample of %.1f %%, intervals of 95 %%", percent(r.Total.Measured, r.Total.Elements))
+		escape.Fprintf(w, "; a sample of %.1f %%, intervals of 95 %%", percent(r.Total.Measured, r.Total.Elements))
 	}
 	fmt.Fprint(w, "\n\n")
 	if len(r.Formats) == 0 {
@@ -355,7 +356,7 @@ func (o *MeasureOptions) print(w io.Writer, r *report.Report, took time.Duration
 	alignRight(t, 2, len(head))
 	t.Render()
 
-	fmt.Fprintf(w, "\nBy kind of module and the worst tensors, in %s:\n\n", r.Formats[0].Name)
+	escape.Fprintf(w, "\nBy kind of module and the worst tensors, in %s:\n\n", r.Formats[0].Name)
 	t = newTable(w)
 	head[0] = "kind"
 	t.AppendHeader(head)
@@ -375,7 +376,7 @@ func (o *MeasureOptions) print(w io.Writer, r *report.Report, took time.Duration
 				lo, hi = min(lo, v), max(hi, v)
 			}
 		}
-		fmt.Fprintf(w, "\nrel RMSE by layer, 0 to %d:  %.4f %s %.4f\n", len(e)-1, lo, report.Sparkline(e), hi)
+		escape.Fprintf(w, "\nrel RMSE by layer, 0 to %d:  %.4f %s %.4f\n", len(e)-1, lo, report.Sparkline(e), hi)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/memplan"
 	"github.com/nf4kit/nf4kit/internal/modelshape"
 )
@@ -188,12 +189,12 @@ var moments = map[string]string{
 // print writes the report for people.
 func (p *planned) print(w io.Writer, verbose bool) {
 	x, r := p.plan.Memory, p.plan.Run
-	fmt.Fprintf(w, "%s: %s\n", p.src.model.Name, p.subtitle())
+	escape.Fprintf(w, "%s: %s\n", p.src.model.Name, p.subtitle())
 	for _, f := range p.facts() {
-		fmt.Fprintf(w, "  %s\n", f)
+		escape.Fprintf(w, "  %s\n", f)
 	}
 
-	fmt.Fprintf(w, "\nMemory at the peak (%s), micro-batch %d of %s tokens:\n", moments[x.Peak], r.MicroBatch, countText(r.Seq))
+	escape.Fprintf(w, "\nMemory at the peak (%s), micro-batch %d of %s tokens:\n", moments[x.Peak], r.MicroBatch, countText(r.Seq))
 	t := newTable(w)
 	for _, c := range p.parts() {
 		if c.bytes > 0 {
@@ -216,7 +217,7 @@ func (p *planned) print(w io.Writer, verbose bool) {
 	alignRight(t, 2, 2)
 	t.Render()
 
-	fmt.Fprintf(w, "\nOver one training step:\n")
+	escape.Fprintf(w, "\nOver one training step:\n")
 	t = newTable(w)
 	for _, ph := range x.Phases {
 		t.AppendRow(row(moments[ph.Name], gibText(ph.Allocated), bar(ph.Allocated, x.Allocated)))
@@ -224,7 +225,7 @@ func (p *planned) print(w io.Writer, verbose bool) {
 	alignRight(t, 2, 2)
 	t.Render()
 
-	fmt.Fprintf(w, "\nWays to train it, otherwise the same:\n")
+	escape.Fprintf(w, "\nWays to train it, otherwise the same:\n")
 	t = newTable(w)
 	t.AppendHeader(row("method", "weights file", "bits/param", "trained", "share", "adapter file", "process"))
 	for i, v := range p.usual {
@@ -249,18 +250,21 @@ func (p *planned) print(w io.Writer, verbose bool) {
 		if advice := p.plan.Guidance(); len(advice) > 0 {
 			fmt.Fprintln(w)
 			for _, a := range advice {
-				fmt.Fprintf(w, "- %s\n  [%s]\n", a.Text, a.Source)
+				escape.Fprintf(w, "- %s\n  [%s]\n", a.Text, a.Source)
 			}
 		}
 	}
-	fmt.Fprintf(w, "\n%s", p.plan.Snippet(p.src.load))
+	fmt.Fprintln(w)
+	for line := range strings.Lines(p.plan.Snippet(p.src.load)) {
+		escape.Fprintf(w, "%s\n", strings.TrimSuffix(line, "\n"))
+	}
 }
 
 // usualGPUs are printed without -v.
 var usualGPUs = []string{"RTX 3060", "T4", "RTX 4080", "L4", "RTX 4090", "RTX 5090", "A100 40GB", "L40S", "RTX A6000", "A100 80GB", "H100 80GB", "H200", "B200"}
 
 func (p *planned) printGPUs(w io.Writer, verbose bool) {
-	fmt.Fprintf(w, "\nGPUs:\n")
+	escape.Fprintf(w, "\nGPUs:\n")
 	t := newTable(w)
 	t.AppendHeader(row("GPU", "memory", "verdict", "left", "largest micro-batch", "longest sequence"))
 	list := memplan.GPUs()
@@ -323,12 +327,12 @@ func (p *planned) printChanges(w io.Writer) {
 	x := p.plan.Memory
 	switch v := x.Fit(p.target.usable); v {
 	case memplan.Fits, memplan.Tight:
-		fmt.Fprintf(w, "\nIt fits %s with %s to spare.\n", p.target.name, gibText(p.target.usable-x.Process))
+		escape.Fprintf(w, "\nIt fits %s with %s to spare.\n", p.target.name, gibText(p.target.usable-x.Process))
 		return
 	case memplan.Pages:
-		fmt.Fprintf(w, "\nIt fits %s only with %s of optimizer states on the host.\n", p.target.name, gibText(x.Process-p.target.usable))
+		escape.Fprintf(w, "\nIt fits %s only with %s of optimizer states on the host.\n", p.target.name, gibText(x.Process-p.target.usable))
 	default:
-		fmt.Fprintf(w, "\nIt does not fit %s: %s too much. What to change, most saved for its price first:\n", p.target.name, gibText(x.Process-p.target.usable))
+		escape.Fprintf(w, "\nIt does not fit %s: %s too much. What to change, most saved for its price first:\n", p.target.name, gibText(x.Process-p.target.usable))
 	}
 	t := newTable(w)
 	t.AppendHeader(row("change", "saves", "then", "", "price", "flag"))
@@ -342,14 +346,14 @@ func (p *planned) printChanges(w io.Writer) {
 	alignRight(t, 2, 3)
 	t.Render()
 	if len(p.chain) > 0 {
-		fmt.Fprintf(w, "One way down: ")
+		escape.Fprintf(w, "One way down: ")
 		for i, c := range p.chain {
 			if i > 0 {
 				fmt.Fprint(w, ", then ")
 			}
-			fmt.Fprint(w, c.What)
+			escape.Fprintf(w, "%s", c.What)
 		}
-		fmt.Fprintf(w, ": %s.\n", gibText(p.chain[len(p.chain)-1].After))
+		escape.Fprintf(w, ": %s.\n", gibText(p.chain[len(p.chain)-1].After))
 	} else {
 		fmt.Fprintln(w, "No sequence of these changes makes it fit.")
 	}
@@ -367,7 +371,7 @@ func (p *planned) printGeneration(w io.Writer) {
 	}
 	token, total := p.cache()
 	w16, w4 := p.generationWeights()
-	fmt.Fprintf(w, "\nGeneration: a KV cache of %.1f KiB a token, %s for %d x %s tokens; with 16-bit weights %s, with NF4 %s.\n",
+	escape.Fprintf(w, "\nGeneration: a KV cache of %.1f KiB a token, %s for %d x %s tokens; with 16-bit weights %s, with NF4 %s.\n",
 		float64(token)/1024, gibText(total), p.plan.Run.MicroBatch, countText(p.opts.Generate), gibText(w16+total), gibText(w4+total))
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/quality"
 	"github.com/nf4kit/nf4kit/internal/report"
 )
@@ -29,7 +30,7 @@ func newSummary(o ConvertOptions, p *convert.Plan, results []convert.Result, too
 }
 
 func (s *summary) print(w io.Writer) error {
-	fmt.Fprintf(w, "%s -> %s in %s (%s/s)\n\n", s.o.Src, s.o.Dst, durationText(s.took),
+	escape.Fprintf(w, "%s -> %s in %s (%s/s)\n\n", s.o.Src, s.o.Dst, durationText(s.took),
 		bytesText(int64(float64(s.p.Totals.SrcBytes)/max(s.took.Seconds(), 1e-9))))
 	s.printSizes(w)
 	if s.tensors != nil {
@@ -44,7 +45,7 @@ func (s *summary) print(w io.Writer) error {
 func (s *summary) printSizes(w io.Writer) {
 	t := s.p.Totals
 	if t.ExpertParams > 0 {
-		fmt.Fprintf(w, "  %.1f %% of the weights are routed experts and stay in 16 bits", percent(t.ExpertParams, t.Params))
+		escape.Fprintf(w, "  %.1f %% of the weights are routed experts and stay in 16 bits", percent(t.ExpertParams, t.Params))
 		if t.PackableExperts > 0 {
 			fmt.Fprint(w, ", as transformers 5 needs;\n  --moe per-expert with --target transformers4 or vllm quantizes them, for those loaders and Unsloth")
 		} else {
@@ -53,7 +54,7 @@ func (s *summary) printSizes(w io.Writer) {
 		fmt.Fprint(w, "\n\n")
 	}
 	line := func(label, format string, args ...any) {
-		fmt.Fprintf(w, "  %-12s %s\n", label, fmt.Sprintf(format, args...))
+		escape.Fprintf(w, "  %-12s %s\n", label, fmt.Sprintf(format, args...))
 	}
 	model := "a bare file: names decide what is quantized"
 	if m := s.p.Model; m != nil {
@@ -94,7 +95,7 @@ func (s *summary) printErrors(w io.Writer) {
 		return strings.ToUpper(format[:3])
 	}
 	a, b := name(sum.Format, "written"), name(sum.Versus, "other type")
-	fmt.Fprintf(w, "Reconstruction error of what was written, and of %s with the same blocks and scales:\n\n", b)
+	escape.Fprintf(w, "Reconstruction error of what was written, and of %s with the same blocks and scales:\n\n", b)
 	t := newTable(w)
 	t.AppendHeader(row("", "", "", a, "", "", "", "", b, "", "", "", ""))
 	t.AppendHeader(row("kind", "tensors", "weights", "rel RMSE", "SQNR dB", "mean |e|", "max |e|", "cosine",
@@ -120,7 +121,7 @@ func (s *summary) printErrors(w io.Writer) {
 		}
 	}
 	if twice > 0 {
-		fmt.Fprintf(w, "%d tensors did not fit --max-memory and were read a second time for these figures.\n", twice)
+		escape.Fprintf(w, "%d tensors did not fit --max-memory and were read a second time for these figures.\n", twice)
 	}
 }
 
@@ -140,13 +141,13 @@ func sci(v float64) string { return fmt.Sprintf("%.2e", v) }
 // printUse tells how to load the result.
 func (s *summary) printUse(w io.Writer) {
 	if s.p.Config == nil {
-		fmt.Fprintf(w, "Written without config.json, since the source has none: put %s beside the model's own\nfiles and add the quantization_config of bitsandbytes to its config.json to load it.\n",
+		escape.Fprintf(w, "Written without config.json, since the source has none: put %s beside the model's own\nfiles and add the quantization_config of bitsandbytes to its config.json to load it.\n",
 			filepath.Join(s.o.Dst, s.p.Shards[0].Name))
 		return
 	}
 	pkg, class, fromTask := s.p.LoadClass()
 	if pkg == "diffusers" {
-		fmt.Fprintf(w, `Load it and give it to the pipeline in place of its own (tried with diffusers 0.42):
+		escape.Fprintf(w, `Load it and give it to the pipeline in place of its own (tried with diffusers 0.42):
 
     import torch
     from diffusers import %[1]s
@@ -154,7 +155,7 @@ func (s *summary) printUse(w io.Writer) {
 `, class, s.o.Dst, s.p.TorchDType())
 		return
 	}
-	fmt.Fprintf(w, `Load it (transformers 4.55 or newer, of 5.x 5.6 or newer; bitsandbytes 0.46.1 or newer):
+	escape.Fprintf(w, `Load it (transformers 4.55 or newer, of 5.x 5.6 or newer; bitsandbytes 0.46.1 or newer):
 
     from transformers import %[1]s
     model = %[1]s.from_pretrained(%[2]q, device_map="auto")

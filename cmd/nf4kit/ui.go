@@ -2,8 +2,9 @@ package main
 
 // Printing rules: data goes to stdout, everything else to stderr. An error is
 // one line "nf4kit: error: ...", printed in one place (run); warnings and notices
-// are lines too. Colour only on a terminal without NO_COLOR. -q drops notices and
-// progress, never warnings or errors.
+// are lines too. There is no colour. -q drops notices and progress, never warnings or
+// errors. Names come from files that strangers made: text goes out through package
+// escape (in tables by row), so that none acts on a terminal or forges a line of ours.
 
 import (
 	"fmt"
@@ -11,24 +12,27 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
+
+	"github.com/nf4kit/nf4kit/internal/escape"
 )
 
 func errorf(w io.Writer, format string, args ...any) {
-	fmt.Fprintf(w, "nf4kit: error: "+format+"\n", args...)
+	escape.Fprintf(w, "nf4kit: error: "+format+"\n", args...)
 }
 
 func warnf(w io.Writer, format string, args ...any) {
-	fmt.Fprintf(w, "nf4kit: warning: "+format+"\n", args...)
+	escape.Fprintf(w, "nf4kit: warning: "+format+"\n", args...)
 }
 
 func noticef(w io.Writer, format string, args ...any) {
-	fmt.Fprintf(w, "nf4kit: "+format+"\n", args...)
+	escape.Fprintf(w, "nf4kit: "+format+"\n", args...)
 }
 
 // isTerminal reports whether w is a terminal that understands control codes.
@@ -36,8 +40,6 @@ func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }
-
-func useColor(w io.Writer) bool { return isTerminal(w) && os.Getenv("NO_COLOR") == "" }
 
 // bytesText writes a size in SI units, e.g. "1.1 GB".
 func bytesText(n int64) string {
@@ -100,7 +102,7 @@ func newProgress(w io.Writer, verb string, total int64, quiet bool) *progress {
 		p.bar = progressbar.NewOptions64(total,
 			progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(true), progressbar.OptionSetWidth(24),
 			progressbar.OptionThrottle(barInterval), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth(),
-			progressbar.OptionEnableColorCodes(useColor(w)), progressbar.OptionSetDescription(verb))
+			progressbar.OptionSetDescription(verb))
 	}
 	return p
 }
@@ -115,7 +117,7 @@ func (p *progress) advance(tensor string, n int64) {
 	if p.bar != nil {
 		if now.Sub(p.last) >= barInterval {
 			p.last = now
-			p.bar.Describe(p.verb + " " + shorten(tensor, 40))
+			p.bar.Describe(p.verb + " " + shorten(escape.Line(tensor), 40))
 		}
 		p.bar.Add64(n)
 		return
@@ -140,7 +142,27 @@ func shorten(s string, n int) string {
 	if len(s) <= n {
 		return s
 	}
-	return "..." + s[len(s)-n+3:]
+	from := len(s) - n + 3
+	for from < len(s) && !utf8.RuneStart(s[from]) {
+		from++
+	}
+	return "..." + s[from:]
+}
+
+// cellWidth is where a cell is cut: every row of a table is as wide as its widest.
+const cellWidth = 160
+
+// row is the cells of a row as a table shows them.
+func row(cells ...any) []any {
+	for i, c := range cells {
+		switch s := c.(type) {
+		case string:
+			cells[i] = escape.Line(escape.Middle(s, cellWidth))
+		case fmt.Stringer:
+			cells[i] = escape.Line(escape.Middle(s.String(), cellWidth))
+		}
+	}
+	return cells
 }
 
 // foldAt is how many lines of one kind are printed before the rest is counted:

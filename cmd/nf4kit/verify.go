@@ -11,6 +11,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/footprint"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/manifest"
@@ -216,19 +217,21 @@ func printVerify(g *globals, w io.Writer, o VerifyOptions, r *verify.Report, f *
 		findings = slices.DeleteFunc(slices.Clone(findings), func(x verify.Finding) bool { return x.Severity == fourbit.Notice })
 	}
 	fold(findings, func(x verify.Finding) kind { return kind{x.Severity, x.Kind} }, g.Verbose,
-		func(x verify.Finding) { fmt.Fprintln(w, findingText(x)) },
-		func(x verify.Finding, n int) { fmt.Fprintf(w, "%s: %d more like it; -v lists them\n", x.Severity, n) })
+		func(x verify.Finding) { escape.Fprintf(w, "%s\n", findingText(x)) },
+		func(x verify.Finding, n int) {
+			escape.Fprintf(w, "%s: %d more like it; -v lists them\n", x.Severity, n)
+		})
 	if g.Quiet {
 		return
 	}
 	line := func(label, format string, args ...any) {
-		fmt.Fprintf(w, "  %-11s %s\n", label, fmt.Sprintf(format, args...))
+		escape.Fprintf(w, "  %-11s %s\n", label, fmt.Sprintf(format, args...))
 	}
 	verdict := "ok"
 	if r.Failed() {
 		verdict = "FAILED"
 	}
-	fmt.Fprintf(w, "%s: %s: %d quantized weights, %d plain tensors\n", o.Dir, verdict, r.Weights, r.Plain)
+	escape.Fprintf(w, "%s: %s: %d quantized weights, %d plain tensors\n", o.Dir, verdict, r.Weights, r.Plain)
 	if f.QuantParams > 0 {
 		line("bits/param", "%.4f measured, %.4f by the formula, for codes and constants; %.4f with tables and records", f.CodeBits(), r.Formula, f.QuantBits())
 		line("size", "%s; %s in 16 bits: %.1f %% saved", bytesText(f.Bytes), bytesText(f.Plain16()), 100-percent(f.Bytes, f.Plain16()))

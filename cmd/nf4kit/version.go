@@ -1,11 +1,12 @@
 package main
 
 import (
-	"fmt"
 	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/nf4kit/nf4kit/internal/escape"
 )
 
 // version is set by release builds: -ldflags "-X main.version=v1.2.3".
@@ -31,7 +32,7 @@ func newVersionCommand(g *globals) *cobra.Command {
 				return writeJSON(g.Stdout, map[string]any{"schema": "nf4kit.version/1", "version": versionText(),
 					"go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
 			}
-			_, err := fmt.Fprintf(g.Stdout, "nf4kit %s (%s, %s/%s)\n", versionText(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := escape.Fprintf(g.Stdout, "nf4kit %s (%s, %s/%s)\n", versionText(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}

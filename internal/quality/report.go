@@ -7,6 +7,8 @@ import (
 	"io"
 	"math"
 	"strconv"
+
+	"github.com/nf4kit/nf4kit/internal/escape"
 )
 
 // Schema names the JSON report. Fields may be added under the same name, and
@@ -99,7 +101,8 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return e.Encode(r)
 }
 
-// WriteCSV writes one line for each tensor. A figure that does not exist is empty.
+// WriteCSV writes one line for each tensor. A figure that does not exist is empty; a name that a spreadsheet would take for
+// a formula begins with an apostrophe.
 func (r *Report) WriteCSV(w io.Writer) error {
 	c := csv.NewWriter(w)
 	head := []string{"tensor", "kind", "elements", "format", "versus_format", "read_twice"}
@@ -111,7 +114,7 @@ func (r *Report) WriteCSV(w io.Writer) error {
 	c.Write(head)
 	for i := range r.Tensors {
 		t := &r.Tensors[i]
-		row := []string{t.Name, t.Kind, fmt.Sprint(t.Elements), t.Format, t.VersusFormat, fmt.Sprint(t.ReadTwice)}
+		row := []string{escape.Cell(t.Name), escape.Cell(t.Kind), fmt.Sprint(t.Elements), t.Format, t.VersusFormat, fmt.Sprint(t.ReadTwice)}
 		for _, f := range []FiguresJSON{t.Written, t.Versus} {
 			row = append(row, number(f.RelRMSE), number(f.SQNR), number(&f.RMSE), number(&f.MeanAbs), number(&f.MaxAbs), number(f.Cosine))
 		}

@@ -3,9 +3,13 @@ package report
 import (
 	"bytes"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/nf4kit/nf4kit/internal/escape"
 )
 
 // A Card is what a model card says beside the error table.
@@ -41,12 +45,15 @@ func ModelCard(source []byte, c Card, r *Report) ([]byte, error) {
 	if base == "" {
 		base = only(old["base_model"]) // of a source that is itself derived: better than nothing
 	}
+	if !hubID.MatchString(base) {
+		base = "" // a path or worse: the hub would not know it
+	}
 	if base != "" {
 		add("base_model", scalar(base))
 		add("base_model_relation", scalar("quantized"))
 	}
 	for _, key := range keptKeys {
-		if v := old[key]; v != nil {
+		if v := plain(old[key]); v != nil {
 			add(key, v)
 		}
 	}
@@ -60,7 +67,9 @@ func ModelCard(source []byte, c Card, r *Report) ([]byte, error) {
 	}
 	if t := old["tags"]; t != nil {
 		for _, n := range t.Content {
-			tag(n.Value)
+			if n = plain(n); n != nil && n.Kind == yaml.ScalarNode {
+				tag(n.Value)
+			}
 		}
 	}
 	for _, t := range append([]string{"bitsandbytes", "4-bit"}, c.Tags...) {
@@ -83,18 +92,18 @@ func ModelCard(source []byte, c Card, r *Report) ([]byte, error) {
 }
 
 func (c *Card) body(b *bytes.Buffer, base string, r *Report) {
-	fmt.Fprintf(b, "# %s\n\n", oneLine(c.Name))
+	fmt.Fprintf(b, "# %s\n\n", escape.Markdown(c.Name))
 	of := "a model"
 	if base != "" {
-		of = fmt.Sprintf("[%s](https://huggingface.co/%s)", oneLine(base), oneLine(base))
+		of = fmt.Sprintf("[%s](https://huggingface.co/%s)", escape.Markdown(base), base)
 	}
-	fmt.Fprintf(b, "%s in 4 bits: %s; %.3f bits per parameter in all, %.1f %% smaller. Written by %s.\n", of, c.Format, c.Bits, c.Saved, oneLine(r.Tool))
+	fmt.Fprintf(b, "%s in 4 bits: %s; %.3f bits per parameter in all, %.1f %% smaller. Written by %s.\n", of, c.Format, c.Bits, c.Saved, escape.Markdown(r.Tool))
 	switch {
 	case c.Class == "":
 	case c.Package == "diffusers":
-		fmt.Fprintf(b, "\n```python\nimport torch\nfrom diffusers import %[1]s\n\nmodel = %[1]s.from_pretrained(%[2]q, torch_dtype=torch.%[3]s)\n```\n", c.Class, oneLine(c.Name), c.DType)
+		fmt.Fprintf(b, "\n```python\nimport torch\nfrom diffusers import %[1]s\n\nmodel = %[1]s.from_pretrained(%[2]s, torch_dtype=torch.%[3]s)\n```\n", c.Class, pyString(c.Name), c.DType)
 	default:
-		fmt.Fprintf(b, "\n```python\nfrom %[1]s import %[2]s\n\nmodel = %[2]s.from_pretrained(%[3]q, device_map=\"auto\")\n```\n", c.Package, c.Class, oneLine(c.Name))
+		fmt.Fprintf(b, "\n```python\nfrom %[1]s import %[2]s\n\nmodel = %[2]s.from_pretrained(%[3]s, device_map=\"auto\")\n```\n", c.Package, c.Class, pyString(c.Name))
 	}
 	if len(r.Formats) == 0 {
 		return
@@ -105,13 +114,40 @@ func (c *Card) body(b *bytes.Buffer, base string, r *Report) {
 	b.WriteString(s.String())
 }
 
-// oneLine keeps what comes from a path or a card from opening a block of its own.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+// hubID matches the names of models on the hub, with or without their owner (huggingface_hub's validate_repo_id). Nothing
+// in one can mean anything in YAML, Markdown or a URL.
+var hubID = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?$`)
+
+// pyString is s as a literal of Python, which agrees with Go on what %q writes of UTF-8. Nothing in it ends the code block.
+func pyString(s string) string { return fmt.Sprintf("%q", strings.ToValidUTF8(s, "\ufffd")) }
 
 func scalar(s string) *yaml.Node {
 	var n yaml.Node
-	n.SetString(s)
+	n.SetString(strings.ToValidUTF8(s, "\ufffd"))
 	return &n
+}
+
+// coreTags are the types that every YAML reader makes plain values of.
+var coreTags = []string{"!!str", "!!bool", "!!int", "!!float", "!!null", "!!seq", "!!map"}
+
+// plain is n without comments and styles, nil if any part of it is of a type of its own (!!python/object): there are
+// readers that build what such a tag names.
+func plain(n *yaml.Node) *yaml.Node {
+	if n == nil || !slices.Contains(coreTags, n.ShortTag()) {
+		return nil
+	}
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!str" {
+		return scalar(n.Value)
+	}
+	out := &yaml.Node{Kind: n.Kind, Tag: n.ShortTag(), Value: n.Value}
+	for _, c := range n.Content {
+		p := plain(c)
+		if p == nil {
+			return nil
+		}
+		out.Content = append(out.Content, p)
+	}
+	return out
 }
 
 // only is the value of a scalar, or of the first of a list.

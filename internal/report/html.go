@@ -8,6 +8,8 @@ import (
 	"io"
 	"math"
 	"strconv"
+
+	"github.com/nf4kit/nf4kit/internal/escape"
 )
 
 //go:embed page.html
@@ -83,16 +85,16 @@ func (r *Report) WriteHTML(w io.Writer) error {
 	}
 	data := pageData{Formats: []pageFormat{}, Kinds: []string{}, Metrics: metrics, Tensors: make([]pageTensor, len(r.Tensors))}
 	for _, f := range r.Formats {
-		data.Formats = append(data.Formats, pageFormat{f.Name, f.Points})
+		data.Formats = append(data.Formats, pageFormat{escape.Line(f.Name), f.Points})
 	}
 	kind := map[string]int{}
 	for i := range r.Kinds {
 		kind[r.Kinds[i].Name] = i
-		data.Kinds = append(data.Kinds, r.Kinds[i].Name)
+		data.Kinds = append(data.Kinds, escape.Line(r.Kinds[i].Name))
 	}
 	for i := range r.Tensors {
 		t := &r.Tensors[i]
-		p := pageTensor{Name: t.Name, Kind: kind[t.Kind], Layer: -1, N: t.Elements, X2: short(t.SumSquares), Hist: heights(t.Histogram)}
+		p := pageTensor{Name: escape.Line(t.Name), Kind: kind[t.Kind], Layer: -1, N: t.Elements, X2: short(t.SumSquares), Hist: heights(t.Histogram)}
 		if t.Layer != nil {
 			p.Layer = *t.Layer
 		}
@@ -114,7 +116,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		return fmt.Errorf("encode report: %w", err)
 	}
 	return page.Execute(w, map[string]any{
-		"Title": r.title(), "Subtitle": r.subtitle(), "Tool": r.Tool, "Totals": r.totals(), "Bits": r.hasBits(), "Weighted": r.Imatrix != "",
+		"Title": escape.Line(r.title()), "Subtitle": escape.Line(r.subtitle()), "Tool": r.Tool, "Totals": r.totals(), "Bits": r.hasBits(), "Weighted": r.Imatrix != "",
 		"Plot": plot.SVG, "Rings": plot.Rings, "Wide": plot.Wide, "Data": template.JS(raw),
 	})
 }

@@ -8,6 +8,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/nf4kit/nf4kit/internal/escape"
 )
 
 // WriteJSON writes the report, indented.
@@ -42,7 +44,8 @@ var csvFigures = []struct {
 	{"activation_weighted_relative_rmse", func(f *Figures) *float64 { return f.WeightedRR }},
 }
 
-// WriteCSV writes one line for each tensor and format. A figure that does not exist is empty.
+// WriteCSV writes one line for each tensor and format. A figure that does not exist is empty; a name that a spreadsheet would
+// take for a formula begins with an apostrophe.
 func (r *Report) WriteCSV(w io.Writer) error {
 	c := csv.NewWriter(w)
 	head := []string{"tensor", "kind", "layer", "elements", "elements_measured", "format"}
@@ -57,7 +60,7 @@ func (r *Report) WriteCSV(w io.Writer) error {
 			layer = strconv.Itoa(*t.Layer)
 		}
 		for k := range t.Formats {
-			row := []string{t.Name, t.Kind, layer, fmt.Sprint(t.Elements), fmt.Sprint(t.Measured), r.Formats[k].Name}
+			row := []string{escape.Cell(t.Name), escape.Cell(t.Kind), layer, fmt.Sprint(t.Elements), fmt.Sprint(t.Measured), r.Formats[k].Name}
 			for _, f := range csvFigures {
 				v := f.of(&t.Formats[k])
 				if v == nil {
@@ -84,7 +87,7 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 func (r *Report) markdown(b *strings.Builder) {
 	bits := r.Total.Formats != nil && r.Total.Formats[0].Bits > 0
 	line := func(name string, t int, n int64, f *Figures) {
-		fmt.Fprintf(b, "| %s | %d | %s |", strings.ReplaceAll(name, "|", `\|`), t, comma(n))
+		fmt.Fprintf(b, "| %s | %d | %s |", name, t, comma(n))
 		if bits {
 			fmt.Fprintf(b, " %.3f |", f.Bits)
 		}
@@ -105,13 +108,13 @@ func (r *Report) markdown(b *strings.Builder) {
 	}
 	head("format")
 	for i := range r.Formats {
-		line(r.Formats[i].Name, r.Total.Tensors, r.Total.Elements, &r.Total.Formats[i])
+		line(escape.Markdown(r.Formats[i].Name), r.Total.Tensors, r.Total.Elements, &r.Total.Formats[i])
 	}
-	fmt.Fprintf(b, "\nBy kind of module, in %s:\n\n", r.Formats[0].Name)
+	fmt.Fprintf(b, "\nBy kind of module, in %s:\n\n", escape.Markdown(r.Formats[0].Name))
 	head("kind")
 	for i := range r.Kinds {
 		k := &r.Kinds[i]
-		line(k.Name, k.Tensors, k.Elements, &k.Formats[0])
+		line(escape.Markdown(k.Name), k.Tensors, k.Elements, &k.Formats[0])
 	}
 	line("**total**", r.Total.Tensors, r.Total.Elements, &r.Total.Formats[0])
 }
