@@ -186,3 +186,17 @@ func BenchmarkFirstNonFinite(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkGridFit(b *testing.B) {
+	inv := make([]float32, 16)
+	for i := range inv {
+		inv[i] = 10 + float32(i)
+	}
+	bench(b, "op=gridfit", []int{32, 64, 256}, float64(4*len(inv)), func(b *testing.B, n int) {
+		x := floats(normal(F32, n))
+		wq, qq := make([]float32, len(inv)), make([]float32, len(inv))
+		for b.Loop() {
+			GridFit(NF4, wq, qq, x, x, x, inv)
+		}
+	})
+}

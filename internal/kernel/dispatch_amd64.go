@@ -172,6 +172,36 @@ func e2m1Blocks(codes []byte, v, x, scale []float32, blockSize int) int {
 	return n
 }
 
+// gridFitSteps is GridFit where the assembly can do all of it, and says whether it did.
+func gridFitSteps(t Type, wq, qq, x, hx, h, inv []float32) bool {
+	n := len(x)
+	if current == generic || n == 0 || n%16 != 0 || len(inv) == 0 {
+		return false
+	}
+	_, _, _, _ = hx[n-1], h[n-1], wq[len(inv)-1], qq[len(inv)-1]
+	gridFitAVX2(&wq[0], &qq[0], &x[0], &hx[0], &h[0], n/16, &inv[0], len(inv), &fitTables[t].level[0][0])
+	return true
+}
+
+func mulTile(c []float32, stride int, a, b []float32) bool {
+	if current == generic || len(a) == 0 {
+		return false
+	}
+	k := len(a) / TileRows
+	_, _ = c[(TileRows-1)*stride+TileCols-1], b[k*TileCols-1]
+	mulTileAVX2(&c[0], stride, &a[0], &b[0], k)
+	return true
+}
+
+func mulRow(c, a, b []float32) bool {
+	if current == generic || len(a) == 0 {
+		return false
+	}
+	_, _ = c[TileCols-1], b[len(a)*TileCols-1]
+	mulRowAVX2(&c[0], &a[0], &b[0], len(a))
+	return true
+}
+
 func dynamicQuantizeBlocks(codes []byte, nested, scales []float32, offset float32) int {
 	n := len(scales) / DynamicBlock
 	if current == generic || n == 0 {

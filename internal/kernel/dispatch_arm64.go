@@ -95,6 +95,14 @@ func pairSumsSteps(l *lanes, x, v []float32) int { return 0 }
 
 func e2m1Blocks(codes []byte, v, x, scale []float32, blockSize int) int { return 0 }
 
+// The scale search and matrix products run the plain Go here, with the same bits.
+
+func gridFitSteps(t Type, wq, qq, x, hx, h, inv []float32) bool { return false }
+
+func mulTile(c []float32, stride int, a, b []float32) bool { return false }
+
+func mulRow(c, a, b []float32) bool { return false }
+
 // NEON has no gather, and 8-bit codes are needed for one value in a block only.
 
 func dynamicQuantizeBlocks(codes []byte, nested, scales []float32, offset float32) int { return 0 }

@@ -35,3 +35,9 @@ func errorSumsBlocks(l *lanes, t Type, e Elem, src, codes []byte, scale []float3
 func pairSumsSteps(l *lanes, x, v []float32) int { return 0 }
 
 func e2m1Blocks(codes []byte, v, x, scale []float32, blockSize int) int { return 0 }
+
+func gridFitSteps(t Type, wq, qq, x, hx, h, inv []float32) bool { return false }
+
+func mulTile(c []float32, stride int, a, b []float32) bool { return false }
+
+func mulRow(c, a, b []float32) bool { return false }

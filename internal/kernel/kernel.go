@@ -14,7 +14,9 @@ func Absmax(e Elem, absmax []float32, src []byte, blockSize int) {
 // element is x*(1/max(a, 1e-38)) in a full block, two roundings, and x/a in a short last one; it is clamped to [-1, 1].
 // The first of two codes is in the high nibble, and the missing nibble of an odd count is the code of 0.
 //
-// Where a scale is negative or a NaN, or an element is not finite, the codes of that block are unspecified.
+// absmax may hold any scales instead, as decoded from 8-bit codes or found by a search. A negative one, which turns the
+// table around, is taken as it is. Where a scale is a NaN or between -1e-37 and 0, or an element is not finite, the codes
+// of that block are unspecified.
 func Codes(t Type, e Elem, codes []byte, absmax []float32, src []byte, blockSize int) {
 	done := codesBlocks(t, e, codes, absmax, src, blockSize)
 	if done == len(absmax) {
@@ -219,4 +221,33 @@ func E2M1(codes []byte, v, x, scale []float32, blockSize int) {
 	done := e2m1Blocks(codes, v, x, scale, blockSize)
 	at := done * blockSize
 	e2m1Generic(codes[at/2:], v[at:], x[at:], scale[done:], blockSize)
+}
+
+// GridFit tries scales on a block x: for each of inv, the reciprocal of one, it finds the codes of x (those whose values
+// are nearest to x*inv; inv may be negative) and gives what the best scale for those codes follows from: in wq the sum of
+// hx*q and in qq the sum of h*q*q over the values q of the codes. With weights h and hx = h*x the weighted squared error of
+// the codes with scale s is sum(h*x*x) - 2*s*wq + s*s*qq, least at s = wq/qq.
+//
+// hx and h are as long as x, wq and qq as inv. x*inv must not be a NaN. Sums are float32, element i in lane i%16, each
+// product rounded, lanes folded by halves.
+func GridFit(t Type, wq, qq []float32, x, hx, h []float32, inv []float32) {
+	if !gridFitSteps(t, wq, qq, x, hx, h, inv) {
+		gridFitGeneric(t, wq, qq, x, hx, h, inv)
+	}
+}
+
+// MulTile adds to a tile of c, whose TileRows rows of TileCols elements are stride apart, the product of a and b: a holds
+// k columns of TileRows elements, b holds k rows of TileCols. Each sum is a chain of k fused multiply-adds from 0, in
+// order, and is then added to c.
+func MulTile(c []float32, stride int, a, b []float32) {
+	if !mulTile(c, stride, a, b) {
+		mulTileGeneric(c, stride, a, b)
+	}
+}
+
+// MulRow is MulTile of one row: the TileCols elements of c, k elements in a.
+func MulRow(c, a, b []float32) {
+	if !mulRow(c, a, b) {
+		mulRowGeneric(c, a, b)
+	}
 }

@@ -221,7 +221,10 @@ func TestCodesOfAnyScale(t *testing.T) {
 					absmax := make([]float32, (n+63)/64)
 					absmaxGeneric(e, absmax, src, 64)
 					for i := range absmax {
-						absmax[i] *= []float32{0, 1e-30, 0.3, 0.9, 1.1, 100}[r.IntN(6)]
+						absmax[i] *= []float32{0, 1e-30, 0.3, 0.9, 1.1, 100, -1, -0.8, -1.3}[r.IntN(9)]
+						if absmax[i] > -1e-37 && absmax[i] < 0 {
+							absmax[i] = 0
+						}
 						absmax[i] = min(absmax[i], math.MaxFloat32)
 					}
 					for _, typ := range allTypes {
@@ -485,6 +488,7 @@ func TestShortSlices(t *testing.T) {
 		"sums":       func() { ErrorSums(new(Sums), NF4, BF16, src, codes[:127], scales[:4], 64) },
 		"pairs":      func() { PairSums(new(Sums), scales[:33], make([]float32, 32, 64)) },
 		"e2m1":       func() { E2M1(codes[:15], scales[:32], scales[32:64], scales[64:], 32) },
+		"fit":        func() { GridFit(NF4, scales[:1], scales[:1], scales[:64], scales[:63:63], scales[:64], scales[:1]) },
 		"dynamic":    func() { DynamicQuantize(make([]byte, 255, 256), make([]float32, 1), scales, 0) },
 		"decode":     func() { DynamicDequantize(scales[:255], make([]byte, 256), make([]float32, 1), 0) },
 	} {

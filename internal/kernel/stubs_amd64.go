@@ -223,3 +223,18 @@ func pairSumsAVX512(l *float64, x *float32, v *float32, steps int)
 //
 //go:noescape
 func e2m1AVX2(codes *byte, v *float32, x *float32, scale *float32, blocks int, blockSize int, t *float32)
+
+// gridFitAVX2 is gridFitGeneric for steps of 16 elements, at least one, and at least one candidate.
+//
+//go:noescape
+func gridFitAVX2(wq *float32, qq *float32, x *float32, hx *float32, h *float32, steps int, inv *float32, candidates int, t *float32)
+
+// mulTileAVX2 is mulTileGeneric.
+//
+//go:noescape
+func mulTileAVX2(c *float32, stride int, a *float32, b *float32, k int)
+
+// mulRowAVX2 is mulRowGeneric for at least one step.
+//
+//go:noescape
+func mulRowAVX2(c *float32, a *float32, b *float32, k int)

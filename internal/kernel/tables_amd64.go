@@ -31,6 +31,7 @@ type dynamicBisection struct {
 
 var (
 	bisections      = newBisections()
+	fitTables       = newFitTables()
 	e2m1Searcher    = newE2M1Search()
 	cellTables      = [2]cellTable{NF4: newCellTable(&books[NF4]), FP4: newCellTable(&books[FP4])}
 	dynamicSearcher = newDynamicBisection()
@@ -69,6 +70,25 @@ func levels(t []float32) (level [4][8]float32) {
 		}
 	}
 	return level
+}
+
+// fitTable is what gridFitAVX2 looks up, see _asm/search.go: three levels and the fourth threshold as in bisection, and at
+// the place of that the values below and above it.
+type fitTable struct {
+	level        [4][8]float32
+	lower, upper [8]float32
+}
+
+func newFitTables() (s [numTypes]fitTable) {
+	for t := range s {
+		b := &books[t]
+		s[t].level = levels(b.threshold[:15])
+		for i := range 8 {
+			p := -i & 7
+			s[t].lower[i], s[t].upper[i] = b.value[b.order[2*p]], b.value[b.order[2*p+1]]
+		}
+	}
+	return s
 }
 
 func newBisections() (s [numTypes]bisection) {

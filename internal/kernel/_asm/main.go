@@ -42,6 +42,9 @@ func main() {
 	pairSumsAVX2()
 	pairSumsAVX512()
 	e2m1AVX2()
+	gridFitAVX2()
+	mulTileAVX2()
+	mulRowAVX2()
 	Generate()
 }
 
