@@ -1,0 +1,129 @@
+package linalg
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/nf4kit/nf4kit/internal/kernel"
+)
+
+// Run is the length of a chain of fused multiply-adds: how much of the inner dimension is packed at a time.
+const Run = 256
+
+// What is packed at a time of the rows of A (for the second-level cache) and of the columns of B.
+const (
+	blockRows = 16 * kernel.TileRows
+	blockCols = 64 * kernel.TileCols
+)
+
+// scratch is the packed blocks of one worker.
+type scratch struct {
+	a [blockRows * Run]float32
+	b [blockCols * Run]float32
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// MulAdd adds A*B to C. C must have contiguous rows, as a matrix of New and its slices have, and no memory in common with
+// A and B.
+func MulAdd(c, a, b Matrix, jobs int) { mulAdd(c, a, b, false, jobs) }
+
+// MulSub subtracts A*B from C: it adds the product of -A and B.
+func MulSub(c, a, b Matrix, jobs int) { mulAdd(c, a, b, true, jobs) }
+
+func mulAdd(c, a, b Matrix, negate bool, jobs int) {
+	if a.Rows != c.Rows || b.Cols != c.Cols || a.Cols != b.Rows || c.colStride != 1 {
+		panic(fmt.Sprintf("linalg: %d x %d from %d x %d by %d x %d", c.Rows, c.Cols, a.Rows, a.Cols, b.Rows, b.Cols))
+	}
+	if c.Rows >= c.Cols {
+		share(c.Rows, kernel.TileRows, jobs, func(i, i2 int) {
+			mulBlock(c.Slice(i, i2, 0, c.Cols), a.Slice(i, i2, 0, a.Cols), b, negate)
+		})
+		return
+	}
+	share(c.Cols, kernel.TileCols, jobs, func(j, j2 int) {
+		mulBlock(c.Slice(0, c.Rows, j, j2), a, b.Slice(0, b.Rows, j, j2), negate)
+	})
+}
+
+// share runs f on jobs parts of 0 to n, each but the last a multiple of step, and waits.
+func share(n, step, jobs int, f func(i, i2 int)) {
+	part := (n + jobs - 1) / max(jobs, 1)
+	part = max(step, (part+step-1)/step*step)
+	var wg sync.WaitGroup
+	for i := part; i < n; i += part {
+		wg.Go(func() { f(i, min(i+part, n)) })
+	}
+	f(0, min(part, n))
+	wg.Wait()
+}
+
+// mulBlock is mulAdd by one worker.
+func mulBlock(c, a, b Matrix, negate bool) {
+	s := scratches.Get().(*scratch)
+	defer scratches.Put(s)
+	for j := 0; j < c.Cols; j += blockCols {
+		j2 := min(j+blockCols, c.Cols)
+		for k := 0; k < a.Cols; k += Run {
+			k2 := min(k+Run, a.Cols)
+			pack(s.b[:], b.Slice(k, k2, j, j2).T(), kernel.TileCols, false)
+			for i := 0; i < c.Rows; i += blockRows {
+				i2 := min(i+blockRows, c.Rows)
+				pack(s.a[:], a.Slice(i, i2, k, k2), kernel.TileRows, negate)
+				mulTiles(c.Slice(i, i2, j, j2), s.a[:], s.b[:], k2-k)
+			}
+		}
+	}
+}
+
+// mulTiles adds the product of packed blocks of inner dimension k to c.
+func mulTiles(c Matrix, a, b []float32, k int) {
+	var edge [kernel.TileRows * kernel.TileCols]float32
+	for j := 0; j < c.Cols; j += kernel.TileCols {
+		tileB := b[j*k:][:kernel.TileCols*k]
+		for i := 0; i < c.Rows; i += kernel.TileRows {
+			tileA := a[i*k:][:kernel.TileRows*k]
+			if i+kernel.TileRows <= c.Rows && j+kernel.TileCols <= c.Cols {
+				kernel.MulTile(c.data[c.at+i*c.rowStride+j:], c.rowStride, tileA, tileB)
+				continue
+			}
+			clear(edge[:])
+			kernel.MulTile(edge[:], kernel.TileCols, tileA, tileB)
+			for r := i; r < min(i+kernel.TileRows, c.Rows); r++ {
+				row := c.row(r, j)
+				for q := range min(len(row), kernel.TileCols) {
+					row[q] += edge[(r-i)*kernel.TileCols+q]
+				}
+			}
+		}
+	}
+}
+
+// pack lays out m in strips of width rows, each column by column; rows that the last strip lacks are zeros.
+func pack(dst []float32, m Matrix, width int, negate bool) {
+	for i := 0; i < m.Rows; i += width {
+		strip := dst[i*m.Cols:][:width*m.Cols]
+		rows := min(width, m.Rows-i)
+		if rows < width {
+			clear(strip)
+		}
+		if m.rowStride == 1 {
+			for k := range m.Cols {
+				copy(strip[k*width:], m.data[m.at+i+k*m.colStride:][:rows])
+			}
+		} else {
+			for r := range rows {
+				at := m.at + (i+r)*m.rowStride
+				for q := r; q < len(strip); q += width {
+					strip[q] = m.data[at]
+					at += m.colStride
+				}
+			}
+		}
+		if negate {
+			for q, v := range strip {
+				strip[q] = -v
+			}
+		}
+	}
+}
