@@ -23,6 +23,9 @@ var rank = map[string]int{
 	"doublequant": 0,
 	"safetensors": 0,
 
+	"internal/linalg": 0,
+	"internal/search": 0,
+
 	"nf4/bnb":             1,
 	"internal/checkpoint": 1,
 	"internal/arch":       1,
