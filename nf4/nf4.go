@@ -61,6 +61,16 @@ func (d DType) String() string {
 	return fmt.Sprintf("nf4.DType(%d)", uint8(d))
 }
 
+// ParseDType is the inverse of String.
+func ParseDType(s string) (DType, error) {
+	for d := Float32; d <= Float16; d++ {
+		if d.String() == s {
+			return d, nil
+		}
+	}
+	return 0, fmt.Errorf("nf4: element type %q (want float32, bfloat16 or float16)", s)
+}
+
 // Size returns the bytes an element takes, 4 or 2.
 func (d DType) Size() int {
 	if d == Float32 {

@@ -21,6 +21,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/quality"
 	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // ConvertOptions are the flags of convert.
@@ -166,7 +167,10 @@ func (o *ConvertOptions) plan() (convert.Options, error) {
 	}
 	opt.Spec.BlockSize = o.BlockSize
 	opt.Spec.NoDoubleQuant = !o.DoubleQuant
-	opt.DType, opt.ComputeDType, opt.Storage = o.DType, o.ComputeDType, o.QuantStorage
+	if opt.Spec.Storage, err = bnb.ParseStorage(o.QuantStorage); err != nil {
+		return opt, usagef("--quant-storage: %w", err)
+	}
+	opt.DType, opt.ComputeDType = o.DType, o.ComputeDType
 	if opt.Skip, err = compile("skip", o.Skip); err != nil {
 		return opt, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -33,9 +34,9 @@ func TestExecuteSameBytesForAnyJobsAndMemory(t *testing.T) {
 	}, 1)
 	for _, opt := range []Options{
 		{},
-		{Spec: Spec{Type: nf4.FP4, BlockSize: 4096}},
-		{Spec: Spec{NoDoubleQuant: true, BlockSize: 128}, DType: "float16"},
-		{Spec: Spec{BlockSize: 32}, Rules: []Rule{{Pattern: regexp.MustCompile("q_proj"), Block: 2048}}},
+		{Spec: bnb.Format{Type: nf4.FP4, BlockSize: 4096}},
+		{Spec: bnb.Format{NoDoubleQuant: true, BlockSize: 128}, DType: "float16"},
+		{Spec: bnb.Format{BlockSize: 32}, Rules: []Rule{{Pattern: regexp.MustCompile("q_proj"), Change: bnb.Change{BlockSize: new(2048)}}}},
 	} {
 		t.Run(opt.Spec.String(), func(t *testing.T) {
 			_, want, data := execute(t, src, opt, Execution{Jobs: 1})
@@ -84,7 +85,7 @@ func TestErrorFiguresAreOfTheBytesWritten(t *testing.T) {
 	}
 	x := floatsOf(raw)
 	for _, typ := range []nf4.Type{nf4.NF4, nf4.FP4} {
-		p, r, out := execute(t, src, Options{Spec: Spec{Type: typ}}, Execution{})
+		p, r, out := execute(t, src, Options{Spec: bnb.Format{Type: typ}}, Execution{})
 		cfg := p.Items[0].Spec.Config()
 		var scales = make([]float32, cfg.Blocks(n))
 		st := out["x.proj.weight.quant_state.bitsandbytes__"+typ.String()]
@@ -119,7 +120,7 @@ func TestErrorFiguresAreOfTheBytesWritten(t *testing.T) {
 		if typ == nf4.FP4 {
 			other = nf4.NF4
 		}
-		_, r2, _ := execute(t, src, Options{Spec: Spec{Type: other}}, Execution{})
+		_, r2, _ := execute(t, src, Options{Spec: bnb.Format{Type: other}}, Execution{})
 		if d := cmp.Diff(r2[0].Written, r[0].Other); d != "" {
 			t.Errorf("%s beside %s (-written +compared):\n%s", other, typ, d)
 		}

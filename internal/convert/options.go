@@ -3,52 +3,21 @@ package convert
 import (
 	"fmt"
 	"regexp"
-	"strconv"
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
-	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
 // DefaultMaxShardSize is in bytes: what the hub recommends and every loader accepts.
 const DefaultMaxShardSize = 5_000_000_000
 
-// A Spec says how one tensor is quantized. The zero value is NF4 in blocks of
-// 64 with double quantization, the format of QLoRA (arXiv 2305.14314).
-type Spec struct {
-	Type          nf4.Type
-	BlockSize     int // 0 means 64
-	NoDoubleQuant bool
-}
-
-func (s Spec) blockSize() int {
-	if s.BlockSize == 0 {
-		return 64
-	}
-	return s.BlockSize
-}
-
-// Config is the Spec as package nf4 takes it.
-func (s Spec) Config() nf4.Config { return nf4.Config{Type: s.Type, BlockSize: s.blockSize()} }
-
-// String is the spec in the syntax of --rule, e.g. "nf4,block=64,dq".
-func (s Spec) String() string {
-	dq := "dq"
-	if s.NoDoubleQuant {
-		dq = "nodq"
-	}
-	return fmt.Sprintf("%s,block=%d,%s", s.Type, s.blockSize(), dq)
-}
-
-// A Rule overrides the spec of the tensors whose name matches Pattern. The
-// first rule that matches a tensor decides.
+// A Rule overrides the format of the tensors whose name matches Pattern. The first rule that matches a tensor decides.
 type Rule struct {
 	Pattern *regexp.Regexp // RE2, unanchored, on tensor names
 	Keep    bool           // leave the tensor in 16 bits
-	Type    *nf4.Type      // nil: as the default spec, likewise below
-	Block   int
-	DQ      *bool
+	Change  bnb.Change     // else what differs from the default format
 }
 
 // ParseRule reads REGEX=SPEC, where SPEC is "keep" or a comma-separated list
@@ -80,57 +49,18 @@ func ParseRule(s string) (Rule, error) {
 }
 
 func parseSpec(s string) (Rule, error) {
-	var r Rule
 	if s == "keep" {
-		r.Keep = true
-		return r, nil
+		return Rule{Keep: true}, nil
 	}
-	for f := range strings.SplitSeq(s, ",") {
-		f = strings.TrimSpace(f)
-		size, isBlock := strings.CutPrefix(f, "block=")
-		switch {
-		case isBlock:
-			n, err := strconv.Atoi(size)
-			if err != nil {
-				return r, fmt.Errorf("block size %q is not a number", size)
-			}
-			if err := (nf4.Config{BlockSize: n}).Validate(); err != nil || n == 0 {
-				return r, fmt.Errorf("block size %d: want a power of two from 32 to 4096", n)
-			}
-			r.Block = n
-		case f == "dq" || f == "nodq":
-			on := f == "dq"
-			r.DQ = &on
-		default:
-			t, err := nf4.ParseType(f)
-			if err != nil {
-				return r, fmt.Errorf("%q is none of keep, nf4, fp4, block=N, dq, nodq", f)
-			}
-			r.Type = &t
-		}
-	}
-	return r, nil
-}
-
-func (r Rule) apply(s Spec) Spec {
-	if r.Type != nil {
-		s.Type = *r.Type
-	}
-	if r.Block != 0 {
-		s.BlockSize = r.Block
-	}
-	if r.DQ != nil {
-		s.NoDoubleQuant = !*r.DQ
-	}
-	return s
+	c, err := bnb.ParseChange(s)
+	return Rule{Change: c}, err
 }
 
 // Options say how a checkpoint is converted. The zero value is the default.
 type Options struct {
-	Spec         Spec
-	DType        string // run dtype: "" or "auto", "bfloat16", "float16"
-	ComputeDType string // "" or "auto": the run dtype; "bfloat16", "float16", "float32"
-	Storage      string // quant_storage: "" is uint8; "bfloat16", "float16", "float32"
+	Spec         bnb.Format // of every tensor that no rule changes
+	DType        string     // run dtype: "" or "auto", "bfloat16", "float16"
+	ComputeDType string     // "" or "auto": the run dtype; "bfloat16", "float16", "float32"
 	Only, Skip   []*regexp.Regexp
 	Rules        []Rule
 	Targets      arch.Target // 0: those of the model, see arch.Model.Targets
@@ -177,7 +107,7 @@ func torchName(d safetensors.DType) string {
 
 // Validate reports options that contradict each other or are out of range.
 func (o *Options) Validate() error {
-	if err := o.Spec.Config().Validate(); err != nil {
+	if err := o.Spec.Validate(); err != nil {
 		return err
 	}
 	if _, _, err := o.dtypes(); err != nil {
@@ -187,11 +117,6 @@ func (o *Options) Validate() error {
 	case "", "auto", "bfloat16", "float16", "float32":
 	default:
 		return fmt.Errorf("compute dtype %q: want auto, bfloat16, float16 or float32", o.ComputeDType)
-	}
-	switch o.Storage {
-	case "", "uint8", "bfloat16", "float16", "float32":
-	default:
-		return fmt.Errorf("quant storage %q: want uint8, bfloat16, float16 or float32", o.Storage)
 	}
 	if o.MaxShardSize < 0 {
 		return fmt.Errorf("max shard size %d: want a positive size", o.MaxShardSize)

@@ -13,6 +13,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/decode"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -51,7 +52,7 @@ type Item struct {
 	OutBytes int64 // bytes in the output, sidecars included
 
 	Quantize bool
-	Spec     Spec
+	Spec     bnb.Format
 	Out      safetensors.DType // dtype of a kept tensor in the output
 	Reason   string            // why it is kept
 	Class    arch.Class
@@ -74,10 +75,15 @@ func (it *Item) Elems() int64 {
 
 // State is the quant_state record of a quantized item, without the offset.
 func (it *Item) State(run safetensors.DType) *bnb.State {
-	return &bnb.State{
-		QuantType: it.Spec.Type.String(), BlockSize: it.Spec.blockSize(), DType: torchName(run), Shape: it.Shape,
-		DoubleQuant: !it.Spec.NoDoubleQuant,
+	return &bnb.State{Format: it.Spec, DType: decodedDType(run), Shape: [2]int64(it.Shape)}
+}
+
+// decodedDType is the run dtype, BF16 or F16, as package nf4 has it.
+func decodedDType(run safetensors.DType) nf4.DType {
+	if run == safetensors.F16 {
+		return nf4.Float16
 	}
+	return nf4.BFloat16
 }
 
 // A Shard is one weights file of the output.
@@ -379,20 +385,14 @@ func inFileOrder(src *checkpoint.Source) []checkpoint.Tensor {
 
 // layOut gives every output tensor its shard and place.
 func (p *Plan) layOut(opt *Options) error {
-	storage, err := storageDType(opt.Storage)
-	if err != nil {
-		return &OptionError{err.Error()}
-	}
 	groups := make([]checkpoint.Group, len(p.Items))
 	for i := range p.Items {
 		it := &p.Items[i]
 		g := &groups[i]
 		g.Name = it.Name
 		if it.Quantize {
-			g.Entries, err = bnb.Entries(it.Name, [2]int64(it.Shape), bnb.Config{
-				Type: it.Spec.Type.String(), BlockSize: it.Spec.blockSize(), DoubleQuant: !it.Spec.NoDoubleQuant,
-				DType: torchName(p.RunDType), Storage: storage,
-			})
+			var err error
+			g.Entries, err = it.Spec.Entries(it.Name, [2]int64(it.Shape))
 			if err != nil {
 				return &SourceError{Path: p.Source.Path, Tensor: it.Name, Msg: err.Error(),
 					Hint: "keep it with --skip or use --quant-storage uint8"}
@@ -403,10 +403,12 @@ func (p *Plan) layOut(opt *Options) error {
 		it.OutBytes = groupSize(g.Entries)
 		p.Totals.OutBytes += it.OutBytes
 		if it.Quantize {
-			p.Totals.QuantBytes += it.OutBytes
-			n := it.Elems()
-			bs := int64(it.Spec.blockSize())
-			p.Totals.CodeBytes += (n+1)/2 + scaleBytes((n+bs-1)/bs, !it.Spec.NoDoubleQuant)
+			size, err := it.Spec.Size(it.Shape...)
+			if err != nil {
+				return &SourceError{Path: p.Source.Path, Tensor: it.Name, Msg: err.Error()}
+			}
+			p.Totals.QuantBytes += size.Total
+			p.Totals.CodeBytes += size.Data
 		}
 	}
 	return p.shards(groups, opt.MaxShardSize)
@@ -466,27 +468,6 @@ func groupSize(entries []safetensors.Entry) int64 {
 		sum += n / 8
 	}
 	return sum
-}
-
-func scaleBytes(blocks int64, dq bool) int64 {
-	if !dq {
-		return 4 * blocks
-	}
-	return blocks + 4*((blocks+bnb.NestedBlockSize-1)/bnb.NestedBlockSize)
-}
-
-func storageDType(name string) (safetensors.DType, error) {
-	switch name {
-	case "", "uint8":
-		return safetensors.U8, nil
-	case "bfloat16":
-		return safetensors.BF16, nil
-	case "float16":
-		return safetensors.F16, nil
-	case "float32":
-		return safetensors.F32, nil
-	}
-	return 0, fmt.Errorf("quant storage %q: want uint8, bfloat16, float16 or float32", name)
 }
 
 // kinds names the kind of every item: the last component of the module where

@@ -14,6 +14,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -143,20 +144,20 @@ func TestPlanRefuses(t *testing.T) {
 		option  bool // the options are at fault, not the source
 	}{
 		{"head forced by --only", llamaConfig, tinyLlama, Options{Only: []*regexp.Regexp{re("lm_head")}}, "--only lm_head matches only tensors that are never quantized", true},
-		{"head forced by --rule", llamaConfig, tinyLlama, Options{Rules: []Rule{{Pattern: re("lm_head"), Block: 128}}}, "--rule lm_head matches only tensors", true},
+		{"head forced by --rule", llamaConfig, tinyLlama, Options{Rules: []Rule{{Pattern: re("lm_head"), Change: bnb.Change{BlockSize: new(128)}}}}, "--rule lm_head matches only tensors", true},
 		{"everything skipped", llamaConfig, tinyLlama, Options{Skip: []*regexp.Regexp{re("proj")}}, "nothing to quantize in a llama", false},
-		{"types mixed", llamaConfig, tinyLlama, Options{Rules: []Rule{{Pattern: re("q_proj"), Type: &fp4}}}, "cannot load NF4", true},
+		{"types mixed", llamaConfig, tinyLlama, Options{Rules: []Rule{{Pattern: re("q_proj"), Change: bnb.Change{Type: &fp4}}}}, "cannot load NF4", true},
 		{"fp8 without scales", llamaConfig, append([]testTensor{{name: "model.layers.0.mlp.up_proj.weight", dtype: safetensors.F8_E4M3, shape: []int64{8, 8}}}, tinyLlama...),
 			Options{}, "F8_E4M3", false},
 		{"odd storage", llamaConfig, append([]testTensor{bf16("model.layers.0.mlp.up_proj.weight", 3, 3)}, tinyLlama...),
-			Options{Storage: "bfloat16"}, "model.layers.0.mlp.up_proj.weight", false},
+			Options{Spec: bnb.Format{Storage: bnb.BFloat16}}, "model.layers.0.mlp.up_proj.weight", false},
 		{"gptq", `{"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}`, tinyLlama, Options{}, "already quantized by GPTQ 4-bit", false},
 		{"no model_type", `{"dtype": "bfloat16"}`, []testTensor{bf16("mid_block.attn.to_q.weight", 64, 64)}, Options{},
 			"nothing to quantize in a model whose config.json names no model_type", false},
 		{"diffusers model for transformers", fluxConfig, tinyFlux, Options{Targets: arch.Transformers5 | arch.Diffusers},
 			"transformers5 cannot load FluxTransformer2DModel, a class of diffusers", true},
 		{"list that diffusers cannot read", fluxConfig, tinyFlux, Options{Skip: []*regexp.Regexp{re("^proj_out")}}, "no llm_int8_skip_modules list serves every loader", false},
-		{"bad block", llamaConfig, tinyLlama, Options{Spec: Spec{BlockSize: 63}}, "63", true},
+		{"bad block", llamaConfig, tinyLlama, Options{Spec: bnb.Format{BlockSize: 63}}, "63", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := NewPlan(writeModel(t, c.config, c.tensors), c.opt)
@@ -174,7 +175,7 @@ func TestPlanRefuses(t *testing.T) {
 func TestTypesMayMixForTransformers5(t *testing.T) {
 	fp4 := nf4.FP4
 	_, err := NewPlan(writeModel(t, llamaConfig, tinyLlama), Options{Targets: arch.Transformers5,
-		Rules: []Rule{{Pattern: regexp.MustCompile("q_proj"), Type: &fp4}}})
+		Rules: []Rule{{Pattern: regexp.MustCompile("q_proj"), Change: bnb.Change{Type: &fp4}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,8 +222,8 @@ func TestParseRule(t *testing.T) {
 		err     string
 	}{
 		{in: "a=keep", want: Rule{Keep: true}, pattern: "a"},
-		{in: "a=b=fp4,block=32,dq", want: Rule{Type: &fp4, Block: 32, DQ: &yes}, pattern: "a=b"},
-		{in: "a= nodq , block=4096", want: Rule{Block: 4096, DQ: &no}, pattern: "a"},
+		{in: "a=b=fp4,block=32,dq", want: Rule{Change: bnb.Change{Type: &fp4, BlockSize: new(32), DoubleQuant: &yes}}, pattern: "a=b"},
+		{in: "a= nodq , block=4096", want: Rule{Change: bnb.Change{BlockSize: new(4096), DoubleQuant: &no}}, pattern: "a"},
 		{in: "a", err: "want REGEX=SPEC"},
 		{in: "a=", err: `"" is none of`},
 		{in: "a=nf5", err: `"nf5" is none of`},
@@ -282,7 +283,7 @@ func TestDequantizeOfConverted(t *testing.T) {
 		bf16("b.proj.weight", 3, 5),
 		{name: "norm.weight", dtype: safetensors.BF16, shape: []int64{9}},
 	}, 3)
-	for _, opt := range []Options{{}, {Spec: Spec{NoDoubleQuant: true, BlockSize: 128}}} {
+	for _, opt := range []Options{{}, {Spec: bnb.Format{NoDoubleQuant: true, BlockSize: 128}}} {
 		p, _, data := execute(t, src, opt, Execution{})
 		name := filepath.Join(t.TempDir(), "q.safetensors")
 		writeLayout(t, name, p.Shards[0].Layout, data)

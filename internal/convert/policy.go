@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -13,7 +14,7 @@ import (
 // the tensor's name, shape and dtype, the model's family and the options.
 type decision struct {
 	quantize bool
-	spec     Spec
+	spec     bnb.Format
 	class    arch.Class
 	reason   string // why the tensor is kept
 }
@@ -89,7 +90,7 @@ func (p *policy) decide(name string, d safetensors.DType, shape []int64, class a
 				dec.reason = "kept by --rule " + r.Pattern.String()
 			}
 		} else {
-			dec.spec = r.apply(dec.spec)
+			dec.spec = r.Change.Apply(dec.spec)
 		}
 		break
 	}

@@ -110,7 +110,7 @@ func (p *Plan) checkTargets(opt *Options) error {
 		}
 		types[it.Spec.Type] = it.Name
 		dq[!it.Spec.NoDoubleQuant] = it.Name
-		if it.Spec.blockSize() == 32 {
+		if it.Spec.Block() == 32 {
 			small = it.Name
 		}
 		if it.Elems()%2 != 0 {
@@ -130,7 +130,7 @@ func (p *Plan) checkTargets(opt *Options) error {
 		}
 	}
 	served := t & (arch.VLLM | arch.SGLang)
-	storage := opt.Storage != "" && opt.Storage != "uint8"
+	storage := opt.Spec.Storage != bnb.UInt8
 	switch {
 	case t&(arch.Transformers4|arch.Diffusers) != 0 && len(types) > 1:
 		return refuse(t&(arch.Transformers4|arch.Diffusers), "cannot load NF4 (%s) and FP4 (%s) in one checkpoint; --target transformers5 alone allows it",
@@ -147,7 +147,7 @@ func (p *Plan) checkTargets(opt *Options) error {
 	case served != 0 && odd != "":
 		return refuse(served, "cannot load %s, which has an odd number of weights; keep it with --skip", odd)
 	case t&(arch.VLLM|arch.SGLang|arch.Diffusers) != 0 && storage:
-		return refuse(t&(arch.VLLM|arch.SGLang|arch.Diffusers), "cannot load quant storage %s", opt.Storage)
+		return refuse(t&(arch.VLLM|arch.SGLang|arch.Diffusers), "cannot load quant storage %s", opt.Spec.Storage)
 	}
 	if small != "" {
 		p.Notices = append(p.Notices, fmt.Sprintf("block size 32 (%s) needs bitsandbytes 0.50 or newer to load", small))
@@ -162,8 +162,8 @@ func (p *Plan) checkTargets(opt *Options) error {
 		p.Warnings = append(p.Warnings, "--moe per-expert: the checkpoint has no routed experts that are stored one by one")
 	}
 	if storage {
-		w := fmt.Sprintf("quant storage %s: vLLM, SGLang and diffusers refuse it; transformers 4 reads garbage unless the model is loaded with dtype %s", opt.Storage, opt.Storage)
-		if opt.Storage == "float32" {
+		w := fmt.Sprintf("quant storage %s: vLLM, SGLang and diffusers refuse it; transformers 4 reads garbage unless the model is loaded with dtype %s", opt.Spec.Storage, opt.Spec.Storage)
+		if opt.Spec.Storage == bnb.Float32 {
 			w = "quant storage float32: vLLM, SGLang and diffusers refuse it; transformers 4 crashes on it"
 		}
 		p.Warnings = append(p.Warnings, w)
@@ -180,14 +180,14 @@ func (e *skipConflict) Unwrap() error { return e.SourceError }
 // proved against every loader.
 func (p *Plan) quantizationConfig(opt *Options) ([]byte, error) {
 	var kept, quantized []arch.Tensor
-	qc := bnb.QuantizationConfig{ComputeDType: opt.ComputeDType, Storage: opt.Storage}
+	qc := bnb.QuantizationConfig{ComputeDType: opt.ComputeDType, Storage: opt.Spec.Storage.String()}
 	for i := range p.Items {
 		it := &p.Items[i]
 		switch {
 		case it.Quantize:
 			quantized = append(quantized, arch.Tensor{Name: it.Name, Class: it.Class})
 			// The same for every weight, where transformers 4 has to load it.
-			qc.QuantType, qc.DoubleQuant = it.Spec.Type.String(), !it.Spec.NoDoubleQuant
+			qc.Type, qc.DoubleQuant = it.Spec.Type, !it.Spec.NoDoubleQuant
 		case it.Class.Module:
 			kept = append(kept, arch.Tensor{Name: it.Name, Class: it.Class})
 		}

@@ -117,9 +117,9 @@ func scaleCost(blocks int64, dq bool) int64 {
 // newQuantizer decides, from sizes alone, what of the tensor is kept in memory.
 func (x *execution) newQuantizer(it *Item) *job {
 	n := it.Elems()
-	bs := int64(it.Spec.blockSize())
+	bs := int64(it.Spec.Block())
 	q := &quantizer{
-		execution: x, item: it, names: bnb.NamesOf(it.Name, it.Spec.Type.String()), cfg: it.Spec.Config(), ktype: kernelType(it.Spec.Type),
+		execution: x, item: it, names: it.Spec.Names(it.Name), cfg: it.Spec.Config(), ktype: kernelType(it.Spec.Type),
 		src: it.elem, runE: kernelElem(x.plan.RunDType), n: n,
 		srcSize: int64(it.elem.Size()), runSize: 2, blocks: (n + bs - 1) / bs,
 		step: rangeBytes / int64(it.elem.Size()),

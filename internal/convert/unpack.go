@@ -8,7 +8,6 @@ import (
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
-	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -107,21 +106,18 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 
 // unpack sets the item up to be decoded from w.
 func (it *Item) unpack(w *fourbit.Weight) error {
-	t, err := nf4.ParseType(w.State.QuantType)
-	if err != nil {
-		return fmt.Errorf("%s: %w", w.Name, err)
-	}
-	k := &packed{codes: w.Packed, absmax: w.Absmax, typ: t, blockSize: w.State.BlockSize}
+	k := &packed{codes: w.Packed, absmax: w.Absmax, typ: w.State.Type, blockSize: w.State.BlockSize}
 	it.packed = k
-	it.Shape = w.State.Shape
-	it.Spec = Spec{Type: t, BlockSize: w.State.BlockSize, NoDoubleQuant: !w.State.DoubleQuant}
+	it.Shape = w.State.Shape[:]
+	it.Spec = w.State.Format
 	if it.Class.Conv1D {
 		k.transposed = true
 		it.Shape = []int64{it.Shape[1], it.Shape[0]}
 	}
-	if !w.State.DoubleQuant {
+	if w.State.NoDoubleQuant {
 		return nil
 	}
+	var err error
 	if k.nested, err = readFloats(w.NestedAbsmax); err != nil {
 		return err
 	}
@@ -167,8 +163,8 @@ func dequantizedDType(name string, g *fourbit.Groups) (safetensors.DType, error)
 	elems := map[string]int64{}
 	best := "bfloat16"
 	for _, w := range g.Weights {
-		d := w.State.DType
-		elems[d] += w.Sizes.Elems
+		d := w.State.DType.String()
+		elems[d] += w.Size.Elems
 		if elems[d] > elems[best] {
 			best = d
 		}

@@ -4,13 +4,11 @@ package footprint
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
-	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // A Tensor is one logical tensor: a plain one, or a weight that bitsandbytes has
@@ -81,7 +79,7 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 	f.Problems = groups.Problems
 	counted := make(map[string]bool)
 	for _, w := range groups.Weights {
-		t := Tensor{Name: w.Name, File: w.Packed.Shard, DType: format(w.State), Shape: w.State.Shape, Params: w.Sizes.Elems, Quant: true}
+		t := Tensor{Name: w.Name, File: w.Packed.Shard, DType: w.State.Format.String(), Shape: w.State.Shape[:], Params: w.Size.Elems, Quant: true}
 		for _, s := range []fourbit.Tensor{w.Packed, w.Absmax, w.QuantMap, w.NestedAbsmax, w.NestedQuantMap, w.QuantState} {
 			if s.Tensor != nil {
 				t.Bytes += s.Size()
@@ -157,12 +155,4 @@ func (f *Footprint) total() {
 	slices.SortFunc(f.Classes, func(a, b Class) int {
 		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.DType, b.DType))
 	})
-}
-
-func format(s *bnb.State) string {
-	dq := "nodq"
-	if s.DoubleQuant {
-		dq = "dq"
-	}
-	return fmt.Sprintf("%s,block=%d,%s", s.QuantType, s.BlockSize, dq)
 }

@@ -2,6 +2,7 @@ package fourbit
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -62,14 +63,12 @@ func (g *Groups) CheckConfig(c *bnb.QuantizationConfig) []*Problem {
 		problems = append(problems, &Problem{Kind: ConfigMismatch, Severity: Warning, Tensor: w.Name, Shard: w.Packed.Shard,
 			Expected: fmt.Sprintf("%s %s as in quantization_config", key, config), Found: tensor, Breaks: breaks})
 	}
-	storage := c.Storage
-	if storage == "" {
-		storage = "uint8"
-	}
+	config := cmp.Or(c.Storage, bnb.UInt8.String())
 	for _, w := range g.Weights {
-		differ(w, "bnb_4bit_quant_type", c.QuantType, w.State.QuantType, Transformers4)
-		differ(w, "bnb_4bit_use_double_quant", fmt.Sprint(c.DoubleQuant), fmt.Sprint(w.State.DoubleQuant), Transformers4)
-		differ(w, "bnb_4bit_quant_storage", storage, bnb.StorageName(w.Packed.DType), Transformers5, Transformers4)
+		differ(w, "bnb_4bit_quant_type", c.Type.String(), w.State.Type.String(), Transformers4)
+		differ(w, "bnb_4bit_use_double_quant", fmt.Sprint(c.DoubleQuant), fmt.Sprint(!w.State.NoDoubleQuant), Transformers4)
+		storage, _ := bnb.StorageOf(w.Packed.DType) // Group refuses a weight of another
+		differ(w, "bnb_4bit_quant_storage", config, storage.String(), Transformers5, Transformers4)
 	}
 	return problems
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -37,16 +38,16 @@ func TestParseConfig(t *testing.T) {
 		err       string
 	}{
 		{name: "defaults", raw: `{"quant_method": "bitsandbytes", "load_in_4bit": true}`,
-			want: &bnb.QuantizationConfig{QuantType: bnb.FP4, ComputeDType: "float32", Storage: "uint8"}},
+			want: &bnb.QuantizationConfig{Type: nf4.FP4, ComputeDType: "float32", Storage: "uint8"}},
 		{name: "spellings", raw: `{"_load_in_4bit": true, "bnb_4bit_compute_dtype": "torch.bfloat16", "bnb_4bit_quant_type": "nf4", "llm_int8_threshold": 6}`,
-			want: &bnb.QuantizationConfig{QuantType: bnb.NF4, ComputeDType: "bfloat16", Storage: "uint8"},
+			want: &bnb.QuantizationConfig{Type: nf4.NF4, ComputeDType: "bfloat16", Storage: "uint8"},
 			problems: []string{
 				`quantization_config.quant_method: config mismatch: expected "bitsandbytes", found nothing; breaks transformers 5, transformers 4.57`,
 				`quantization_config.load_in_4bit: config mismatch: expected true, found only _load_in_4bit; breaks transformers 5, transformers 4.57`,
 				`quantization_config.llm_int8_threshold: config mismatch: expected 6.0, found 6 (raises TypeError: must be a float); breaks transformers 5, transformers 4.57`,
 				`quantization_config.bnb_4bit_compute_dtype: config mismatch: expected bfloat16, found "torch.bfloat16" (raises AttributeError); breaks transformers 5, transformers 4.57`}},
 		{name: "null threshold", raw: `{"quant_method": "bitsandbytes", "load_in_4bit": true, "llm_int8_threshold": null}`,
-			want: &bnb.QuantizationConfig{QuantType: bnb.FP4, ComputeDType: "float32", Storage: "uint8"}},
+			want: &bnb.QuantizationConfig{Type: nf4.FP4, ComputeDType: "float32", Storage: "uint8"}},
 		{name: "8-bit", raw: `{"quant_method": "bitsandbytes", "load_in_8bit": true}`,
 			err: "parse quantization_config: expected bitsandbytes with load_in_4bit, found bitsandbytes 8-bit"},
 		{name: "GPTQ", raw: `{"quant_method": "gptq", "bits": 4, "load_in_4bit": true}`,
@@ -83,11 +84,11 @@ func TestCheckConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p := g.CheckConfig(&bnb.QuantizationConfig{QuantType: bnb.NF4, DoubleQuant: true}); len(p) > 0 {
+	if p := g.CheckConfig(&bnb.QuantizationConfig{Type: nf4.NF4, DoubleQuant: true}); len(p) > 0 {
 		t.Errorf("problems %v", p)
 	}
 	var got []string
-	for _, p := range g.CheckConfig(&bnb.QuantizationConfig{QuantType: bnb.FP4, Storage: "bfloat16"}) {
+	for _, p := range g.CheckConfig(&bnb.QuantizationConfig{Type: nf4.FP4, Storage: "bfloat16"}) {
 		got = append(got, p.String())
 	}
 	const at = "model.safetensors: model.layers.0.mlp.down_proj.weight: config mismatch: expected "

@@ -6,6 +6,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -126,7 +127,7 @@ func describeMethod(raw []byte) *Quantized {
 		q.FourBit = true
 		kind := text(raw, "bnb_4bit_quant_type")
 		if kind == "" {
-			kind = bnb.FP4
+			kind = nf4.FP4.String()
 		}
 		q.Label = "bitsandbytes 4-bit (" + clip(kind) + ")"
 	case q.Method == "bitsandbytes":
@@ -201,8 +202,8 @@ func detectTensor(t Tensor, names map[string]safetensors.DType) *Quantized {
 	dot := strings.LastIndexByte(t.Name, '.')
 	module, leaf := t.Name[:dot+1], t.Name[dot+1:] // module keeps its dot; "" for a bare name
 	switch {
-	case strings.HasPrefix(leaf, bnb.StatePrefix):
-		return &Quantized{Method: "bitsandbytes", Label: "bitsandbytes 4-bit (" + strings.TrimPrefix(leaf, bnb.StatePrefix) + ")", FourBit: true}
+	case strings.Contains(t.Name, bnb.StateSuffix):
+		return &Quantized{Method: "bitsandbytes", Label: "bitsandbytes 4-bit (" + t.Name[strings.LastIndex(t.Name, bnb.StateSuffix)+len(bnb.StateSuffix):] + ")", FourBit: true}
 	case leaf == "SCB" && has(module+"weight"):
 		return &Quantized{Method: "bitsandbytes", Label: "bitsandbytes 8-bit"}
 	case leaf == "qweight" && has(module+"qzeros") && has(module+"g_idx"):

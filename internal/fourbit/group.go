@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -23,7 +24,7 @@ type Tensor struct {
 type Weight struct {
 	Name           string
 	State          *bnb.State
-	Sizes          bnb.Sizes
+	Size           bnb.Size
 	Packed         Tensor
 	Absmax         Tensor
 	QuantMap       Tensor
@@ -127,7 +128,7 @@ func (g *grouper) plain(t Tensor) {
 		g.add(Problem{Kind: EightBit, Severity: Error, Tensor: t.Name, Shard: t.Shard,
 			Expected: "a 4-bit or an unquantized weight", Found: "the scales of an 8-bit one"})
 	case t.DType == safetensors.U8 && strings.HasSuffix(t.Name, ".weight") && len(t.Shape) == 2 && t.Shape[1] == 1:
-		g.add(Problem{Kind: MissingSidecar, Severity: Error, Tensor: bnb.NamesOf(t.Name, "*").QuantState,
+		g.add(Problem{Kind: MissingSidecar, Severity: Error, Tensor: t.Name + bnb.StateSuffix + "*",
 			Expected: fmt.Sprintf("a quant_state for the packed weight %s %v", t.Name, t.Shape), Found: "no sidecar at all",
 			Effect: "transformers takes the packed bytes for the weight", Breaks: allLoaders})
 	}
@@ -137,20 +138,20 @@ func (g *grouper) plain(t Tensor) {
 // uniform: transformers 4.57 derives the sidecar names of every weight from the config alone.
 func (g *grouper) uniform() {
 	type variant struct {
-		quantType string
-		double    bool
+		quantType nf4.Type
+		single    bool
 	}
 	describe := func(v variant) string {
-		if v.double {
-			return v.quantType + " with double quantization"
+		if v.single {
+			return v.quantType.String() + " without double quantization"
 		}
-		return v.quantType + " without double quantization"
+		return v.quantType.String() + " with double quantization"
 	}
 	count := make(map[variant]int)
 	first := make(map[variant]*Weight)
 	var order []variant
 	for _, w := range g.out.Weights {
-		v := variant{w.State.QuantType, w.State.DoubleQuant}
+		v := variant{w.State.Type, w.State.NoDoubleQuant}
 		if count[v]++; first[v] == nil {
 			first[v] = w
 			order = append(order, v)

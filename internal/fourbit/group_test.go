@@ -2,7 +2,6 @@ package fourbit
 
 import (
 	"bytes"
-	or "cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -60,12 +59,12 @@ func TestGroupSavePretrained(t *testing.T) {
 	if w.Name != "model.layers.0.mlp.down_proj.weight" {
 		t.Errorf("first weight is %s", w.Name)
 	}
-	want := &bnb.State{QuantType: bnb.NF4, BlockSize: 64, DType: "bfloat16", Shape: []int64{32, 48}, DoubleQuant: true, NestedBlockSize: 256,
+	want := &bnb.State{Format: bnb.Format{BlockSize: 64}, DType: nf4.BFloat16, Shape: [2]int64{32, 48}, NestedBlockSize: 256,
 		NestedOffset: w.State.NestedOffset}
 	if diff := cmp.Diff(want, w.State); diff != "" || w.State.NestedOffset <= 0 {
 		t.Errorf("state (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(bnb.Sizes{Elems: 1536, Packed: 768, Blocks: 24, Nested: 1}, w.Sizes); diff != "" {
+	if diff := cmp.Diff(bnb.Size{Elems: 1536, Packed: 768, Blocks: 24, Nested: 1, Data: 768 + 24 + 4, Total: 768 + 24 + 4 + 64 + 1024 + 256}, w.Size); diff != "" {
 		t.Errorf("sizes (-want +got):\n%s", diff)
 	}
 	normal, float, dynamic := nf4.Codebook(nf4.NF4), nf4.Codebook(nf4.FP4), doublequant.Map()
@@ -120,22 +119,26 @@ type part struct {
 }
 
 // weight adds a quantized weight as Entries lays it out.
-func (s set) weight(t *testing.T, name string, shape [2]int64, cfg bnb.Config) {
+func (s set) weight(t *testing.T, name string, shape [2]int64, f bnb.Format) {
 	t.Helper()
-	entries, err := bnb.Entries(name, shape, cfg)
+	s.decodesTo(t, nf4.BFloat16, name, shape, f)
+}
+
+func (s set) decodesTo(t *testing.T, d nf4.DType, name string, shape [2]int64, f bnb.Format) {
+	t.Helper()
+	entries, err := f.Entries(name, shape)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
 		s.add(e, "a")
 	}
-	state := bnb.State{QuantType: or.Or(cfg.Type, bnb.NF4), BlockSize: or.Or(cfg.BlockSize, bnb.DefaultBlockSize), DType: or.Or(cfg.DType, "bfloat16"),
-		Shape: shape[:], DoubleQuant: cfg.DoubleQuant}
+	state := bnb.State{Format: f, DType: d, Shape: shape}
 	blob, err := state.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s[bnb.NamesOf(name, state.QuantType).QuantState].data = blob
+	s[f.Names(name).QuantState].data = blob
 }
 
 func (s set) add(e safetensors.Entry, shard string) {
@@ -188,12 +191,12 @@ func (s set) tensors(t *testing.T) []Tensor {
 
 func TestGroupProblems(t *testing.T) {
 	const w = "l.q_proj.weight"
-	nf4Names, fp4Names := bnb.NamesOf(w, bnb.NF4), bnb.NamesOf(w, bnb.FP4)
+	nf4Names, fp4Names := bnb.Format{}.Names(w), bnb.Format{Type: nf4.FP4}.Names(w)
 	u8, f32, bf16 := safetensors.U8, safetensors.F32, safetensors.BF16
-	dq, plain := bnb.Config{DoubleQuant: true}, bnb.Config{}
+	dq, plain := bnb.Format{}, bnb.Format{NoDoubleQuant: true}
 	for _, c := range []struct {
 		name   string
-		cfg    bnb.Config
+		format bnb.Format
 		change func(s set)
 		want   []string // "severity text", in order
 	}{
@@ -290,16 +293,16 @@ func TestGroupProblems(t *testing.T) {
 			"error a: l.q_proj.weight: wrong dtype: expected packed bytes as U8, BF16, F16 or F32, found I8 [512 1]"}},
 		{"weight not packed", dq, func(s set) { s.reshape(w, bf16, 8, 128) }, []string{
 			"error a: l.q_proj.weight: weight not packed: expected 512 packed bytes beside its quant_state, found BF16 [8 128]"}},
-		{"storage", bnb.Config{DoubleQuant: true, Storage: bf16}, func(set) {}, []string{
+		{"storage", bnb.Format{Storage: bnb.BFloat16}, func(set) {}, []string{
 			"warning a: l.q_proj.weight: quant storage: expected U8, found BF16 (transformers 4 casts the packed bytes by value unless loaded in that dtype)"}},
 		{"sidecar in another file", dq, func(s set) { s[nf4Names.NestedAbsmax].shard = "b" }, []string{
 			"warning b: l.q_proj.weight.nested_absmax: sidecars split: expected the file of its weight, a, found b"}},
 		{"nested block size", dq, func(s set) {
 			s.setBlob(nf4Names.QuantState, strings.Replace(string(s[nf4Names.QuantState].data), "256", "128", 1))
 		}, []string{"warning a: l.q_proj.weight.quant_state.bitsandbytes__nf4: nested block size: expected nested_blocksize 256, found 128 (matmul_4bit raises NotImplementedError)"}},
-		{"block size 32", bnb.Config{BlockSize: 32}, func(set) {}, []string{
+		{"block size 32", bnb.Format{BlockSize: 32, NoDoubleQuant: true}, func(set) {}, []string{
 			"notice a: l.q_proj.weight.quant_state.bitsandbytes__nf4: small block size: expected a block size of 64 or more, found 32 (only recent bitsandbytes reads it)"}},
-		{"decodes to float32", bnb.Config{DType: "float32"}, func(set) {}, []string{
+		{"decodes to float32", plain, func(s set) { s.decodesTo(t, nf4.Float32, w, [2]int64{8, 128}, plain) }, []string{
 			"notice a: l.q_proj.weight.quant_state.bitsandbytes__nf4: decoded dtype: expected dtype bfloat16 or float16, found float32"}},
 		{"8-bit", dq, func(s set) {
 			s.add(safetensors.Entry{Name: "l.k_proj.weight", DType: safetensors.I8, Shape: []int64{4, 4}}, "a")
@@ -312,7 +315,7 @@ func TestGroupProblems(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := make(set)
-			s.weight(t, w, [2]int64{8, 128}, c.cfg)
+			s.weight(t, w, [2]int64{8, 128}, c.format)
 			s.add(safetensors.Entry{Name: "norm.weight", DType: bf16, Shape: []int64{8}}, "a")
 			c.change(s)
 			g, err := Group(s.tensors(t))
@@ -340,10 +343,10 @@ func TestGroupProblems(t *testing.T) {
 
 func TestGroupOddAndMixed(t *testing.T) {
 	s := make(set)
-	s.weight(t, "a.weight", [2]int64{3, 5}, bnb.Config{})
-	s.weight(t, "b.weight", [2]int64{8, 8}, bnb.Config{DoubleQuant: true})
-	s.weight(t, "c.weight", [2]int64{8, 8}, bnb.Config{DoubleQuant: true})
-	s.weight(t, "d.weight", [2]int64{8, 8}, bnb.Config{DoubleQuant: true, Type: bnb.FP4})
+	s.weight(t, "a.weight", [2]int64{3, 5}, bnb.Format{NoDoubleQuant: true})
+	s.weight(t, "b.weight", [2]int64{8, 8}, bnb.Format{})
+	s.weight(t, "c.weight", [2]int64{8, 8}, bnb.Format{})
+	s.weight(t, "d.weight", [2]int64{8, 8}, bnb.Format{Type: nf4.FP4})
 	g, err := Group(s.tensors(t))
 	if err != nil {
 		t.Fatal(err)
@@ -366,7 +369,7 @@ func TestGroupOddAndMixed(t *testing.T) {
 
 func TestGroupDuplicate(t *testing.T) {
 	s := make(set)
-	s.weight(t, "a.weight", [2]int64{8, 8}, bnb.Config{})
+	s.weight(t, "a.weight", [2]int64{8, 8}, bnb.Format{NoDoubleQuant: true})
 	tensors := s.tensors(t)
 	again := tensors[0]
 	again.Shard = "b"
@@ -393,7 +396,7 @@ func (r brokenReader) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func TestGroupReadError(t *testing.T) {
-	entries, err := bnb.Entries("w", [2]int64{8, 8}, bnb.Config{})
+	entries, err := bnb.Format{NoDoubleQuant: true}.Entries("w", [2]int64{8, 8})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -417,7 +420,7 @@ func TestGroupReadError(t *testing.T) {
 
 func TestCheckTables(t *testing.T) {
 	s := make(set)
-	s.weight(t, "w", [2]int64{8, 8}, bnb.Config{Type: bnb.FP4, DoubleQuant: true})
+	s.weight(t, "w", [2]int64{8, 8}, bnb.Format{Type: nf4.FP4})
 	codes := nf4.Codebook(nf4.FP4)
 	put := func(name string, table []float32) {
 		for i, x := range table {
@@ -461,7 +464,7 @@ func ExampleGroup() {
 	}
 	w := g.Weights[0]
 	fmt.Println(len(g.Weights), "weights,", len(g.Plain), "plain tensors,", len(g.Problems), "problems")
-	fmt.Println(w.Name, w.State.QuantType, w.State.Shape, "in", w.Packed.Shape)
+	fmt.Println(w.Name, w.State.Type, w.State.Shape, "in", w.Packed.Shape)
 	// Output:
 	// 14 weights, 7 plain tensors, 0 problems
 	// model.layers.0.mlp.down_proj.weight nf4 [32 48] in [768 1]

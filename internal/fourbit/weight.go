@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -17,7 +18,7 @@ import (
 func (g *grouper) weight(t Tensor, side []Tensor) error {
 	g.bad = false
 	w := &Weight{Name: t.Name, Packed: t}
-	names := bnb.NamesOf(t.Name, "")
+	names := bnb.Format{}.Names(t.Name)
 	var states []Tensor
 	for _, s := range side {
 		switch s.Name {
@@ -53,7 +54,7 @@ func (g *grouper) weight(t Tensor, side []Tensor) error {
 // state finds, reads and decodes the one quant_state record of w.
 func (g *grouper) state(w *Weight, states []Tensor) error {
 	if len(states) == 0 {
-		g.missing(bnb.NamesOf(w.Name, "nf4 or fp4").QuantState, "the quant_state record", "KeyError or ValueError")
+		g.missing(w.Name+bnb.StateSuffix+"nf4 or fp4", "the quant_state record", "KeyError or ValueError")
 		return nil
 	}
 	if len(states) > 1 {
@@ -64,8 +65,8 @@ func (g *grouper) state(w *Weight, states []Tensor) error {
 	}
 	t := states[0]
 	w.QuantState = t
-	quantType, ok := strings.CutPrefix(t.Name, bnb.NamesOf(w.Name, "").QuantState)
-	if !ok || quantType != bnb.NF4 && quantType != bnb.FP4 {
+	quantType, err := nf4.ParseType(strings.TrimPrefix(t.Name, w.Name+bnb.StateSuffix))
+	if err != nil {
 		g.add(Problem{Kind: BadState, Severity: Error, Tensor: t.Name, Shard: t.Shard,
 			Expected: "a name ending in bitsandbytes__nf4 or bitsandbytes__fp4", Found: t.Name[strings.LastIndexByte(t.Name, '.')+1:],
 			Effect: "bitsandbytes raises ValueError", Breaks: allLoaders})
@@ -94,12 +95,12 @@ func (g *grouper) state(w *Weight, states []Tensor) error {
 		g.add(p)
 		return nil
 	}
-	if state.QuantType != quantType {
+	if state.Type != quantType {
 		g.add(Problem{Kind: StateMismatch, Severity: Error, Tensor: t.Name, Shard: t.Shard,
-			Expected: "quant_type " + quantType + " as in its name", Found: state.QuantType, Effect: "bitsandbytes decodes by the record"})
+			Expected: "quant_type " + quantType.String() + " as in its name", Found: state.Type.String(), Effect: "bitsandbytes decodes by the record"})
 	}
 	w.State = state
-	w.Sizes, err = bnb.SizesOf([2]int64(state.Shape), bnb.Config{BlockSize: state.BlockSize})
+	w.Size, err = state.Size()
 	if err != nil {
 		return fmt.Errorf("group %s: %w", w.Name, err) // unreachable: bnb.DecodeState refuses such shapes
 	}
@@ -112,23 +113,23 @@ func (g *grouper) tensors(w *Weight) {
 	g.packed(w)
 	switch {
 	case w.Absmax.Tensor == nil:
-		g.missing(bnb.NamesOf(w.Name, "").Absmax, "the scales", "KeyError")
+		g.missing(bnb.Format{}.Names(w.Name).Absmax, "the scales", "KeyError")
 	case !nested && w.Absmax.DType == safetensors.U8:
-		g.add(Problem{Kind: MissingSidecar, Severity: Error, Tensor: bnb.NamesOf(w.Name, "").NestedAbsmax,
+		g.add(Problem{Kind: MissingSidecar, Severity: Error, Tensor: bnb.Format{}.Names(w.Name).NestedAbsmax,
 			Expected: "the second level of the U8 scales", Found: "no such tensor",
 			Effect: "transformers takes the codes for the scales without an error", Breaks: allLoaders})
 	case nested:
-		g.check(w.Absmax, safetensors.U8, w.Sizes.Blocks)
+		g.check(w.Absmax, safetensors.U8, w.Size.Blocks)
 	default:
-		g.check(w.Absmax, safetensors.F32, w.Sizes.Blocks)
+		g.check(w.Absmax, safetensors.F32, w.Size.Blocks)
 	}
 	if w.QuantMap.Tensor == nil {
-		g.missing(bnb.NamesOf(w.Name, "").QuantMap, "the code table", "KeyError")
+		g.missing(bnb.Format{}.Names(w.Name).QuantMap, "the code table", "KeyError")
 	} else {
 		g.check(w.QuantMap, safetensors.F32, bnb.CodeCount)
 	}
 	if !nested {
-		if w.State.DoubleQuant && (w.Absmax.Tensor == nil || w.Absmax.DType != safetensors.U8) {
+		if !w.State.NoDoubleQuant && (w.Absmax.Tensor == nil || w.Absmax.DType != safetensors.U8) {
 			g.add(Problem{Kind: StateMismatch, Severity: Error, Tensor: w.QuantState.Name, Shard: w.QuantState.Shard,
 				Expected: "no nested fields, for there is no nested_absmax", Found: "nested fields",
 				Effect: "bitsandbytes decodes without the second level"})
@@ -139,15 +140,14 @@ func (g *grouper) tensors(w *Weight) {
 		}
 		return
 	}
-	if !w.State.DoubleQuant {
+	if w.State.NoDoubleQuant {
 		g.add(Problem{Kind: StateMismatch, Severity: Error, Tensor: w.QuantState.Name, Shard: w.QuantState.Shard,
 			Expected: "nested fields, for there is a nested_absmax", Found: "none", Effect: "bitsandbytes raises KeyError", Breaks: allLoaders})
 		return
 	}
-	w.Sizes.Nested = (w.Sizes.Blocks + int64(w.State.NestedBlockSize) - 1) / int64(w.State.NestedBlockSize)
-	g.check(w.NestedAbsmax, safetensors.F32, w.Sizes.Nested)
+	g.check(w.NestedAbsmax, safetensors.F32, w.Size.Nested)
 	if w.NestedQuantMap.Tensor == nil {
-		g.missing(bnb.NamesOf(w.Name, "").NestedQuantMap, "the table of the second level", "KeyError")
+		g.missing(bnb.Format{}.Names(w.Name).NestedQuantMap, "the table of the second level", "KeyError")
 	} else {
 		g.check(w.NestedQuantMap, safetensors.F32, bnb.NestedCodeCount)
 	}
@@ -156,24 +156,24 @@ func (g *grouper) tensors(w *Weight) {
 // packed checks the tensor of codes. Transformers reshapes what has the right number of bytes; others do not.
 func (g *grouper) packed(w *Weight) {
 	t := w.Packed
-	width := bnb.StorageWidth(t.DType)
-	if width == 0 {
+	width := int64(t.DType.Bits() / 8)
+	if _, ok := bnb.StorageOf(t.DType); !ok {
 		g.add(Problem{Kind: WrongDType, Severity: Error, Tensor: t.Name, Shard: t.Shard,
 			Expected: "packed bytes as U8, BF16, F16 or F32", Found: describe(t), Breaks: allLoaders})
 		return
 	}
-	if t.Size() == w.Sizes.Elems*width && slices.Equal(t.Shape, w.State.Shape) && t.DType != safetensors.U8 {
+	if t.Size() == w.Size.Elems*width && slices.Equal(t.Shape, w.State.Shape[:]) && t.DType != safetensors.U8 {
 		g.add(Problem{Kind: UnpackedWeight, Severity: Error, Tensor: t.Name, Shard: t.Shard,
-			Expected: fmt.Sprintf("%d packed bytes beside its quant_state", w.Sizes.Packed), Found: describe(t), Breaks: allLoaders})
+			Expected: fmt.Sprintf("%d packed bytes beside its quant_state", w.Size.Packed), Found: describe(t), Breaks: allLoaders})
 		return
 	}
-	if t.Size() != w.Sizes.Packed {
+	if t.Size() != w.Size.Packed {
 		g.add(Problem{Kind: WrongShape, Severity: Error, Tensor: t.Name, Shard: t.Shard,
-			Expected: fmt.Sprintf("%d packed bytes for shape %v", w.Sizes.Packed, w.State.Shape),
+			Expected: fmt.Sprintf("%d packed bytes for shape %v", w.Size.Packed, w.State.Shape),
 			Found:    fmt.Sprintf("%d bytes (%s)", t.Size(), describe(t)), Breaks: allLoaders})
 		return
 	}
-	if want := []int64{w.Sizes.Packed / width, 1}; !slices.Equal(t.Shape, want) {
+	if want := []int64{w.Size.Packed / width, 1}; !slices.Equal(t.Shape, want) {
 		g.add(Problem{Kind: UnusualShape, Severity: Warning, Tensor: t.Name, Shard: t.Shard, Expected: fmt.Sprintf("shape %v", want),
 			Found: fmt.Sprintf("%v", t.Shape), Breaks: []Loader{VLLM, SGLang, Diffusers, FSDP}})
 	}
@@ -203,21 +203,21 @@ func (g *grouper) check(t Tensor, dtype safetensors.DType, elems int64) {
 // loaders adds what is sound but not read everywhere.
 func (g *grouper) loaders(w *Weight) {
 	s, t := w.State, w.QuantState
-	if s.DoubleQuant && s.NestedBlockSize != bnb.NestedBlockSize {
+	if !s.NoDoubleQuant && s.NestedBlockSize != bnb.NestedBlockSize {
 		g.add(Problem{Kind: NestedBlocks, Severity: Warning, Tensor: t.Name, Shard: t.Shard, Expected: "nested_blocksize 256",
 			Found: fmt.Sprint(s.NestedBlockSize), Effect: "matmul_4bit raises NotImplementedError", Breaks: []Loader{Bitsandbytes}})
 	}
-	if s.BlockSize < bnb.DefaultBlockSize {
+	if s.BlockSize < nf4.DefaultBlockSize {
 		g.add(Problem{Kind: SmallBlock, Severity: Notice, Tensor: t.Name, Shard: t.Shard, Expected: "a block size of 64 or more",
 			Found: fmt.Sprint(s.BlockSize), Effect: "only recent bitsandbytes reads it"})
 	}
-	if s.DType == "float32" {
+	if s.DType == nf4.Float32 {
 		g.add(Problem{Kind: FloatDType, Severity: Notice, Tensor: t.Name, Shard: t.Shard, Expected: "dtype bfloat16 or float16",
-			Found: s.DType, Breaks: []Loader{VLLM}})
+			Found: s.DType.String(), Breaks: []Loader{VLLM}})
 	}
-	if w.Sizes.Elems%2 != 0 {
+	if w.Size.Elems%2 != 0 {
 		g.add(Problem{Kind: OddCount, Severity: Notice, Tensor: w.Name, Shard: w.Packed.Shard, Expected: "an even number of elements",
-			Found: fmt.Sprintf("%d", w.Sizes.Elems), Breaks: []Loader{VLLM, SGLang}})
+			Found: fmt.Sprintf("%d", w.Size.Elems), Breaks: []Loader{VLLM, SGLang}})
 	}
 }
 

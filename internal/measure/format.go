@@ -3,10 +3,10 @@ package measure
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
@@ -81,19 +81,26 @@ type Format struct {
 	DoubleQuant bool
 }
 
+// fourBit is the format as bitsandbytes stores it, for the kinds that it has; for the others that share its scales,
+// a format of the same sizes but for the tables.
+func (f Format) fourBit() bnb.Format {
+	out := bnb.Format{BlockSize: f.BlockSize, NoDoubleQuant: !f.DoubleQuant}
+	if f.Kind == FP4 {
+		out.Type = nf4.FP4
+	}
+	return out
+}
+
 // String is the format in the syntax of convert's --rule, as far as that goes: "nf4,block=64,dq".
 func (f Format) String() string {
-	s := f.Kind.String()
-	if f.BlockSize > 0 {
-		s += fmt.Sprintf(",block=%d", f.BlockSize)
+	switch {
+	case f.Kind >= numKinds || f.BlockSize == 0:
+		return f.Kind.String()
+	case !traits[f.Kind].double:
+		return fmt.Sprintf("%s,block=%d", f.Kind, f.BlockSize)
 	}
-	if f.Kind < numKinds && traits[f.Kind].double {
-		if f.DoubleQuant {
-			return s + ",dq"
-		}
-		return s + ",nodq"
-	}
-	return s
+	s := f.fourBit()
+	return f.Kind.String() + strings.TrimPrefix(s.String(), s.Type.String())
 }
 
 // Validate reports a format that does not exist.
@@ -156,62 +163,46 @@ func (f Format) codeBits() int64 {
 }
 
 const (
-	tableBytes    = 16 * 4  // of a 4-bit code table in float32
-	dynamicBytes  = 256 * 4 // of the dynamic map
-	nestedScales  = bnb.NestedBlockSize
+	tableBytes    = 4 * bnb.CodeCount       // of a 4-bit code table in float32
+	dynamicBytes  = 4 * bnb.NestedCodeCount // of the dynamic map
 	rowScaleBytes = 4
 )
 
 // Bytes is the storage of a tensor of that shape, exactly: codes and constants, and in all, with the tables and records
 // that a file needs for each tensor. nf4 and fp4 are counted as bitsandbytes files store them.
 func (f Format) Bytes(shape []int64) (codes, all int64) {
-	n := int64(1)
-	for _, d := range shape {
-		n *= d
+	size, err := f.fourBit().Size(shape...)
+	if err != nil {
+		return 0, 0 // no elements: headers hold no other shape that Size refuses
 	}
-	if n == 0 {
-		return 0, 0
-	}
-	codes = (n*f.codeBits() + 7) / 8
+	n := size.Elems
 	blocks := int64(1)
 	if f.BlockSize > 0 {
 		blocks = (n + int64(f.BlockSize) - 1) / int64(f.BlockSize)
 	}
-	switch f.Kind {
-	case NF4, FP4, AF4, Int4:
-		if !f.DoubleQuant {
-			codes += 4 * blocks
-			all = codes
-			break
-		}
-		codes += blocks + 4*((blocks+nestedScales-1)/nestedScales)
-		all = codes + dynamicBytes
-	case Int4Asym:
-		codes += 4*blocks + (blocks+1)/2
-		all = codes
-	case MXFP4:
-		codes += blocks
-		all = codes
-	case NVFP4:
-		codes += blocks + 4
-		all = codes
-	case Int8:
-		codes += rowScaleBytes * (n / shape[len(shape)-1])
-		all = codes
-	case FP8:
-		codes += 4
-		all = codes
-	case Dynamic8:
-		codes += 4 * blocks
-		all = codes + dynamicBytes
-	}
+	codes = (n*f.codeBits() + 7) / 8
 	switch f.Kind {
 	case NF4, FP4:
-		all += tableBytes + bnb.StateSize
+		return size.Data, size.Total
 	case AF4:
-		all += tableBytes
+		return size.Data, size.Total - bnb.StateSize
+	case Int4: // its values need no table
+		return size.Data, size.Total - bnb.StateSize - tableBytes
+	case Int4Asym:
+		codes += 4*blocks + (blocks+1)/2
+	case MXFP4:
+		codes += blocks
+	case NVFP4:
+		codes += blocks + 4
+	case Int8:
+		codes += rowScaleBytes * (n / shape[len(shape)-1])
+	case FP8:
+		codes += 4
+	case Dynamic8:
+		codes += 4 * blocks
+		return codes, codes + dynamicBytes
 	}
-	return codes, all
+	return codes, codes
 }
 
 // ParseFormat is the inverse of String.
@@ -222,21 +213,17 @@ func ParseFormat(s string) (Format, error) {
 		return Format{}, err
 	}
 	f := Format{Kind: k, BlockSize: traits[k].fixed}
-	for rest != "" {
-		var part string
-		part, rest, _ = strings.Cut(rest, ",")
-		size, isBlock := strings.CutPrefix(part, "block=")
-		switch {
-		case isBlock:
-			if f.BlockSize, err = strconv.Atoi(size); err != nil {
-				return Format{}, fmt.Errorf("format %q: block size %q is not a number", s, size)
-			}
-		case part == "dq" || part == "nodq":
-			f.DoubleQuant = part == "dq"
-		default:
-			return Format{}, fmt.Errorf("format %q: %q is none of block=N, dq, nodq", s, part)
-		}
+	if rest == "" {
+		return f, f.Validate()
 	}
+	c, err := bnb.ParseChange(rest)
+	if err != nil || c.Type != nil || c.Scale != nil {
+		return Format{}, fmt.Errorf("format %q: %q: want a list of block=N, dq, nodq", s, rest)
+	}
+	if c.BlockSize != nil {
+		f.BlockSize = *c.BlockSize
+	}
+	f.DoubleQuant = c.DoubleQuant != nil && *c.DoubleQuant
 	return f, f.Validate()
 }
 

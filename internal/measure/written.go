@@ -15,7 +15,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/origin"
 	"github.com/nf4kit/nf4kit/internal/stream"
-	"github.com/nf4kit/nf4kit/nf4/bnb"
+	"github.com/nf4kit/nf4kit/nf4"
 )
 
 // A Skipped is a quantized weight that could not be compared, and why.
@@ -49,7 +49,7 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 		jobs = append(jobs, j)
 	}
 	for _, w := range groups.Weights {
-		add(&writtenJob{w: w}, w.Name, w.State.Shape)
+		add(&writtenJob{w: w}, w.Name, w.State.Shape[:])
 	}
 	for _, w := range fourbit.Int8Weights(convert.BnbTensors(quant)) {
 		if reason, err := tiled(w); err != nil {
@@ -137,7 +137,7 @@ type writtenScratch struct {
 
 func (j *writtenJob) cost() int64 {
 	if j.w != nil {
-		return 6*j.w.Sizes.Blocks + 4*j.w.Sizes.Nested
+		return 6*j.w.Size.Blocks + 4*j.w.Size.Nested
 	}
 	return 4 * j.int8.Scales.Elems()
 }
@@ -146,8 +146,8 @@ func (j *writtenJob) format() Format {
 	if j.w == nil {
 		return Format{Kind: Int8}
 	}
-	f := Format{Kind: NF4, BlockSize: j.w.State.BlockSize, DoubleQuant: j.w.State.DoubleQuant}
-	if j.w.State.QuantType == bnb.FP4 {
+	f := Format{Kind: NF4, BlockSize: j.w.State.BlockSize, DoubleQuant: !j.w.State.NoDoubleQuant}
+	if j.w.State.Type == nf4.FP4 {
 		f.Kind = FP4
 	}
 	return f
@@ -301,7 +301,7 @@ func (j *writtenJob) loadScales() error {
 		return err
 	}
 	w := j.w
-	if !w.State.DoubleQuant {
+	if w.State.NoDoubleQuant {
 		j.scale, err = floatsOf(w.Absmax, w.Absmax.Size(), w.Absmax.Shard, w.Absmax.Name)
 		return err
 	}

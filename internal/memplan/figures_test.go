@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/nf4kit/nf4kit/internal/modelshape"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 func plan(t *testing.T, model string, r Run) *Plan {
@@ -83,8 +84,8 @@ func TestPublishedFigures(t *testing.T) {
 	near(t, "GPT-3 adapters, MB", float64(q.Memory.Adapters)/1e6, 37.7, 0.1)
 	near(t, "GPT-3 weights, GB", float64(q.Memory.Weights)/gb, 350, 2)
 	// Double quantization saves 0.373 bits a parameter (section 3 of QLoRA).
-	near(t, "double quantization, bits", BitsPerParam(64, false)-BitsPerParam(64, true), 0.373, 0.0005)
-	near(t, "NF4+DQ, bits", BitsPerParam(64, true), 4.126953125, 1e-12)
+	near(t, "double quantization, bits", bnb.Format{NoDoubleQuant: true}.BitsPerParameter()-bnb.Format{}.BitsPerParameter(), 0.373, 0.0005)
+	near(t, "NF4+DQ, bits", bnb.Format{}.BitsPerParameter(), 4.126953125, 1e-12)
 	// Adapter parameters of peft, rank 16 on all linear layers.
 	for model, want := range map[string]int64{"llama-2-7b": 39976960, "llama-3.1-8b": 41943040, "llama-3.2-3b": 24313856, "llama-1-65b": 199884800} {
 		if got := plan(t, model, Run{}).AdapterParams; got != want {

@@ -2,44 +2,27 @@ package memplan
 
 import (
 	"github.com/nf4kit/nf4kit/internal/modelshape"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
-// Constants of the bitsandbytes convention (functional.py, QuantState; package
-// bnb of this module writes the same).
 const (
-	nestedBlock   = 256  // absmax values per nested scale
-	codeTable     = 64   // quant_map, 16 float32, one per weight
-	nestedTable   = 1024 // nested_quant_map, 256 float32, one per weight
-	offsetScalar  = 4    // the mean absmax, a tensor in memory, a JSON number in the file
-	stateRecord   = 256  // quant_state as this converter pads it
-	quantEmbedded = 2    // bytes per element of a weight decoded for a matrix product
+	offsetScalar  = 4 // the mean absmax, a tensor in memory, a JSON number in the file
+	quantEmbedded = 2 // bytes per element of a weight decoded for a matrix product
 )
 
-// NF4Bytes is what one weight of n elements takes in 4 bits with the given
-// block size: in a file of this converter, and in GPU memory, where the
-// quant_state record is a Python object but the double quantization's offset
-// is a tensor. The arithmetic is (n+1)/2 bytes of codes, ceil(n/B) scales of 4
-// bytes, or of 1 byte with a float32 per 256 of them, and the tables.
+// NF4Bytes is what one weight of n elements takes in 4 bits with the given block size: in a file of this converter, and
+// in GPU memory, where the quant_state record is a Python object but the double quantization's offset is a tensor. Both
+// are 0 for a weight without elements.
 func NF4Bytes(n, block int64, doubleQuant bool) (file, device int64) {
-	blocks := ceilDiv(n, block)
-	b := (n+1)/2 + codeTable
-	if !doubleQuant {
-		b += 4 * blocks
-		return b + stateRecord, b
+	size, err := bnb.Format{BlockSize: int(block), NoDoubleQuant: !doubleQuant}.Size(n)
+	if err != nil {
+		return 0, 0
 	}
-	b += blocks + 4*ceilDiv(blocks, nestedBlock) + nestedTable
-	return b + stateRecord, b + offsetScalar
-}
-
-// BitsPerParam is the cost of NF4 in the limit of a large weight: 4 bits and
-// 32/B without, 8/B + 32/(256 B) with double quantization (Dettmers et al.
-// 2023, section 3: 0.5 and 0.127 bits at B = 64, a saving of 0.373).
-func BitsPerParam(block int64, doubleQuant bool) float64 {
-	b := float64(block)
+	device = size.Total - bnb.StateSize
 	if doubleQuant {
-		return 4 + 8/b + 32/(b*nestedBlock)
+		device += offsetScalar
 	}
-	return 4 + 32/b
+	return size.Total, device
 }
 
 // quantized reports whether the run keeps the group in 4 bits.

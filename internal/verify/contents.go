@@ -39,7 +39,7 @@ func (r *Report) contents(ctx context.Context, groups *fourbit.Groups, opt Optio
 	found := make([][]Finding, len(groups.Weights))
 	var mu sync.Mutex
 	err := stream.Run(ctx, opt.Stream, newScratch, len(groups.Weights), func(i int) int64 {
-		return groups.Weights[i].Sizes.Nested * 4
+		return groups.Weights[i].Size.Nested * 4
 	}, func(i int, each stream.Each[*scratch]) error {
 		c := &content{w: groups.Weights[i]}
 		if err := c.check(each, func(n int64) {
@@ -105,7 +105,7 @@ func (c *content) constants(s *scales) {
 
 // scales checks that every scale that a loader decodes is finite. A negative one is legal.
 func (c *content) scales(each stream.Each[*scratch], s *scales) error {
-	n := c.w.Sizes.Blocks
+	n := c.w.Size.Blocks
 	tasks := int((n + scaleTask - 1) / scaleTask)
 	bad := make([]int64, tasks)
 	value := make([]float32, tasks)
@@ -140,30 +140,26 @@ func (c *content) scales(each stream.Each[*scratch], s *scales) error {
 // scale, its element has that code.
 func (c *content) codes(each stream.Each[*scratch], progress func(int64)) error {
 	w := c.w
-	t, err := nf4.ParseType(w.State.QuantType)
-	if err != nil {
-		return fmt.Errorf("%s: %w", w.Name, err)
-	}
 	var has [256]bool // a byte with a code of magnitude 1
-	table := nf4.Codebook(t)
+	table := nf4.Codebook(w.State.Type)
 	for b := range has {
 		has[b] = math.Abs(float64(table[b>>4])) == 1 || math.Abs(float64(table[b&15])) == 1
 	}
 	zero := byte(0x77)
-	if t == nf4.FP4 {
+	if w.State.Type == nf4.FP4 {
 		zero = 0x00
 	}
 	blockBytes := w.State.BlockSize / 2
-	tasks := int((w.Sizes.Packed + rangeBytes - 1) / rangeBytes)
+	tasks := int((w.Size.Packed + rangeBytes - 1) / rangeBytes)
 	loose := make([]int64, tasks) // blocks
 	var pad byte
-	err = each(tasks, func(s *scratch, i int) error {
+	err := each(tasks, func(s *scratch, i int) error {
 		off := int64(i) * rangeBytes
-		p := s.buf[:min(rangeBytes, w.Sizes.Packed-off)]
+		p := s.buf[:min(rangeBytes, w.Size.Packed-off)]
 		if err := readFull(w.Packed, p, off); err != nil {
 			return fmt.Errorf("%s: read %s: %w", w.Packed.Shard, w.Name, err)
 		}
-		if off+int64(len(p)) == w.Sizes.Packed {
+		if off+int64(len(p)) == w.Size.Packed {
 			pad = p[len(p)-1] & 15
 		}
 		progress(int64(len(p)))
@@ -193,9 +189,9 @@ func (c *content) codes(each stream.Each[*scratch], progress func(int64)) error 
 	}
 	if n > 0 {
 		c.add(fourbit.Notice, w.Packed, "%d of %d blocks have no code of +1 or -1: their scales are no largest magnitudes, as after a search for better ones",
-			n, w.Sizes.Blocks)
+			n, w.Size.Blocks)
 	}
-	if w.Sizes.Elems%2 != 0 && pad != zero&15 {
+	if w.Size.Elems%2 != 0 && pad != zero&15 {
 		c.add(fourbit.Notice, w.Packed, "padding: expected the code %d after an odd number of elements, found %d", zero&15, pad)
 	}
 	return nil
@@ -213,7 +209,7 @@ const scaleTask = 1 << 16
 
 func newScales(w *fourbit.Weight) (*scales, error) {
 	s := &scales{w: w}
-	if !w.State.DoubleQuant {
+	if w.State.NoDoubleQuant {
 		return s, nil
 	}
 	var err error

@@ -51,7 +51,7 @@ func (s *subject) mended() ([]byte, error) {
 	src, groups := s.src, s.groups
 	first := groups.Weights[0]
 	for _, w := range groups.Weights {
-		if w.State.QuantType != first.State.QuantType || w.State.DoubleQuant != first.State.DoubleQuant {
+		if w.State.Type != first.State.Type || w.State.NoDoubleQuant != first.State.NoDoubleQuant {
 			return nil, &convert.SourceError{Path: src.Path, Tensor: w.Name,
 				Msg: fmt.Sprintf("it and %s differ in type or double quantization, which one config.json cannot say", first.Name)}
 		}
@@ -64,8 +64,9 @@ func (s *subject) mended() ([]byte, error) {
 	if len(bad) > 0 {
 		return nil, &convert.SourceError{Path: src.Path, Msg: fmt.Sprintf("no skip list serves every loader: %v", bad[0])}
 	}
-	want := bnb.QuantizationConfig{QuantType: first.State.QuantType, DoubleQuant: first.State.DoubleQuant,
-		ComputeDType: first.State.DType, Storage: bnb.StorageName(first.Packed.DType), SkipModules: list}
+	storage, _ := bnb.StorageOf(first.Packed.DType) // Group refuses a weight of another
+	want := bnb.QuantizationConfig{Type: first.State.Type, DoubleQuant: !first.State.NoDoubleQuant,
+		ComputeDType: first.State.DType.String(), Storage: storage.String(), SkipModules: list}
 	if q := fourbit.DetectConfig(src.Config); q != nil && q.FourBit {
 		if have, _, err := fourbit.ParseConfig(q.Raw); err == nil {
 			want.ComputeDType = have.ComputeDType

@@ -105,7 +105,7 @@ func (r *Report) prove(ctx context.Context, src *checkpoint.Source, groups *four
 		}
 	}
 	for _, w := range groups.Weights {
-		jobs = append(jobs, &prover{w: w, t: w.Packed, shape: w.State.Shape, exact: p.Exact, progress: progress})
+		jobs = append(jobs, &prover{w: w, t: w.Packed, shape: w.State.Shape[:], exact: p.Exact, progress: progress})
 	}
 	for _, t := range groups.Plain {
 		jobs = append(jobs, &prover{t: t, shape: t.Shape, exact: p.Exact, progress: progress})
@@ -162,8 +162,8 @@ func (p *Proof) take(j *prover) {
 		return
 	}
 	p.Weights++
-	p.Codes += j.w.Sizes.Elems
-	p.Scales += j.w.Sizes.Blocks + j.w.Sizes.Nested
+	p.Codes += j.w.Size.Elems
+	p.Scales += j.w.Size.Blocks + j.w.Size.Nested
 	p.WrongCodes += j.wrong
 	p.WrongScales += j.wrongScales
 	p.Tolerated.add(&j.Tolerated)
@@ -210,7 +210,7 @@ func (j *prover) cost() int64 {
 	if j.w == nil {
 		return 0
 	}
-	return 5*j.w.Sizes.Blocks + 4*j.w.Sizes.Nested
+	return 5*j.w.Size.Blocks + 4*j.w.Size.Nested
 }
 
 func (j *prover) run(each stream.Each[*scratch]) error {
@@ -308,21 +308,14 @@ func (j *prover) endPlain(err error) error {
 
 // runWeight derives codes and scales range by range, then the second level of the scales.
 func (j *prover) runWeight(each stream.Each[*scratch]) error {
-	t, err := nf4.ParseType(j.w.State.QuantType)
-	if err != nil {
-		return fmt.Errorf("%s: %w", j.w.Name, err)
-	}
-	d := &derivation{prover: j, ktype: kernel.NF4, block: j.w.State.BlockSize, n: j.w.Sizes.Elems, absmax: make([]float32, j.w.Sizes.Blocks)}
-	if t == nf4.FP4 {
+	d := &derivation{prover: j, ktype: kernel.NF4, block: j.w.State.BlockSize, n: j.w.Size.Elems, absmax: make([]float32, j.w.Size.Blocks)}
+	if j.w.State.Type == nf4.FP4 {
 		d.ktype = kernel.FP4
 	}
-	d.run, err = runElem(j.w.State.DType)
-	if err != nil {
-		return fmt.Errorf("%s: %w", j.w.Name, err)
-	}
+	d.run = map[nf4.DType]kernel.Elem{nf4.BFloat16: kernel.BF16, nf4.Float16: kernel.F16, nf4.Float32: kernel.F32}[j.w.State.DType]
 	d.order(kernel.Order(d.ktype), kernel.Thresholds(d.ktype))
 	const step = rangeBytes / 4
-	err = each(int((d.n+step-1)/step), func(w *scratch, i int) error {
+	err := each(int((d.n+step-1)/step), func(w *scratch, i int) error {
 		first := int64(i) * step
 		return d.codes(w, first, int(min(step, d.n-first)))
 	})
@@ -332,20 +325,8 @@ func (j *prover) runWeight(each stream.Each[*scratch]) error {
 	if err != nil {
 		return err
 	}
-	if j.w.State.DoubleQuant {
-		return d.nested()
+	if j.w.State.NoDoubleQuant {
+		return d.plainScales()
 	}
-	return d.plainScales()
-}
-
-func runElem(dtype string) (kernel.Elem, error) {
-	switch dtype {
-	case "bfloat16":
-		return kernel.BF16, nil
-	case "float16":
-		return kernel.F16, nil
-	case "float32":
-		return kernel.F32, nil
-	}
-	return 0, fmt.Errorf("dtype %q: expected bfloat16, float16 or float32", dtype)
+	return d.nested()
 }

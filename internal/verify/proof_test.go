@@ -15,6 +15,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -117,7 +118,7 @@ func TestTolerances(t *testing.T) {
 			return name, data
 		}
 	}
-	nf, fp := convert.Options{DType: "float16"}, convert.Options{DType: "float16", Spec: convert.Spec{Type: nf4.FP4}}
+	nf, fp := convert.Options{DType: "float16"}, convert.Options{DType: "float16", Spec: bnb.Format{Type: nf4.FP4}}
 	for _, c := range []struct {
 		name string
 		opt  convert.Options

@@ -88,7 +88,7 @@ func (r *Report) index(src *checkpoint.Source, groups *fourbit.Groups) {
 	}
 	var params int64
 	for _, w := range groups.Weights {
-		params += w.Sizes.Elems
+		params += w.Size.Elems
 	}
 	for _, t := range groups.Plain {
 		params += t.Elems()
@@ -132,10 +132,7 @@ func (r *Report) strays(src *checkpoint.Source) {
 }
 
 func (r *Report) tables(w *fourbit.Weight) error {
-	codes := nf4.Codebook(nf4.NF4)
-	if w.State.QuantType == bnb.FP4 {
-		codes = nf4.Codebook(nf4.FP4)
-	}
+	codes := nf4.Codebook(w.State.Type)
 	nested := doublequant.Map()
 	problems, err := w.CheckTables(&codes, &nested)
 	if err != nil {
@@ -186,7 +183,7 @@ func (r *Report) dtypes(sub *subject) {
 		return
 	}
 	for _, w := range sub.groups.Weights {
-		if got := w.State.DType; got != dtype {
+		if got := w.State.DType.String(); got != dtype {
 			r.find(fourbit.Notice, w.QuantState.Shard, w.Name, "quant_state: decodes to %s, config.json says %s", got, dtype)
 			break // one is enough: they are written together
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/manifest"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -90,7 +91,7 @@ func TestTargets(t *testing.T) {
 		{"sound", convert.Options{}, func(string) {}, map[arch.Target]arch.Target{0: both, arch.VLLM: arch.VLLM}, ""},
 		{"sidecars split", convert.Options{}, func(dir string) { split(t, dir) },
 			map[arch.Target]arch.Target{0: both, arch.VLLM | arch.SGLang: arch.VLLM | arch.SGLang}, "sidecars split"},
-		{"packed into bfloat16", convert.Options{Storage: "bfloat16"}, func(string) {},
+		{"packed into bfloat16", convert.Options{Spec: bnb.Format{Storage: bnb.BFloat16}}, func(string) {},
 			map[arch.Target]arch.Target{0: arch.Transformers5, arch.Transformers5: arch.Transformers5, arch.Transformers4: 0, both | arch.VLLM: arch.Transformers5}, "quant storage"},
 		{"stray file", convert.Options{}, func(dir string) { os.WriteFile(filepath.Join(dir, "consolidated.safetensors"), nil, 0o666) },
 			map[arch.Target]arch.Target{0: both, both | arch.VLLM: both}, "Mistral"},

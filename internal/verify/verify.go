@@ -203,13 +203,8 @@ func (r *Report) deep(ctx context.Context, src *checkpoint.Source, groups *fourb
 func formula(g *fourbit.Groups) float64 {
 	var bits, elems float64
 	for _, w := range g.Weights {
-		b := float64(w.State.BlockSize)
-		per := 4 + 32/b
-		if w.State.DoubleQuant {
-			per = 4 + 8/b + 32/(b*float64(max(w.State.NestedBlockSize, 1)))
-		}
-		bits += per * float64(w.Sizes.Elems)
-		elems += float64(w.Sizes.Elems)
+		bits += w.State.BitsPerParameter() * float64(w.Size.Elems)
+		elems += float64(w.Size.Elems)
 	}
 	if elems == 0 {
 		return 0

@@ -17,6 +17,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -97,8 +98,8 @@ func severe(r *Report) []Finding {
 func TestOwnCheckpointsVerify(t *testing.T) {
 	for name, opt := range map[string]convert.Options{
 		"nf4":           {},
-		"fp4 plain":     {Spec: convert.Spec{Type: 1, NoDoubleQuant: true, BlockSize: 128}},
-		"f16, block 32": {Spec: convert.Spec{BlockSize: 32}, DType: "float16"},
+		"fp4 plain":     {Spec: bnb.Format{Type: 1, NoDoubleQuant: true, BlockSize: 128}},
+		"f16, block 32": {Spec: bnb.Format{BlockSize: 32}, DType: "float16"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := converted(t, llama, opt)
@@ -118,7 +119,7 @@ func TestOwnCheckpointsVerify(t *testing.T) {
 }
 
 func TestFormula(t *testing.T) {
-	for want, opt := range map[float64]convert.Options{4.126953125: {}, 4.25: {Spec: convert.Spec{NoDoubleQuant: true, BlockSize: 128}}} {
+	for want, opt := range map[float64]convert.Options{4.126953125: {}, 4.25: {Spec: bnb.Format{NoDoubleQuant: true, BlockSize: 128}}} {
 		if r := check(t, converted(t, llama, opt), Options{StructureOnly: true}); r.Formula != want {
 			t.Errorf("formula %v bits per parameter, want %v", r.Formula, want)
 		}

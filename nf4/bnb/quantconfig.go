@@ -7,11 +7,13 @@ import (
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/nf4kit/nf4kit/nf4"
 )
 
 // QuantizationConfig is the part of config.json's quantization_config that describes 4-bit weights.
 type QuantizationConfig struct {
-	QuantType    string   // NF4 or FP4
+	Type         nf4.Type
 	DoubleQuant  bool     // every weight, or none: transformers 4 derives sidecar names from it
 	ComputeDType string   // "bfloat16", "float16" or "float32", without "torch."
 	Storage      string   // "uint8", "bfloat16", "float16" or "float32"; "" is "uint8"
@@ -22,16 +24,15 @@ type QuantizationConfig struct {
 // writes them, less the two that no loader reads (_load_in_4bit, _load_in_8bit; vllm-omni issue 5601 fails on them).
 // llm_int8_threshold is spelled 6.0: transformers raises TypeError on the integer 6.
 func (c QuantizationConfig) Encode() ([]byte, error) {
-	storage := c.Storage
-	if storage == "" {
-		storage = "uint8"
-	}
+	storage := cmp.Or(c.Storage, UInt8.String())
+	_, badDType := nf4.ParseDType(c.ComputeDType)
+	_, badStorage := ParseStorage(storage)
 	switch {
-	case !validType(c.QuantType):
-		return nil, fmt.Errorf("bnb: quantization_config: quant type: expected nf4 or fp4, found %q", c.QuantType)
-	case !validDType(c.ComputeDType):
+	case c.Type > nf4.FP4:
+		return nil, fmt.Errorf("bnb: quantization_config: quant type: expected nf4 or fp4, found %v", c.Type)
+	case badDType != nil:
 		return nil, fmt.Errorf("bnb: quantization_config: compute dtype: expected bfloat16, float16 or float32, found %q", c.ComputeDType)
-	case storage != "uint8" && !validDType(storage):
+	case badStorage != nil:
 		return nil, fmt.Errorf("bnb: quantization_config: storage: expected uint8, bfloat16, float16 or float32, found %q", c.Storage)
 	}
 	skip := []byte("null")
@@ -44,7 +45,7 @@ func (c QuantizationConfig) Encode() ([]byte, error) {
 	return fmt.Appendf(nil, `{"bnb_4bit_compute_dtype": "%s", "bnb_4bit_quant_storage": "%s", "bnb_4bit_quant_type": "%s", `+
 		`"bnb_4bit_use_double_quant": %t, "llm_int8_enable_fp32_cpu_offload": false, "llm_int8_has_fp16_weight": false, `+
 		`"llm_int8_skip_modules": %s, "llm_int8_threshold": 6.0, "load_in_4bit": true, "load_in_8bit": false, `+
-		`"quant_method": "bitsandbytes"}`, c.ComputeDType, storage, c.QuantType, c.DoubleQuant, skip), nil
+		`"quant_method": "bitsandbytes"}`, c.ComputeDType, storage, c.Type, c.DoubleQuant, skip), nil
 }
 
 func encodeStrings(list []string) ([]byte, error) {
@@ -84,17 +85,17 @@ func ParseQuantizationConfig(raw []byte) (*QuantizationConfig, error) {
 		return nil, fmt.Errorf("parse quantization_config: expected bitsandbytes with load_in_4bit, found quant_method %q without", in.Method)
 	}
 	c := &QuantizationConfig{
-		QuantType:    FP4,
+		Type:         nf4.FP4,
 		DoubleQuant:  in.DoubleQuant,
 		ComputeDType: cmp.Or(strings.TrimPrefix(in.ComputeDType, "torch."), "float32"),
 		Storage:      cmp.Or(strings.TrimPrefix(in.Storage, "torch."), "uint8"),
 		SkipModules:  in.SkipModules,
 	}
 	if in.QuantType != nil {
-		c.QuantType = *in.QuantType
-	}
-	if !validType(c.QuantType) {
-		return nil, fmt.Errorf("parse quantization_config: bnb_4bit_quant_type: expected nf4 or fp4, found %q", c.QuantType)
+		var err error
+		if c.Type, err = nf4.ParseType(*in.QuantType); err != nil {
+			return nil, fmt.Errorf("parse quantization_config: bnb_4bit_quant_type: expected nf4 or fp4, found %q", *in.QuantType)
+		}
 	}
 	return c, nil
 }

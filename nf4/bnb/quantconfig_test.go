@@ -11,6 +11,8 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nf4kit/nf4kit/nf4"
 )
 
 // goldenConfig is the quantization_config that save_pretrained wrote.
@@ -35,8 +37,8 @@ func TestQuantizationConfigGolden(t *testing.T) {
 		dir  string
 		want QuantizationConfig
 	}{
-		{"nf4-dq", QuantizationConfig{QuantType: NF4, DoubleQuant: true, ComputeDType: "bfloat16", Storage: "uint8"}},
-		{"fp4-shards", QuantizationConfig{QuantType: FP4, ComputeDType: "bfloat16", Storage: "uint8"}},
+		{"nf4-dq", QuantizationConfig{Type: nf4.NF4, DoubleQuant: true, ComputeDType: "bfloat16", Storage: "uint8"}},
+		{"fp4-shards", QuantizationConfig{Type: nf4.FP4, ComputeDType: "bfloat16", Storage: "uint8"}},
 	} {
 		golden := goldenConfig(t, c.dir)
 		got, err := ParseQuantizationConfig(golden)
@@ -83,7 +85,7 @@ func members(t *testing.T, raw []byte) (out []member) {
 }
 
 func TestQuantizationConfigEncode(t *testing.T) {
-	c := QuantizationConfig{QuantType: NF4, DoubleQuant: true, ComputeDType: "float16", Storage: "bfloat16", SkipModules: []string{"lm_head", "model.visual", `a"b`}}
+	c := QuantizationConfig{Type: nf4.NF4, DoubleQuant: true, ComputeDType: "float16", Storage: "bfloat16", SkipModules: []string{"lm_head", "model.visual", `a"b`}}
 	got, err := c.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -106,11 +108,11 @@ func TestQuantizationConfigEncode(t *testing.T) {
 		c    QuantizationConfig
 		want string
 	}{
-		{QuantizationConfig{ComputeDType: "bfloat16"}, `bnb: quantization_config: quant type: expected nf4 or fp4, found ""`},
-		{QuantizationConfig{QuantType: NF4}, `bnb: quantization_config: compute dtype: expected bfloat16, float16 or float32, found ""`},
-		{QuantizationConfig{QuantType: NF4, ComputeDType: "float16", Storage: "int8"},
+		{QuantizationConfig{Type: 2, ComputeDType: "bfloat16"}, `bnb: quantization_config: quant type: expected nf4 or fp4, found nf4.Type(2)`},
+		{QuantizationConfig{Type: nf4.NF4}, `bnb: quantization_config: compute dtype: expected bfloat16, float16 or float32, found ""`},
+		{QuantizationConfig{Type: nf4.NF4, ComputeDType: "float16", Storage: "int8"},
 			`bnb: quantization_config: storage: expected uint8, bfloat16, float16 or float32, found "int8"`},
-		{QuantizationConfig{QuantType: NF4, ComputeDType: "float16", SkipModules: []string{"\xff"}},
+		{QuantizationConfig{Type: nf4.NF4, ComputeDType: "float16", SkipModules: []string{"\xff"}},
 			`bnb: quantization_config: skip modules: entry "\xff": `},
 	} {
 		if _, err := bad.c.Encode(); err == nil || !strings.HasPrefix(err.Error(), bad.want) {
@@ -126,9 +128,9 @@ func TestParseQuantizationConfig(t *testing.T) {
 		err       string
 	}{
 		{name: "defaults", raw: `{"quant_method": "bitsandbytes", "load_in_4bit": true}`,
-			want: &QuantizationConfig{QuantType: FP4, ComputeDType: "float32", Storage: "uint8"}},
+			want: &QuantizationConfig{Type: nf4.FP4, ComputeDType: "float32", Storage: "uint8"}},
 		{name: "spellings", raw: `{"_load_in_4bit": true, "bnb_4bit_compute_dtype": "torch.bfloat16", "bnb_4bit_quant_type": "nf4"}`,
-			want: &QuantizationConfig{QuantType: NF4, ComputeDType: "bfloat16", Storage: "uint8"}},
+			want: &QuantizationConfig{Type: nf4.NF4, ComputeDType: "bfloat16", Storage: "uint8"}},
 		{name: "8-bit", raw: `{"quant_method": "bitsandbytes", "load_in_8bit": true}`,
 			err: `parse quantization_config: expected bitsandbytes with load_in_4bit, found quant_method "bitsandbytes" without`},
 		{name: "GPTQ", raw: `{"quant_method": "gptq", "load_in_4bit": true}`,

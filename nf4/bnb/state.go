@@ -2,6 +2,7 @@ package bnb
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -9,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/nf4kit/nf4kit/nf4"
 )
 
 // MaxStateSize bounds the record DecodeState accepts; bitsandbytes' own are about 200 bytes.
@@ -16,15 +19,23 @@ const MaxStateSize = 64 << 10
 
 // State is the quant_state record: what bitsandbytes needs besides the tensors to decode a weight.
 type State struct {
-	QuantType string  // NF4 or FP4
-	BlockSize int     // elements per scale
-	DType     string  // dtype the weight decodes to, without "torch."
-	Shape     []int64 // logical [out, in]
+	Format // but for Storage and Scale, of which the record says nothing
 
-	DoubleQuant     bool    // the three fields below are stored
+	DType nf4.DType // that the weight decodes to
+	Shape [2]int64  // logical, [out, in]
+
+	// Of double quantization.
 	NestedBlockSize int     // scales per second-level scale; 0 is written as 256
 	NestedOffset    float32 // what bitsandbytes subtracts from the scales before the second level
 }
+
+// Size is what the tensors of the weight take, with the record's own block size of the second level.
+func (s *State) Size() (Size, error) { return s.size(s.Shape[:], int64(s.nestedBlock())) }
+
+// BitsPerParameter is Format's, with the record's own block size of the second level.
+func (s *State) BitsPerParameter() float64 { return s.bits(s.nestedBlock()) }
+
+func (s *State) nestedBlock() int { return cmp.Or(s.NestedBlockSize, NestedBlockSize) }
 
 // StateError is a quant_state record that bitsandbytes would reject or misread.
 type StateError struct {
@@ -56,18 +67,14 @@ func (s *State) Encode() ([]byte, error) {
 	}
 	b := make([]byte, 0, StateSize)
 	b = fmt.Appendf(b, `{"quant_type": "%s", "blocksize": %d, "dtype": "%s", "shape": [%d, %d]`,
-		s.QuantType, s.BlockSize, s.DType, s.Shape[0], s.Shape[1])
-	if s.DoubleQuant {
+		s.Type, s.Block(), s.DType, s.Shape[0], s.Shape[1])
+	if !s.NoDoubleQuant {
 		offset := float64(s.NestedOffset)
 		if math.IsNaN(offset) || math.IsInf(offset, 0) {
 			return nil, fmt.Errorf("bnb: nested offset: expected a finite number, found %v", offset)
 		}
-		nested := s.NestedBlockSize
-		if nested == 0 {
-			nested = NestedBlockSize
-		}
 		b = fmt.Appendf(b, `, "nested_blocksize": %d, "nested_dtype": "float32", "nested_offset": %s`,
-			nested, pythonFloat(offset))
+			s.nestedBlock(), pythonFloat(offset))
 	}
 	b = append(b, '}')
 	if len(b) > StateSize {
@@ -78,30 +85,34 @@ func (s *State) Encode() ([]byte, error) {
 
 func (s *State) validate() error {
 	switch {
-	case !validType(s.QuantType):
-		return &StateError{Field: "quant_type", Expected: `"nf4" or "fp4"`, Found: strconv.Quote(s.QuantType),
-			Effect: "bitsandbytes raises ValueError when it decodes"}
-	case !validBlockSize(int64(s.BlockSize)):
-		return &StateError{Field: "blocksize", Expected: "a power of two from 32 to 4096", Found: strconv.Itoa(s.BlockSize),
-			Effect: "bitsandbytes raises ValueError when it decodes"}
-	case !validDType(s.DType):
-		return dtypeError("dtype", s.DType)
-	case len(s.Shape) != 2:
-		return &StateError{Field: "shape", Expected: "two dimensions", Found: fmt.Sprint(s.Shape),
-			Effect: "bitsandbytes loads it and raises ValueError in matmul_4bit"}
+	case s.Type > nf4.FP4:
+		return typeError(s.Type.String())
+	case !validBlockSize(s.Block()):
+		return blockError("blocksize", s.Block())
+	case s.DType > nf4.Float16:
+		return dtypeError("dtype", s.DType.String())
 	}
-	if n, err := product(s.Shape); err != nil || n == 0 {
+	if n, err := product(s.Shape[:]); err != nil || n == 0 {
 		return &StateError{Field: "shape", Expected: "two positive sizes with a product below 2^63", Found: fmt.Sprint(s.Shape)}
 	}
-	if s.DoubleQuant && s.NestedBlockSize != 0 && !validNestedBlockSize(s.NestedBlockSize) {
-		return &StateError{Field: "nested_blocksize", Expected: "a power of two from 32 to 4096",
-			Found: strconv.Itoa(s.NestedBlockSize), Effect: "bitsandbytes raises ValueError when it decodes"}
+	if !s.NoDoubleQuant && !validBlockSize(s.nestedBlock()) {
+		return blockError("nested_blocksize", s.NestedBlockSize)
 	}
 	return nil
 }
 
-// validNestedBlockSize: bitsandbytes/functional.py, dequantize_blockwise.
-func validNestedBlockSize(b int) bool { return validBlockSize(int64(b)) }
+// validBlockSize: bitsandbytes/functional.py, dequantize_4bit and dequantize_blockwise.
+func validBlockSize(b int) bool { return b >= 32 && b <= 4096 && b&(b-1) == 0 }
+
+func blockError(field string, found int) *StateError {
+	return &StateError{Field: field, Expected: "a power of two from 32 to 4096", Found: strconv.Itoa(found),
+		Effect: "bitsandbytes raises ValueError when it decodes"}
+}
+
+func typeError(found string) *StateError {
+	return &StateError{Field: "quant_type", Expected: `"nf4" or "fp4"`, Found: strconv.Quote(found),
+		Effect: "bitsandbytes raises ValueError when it decodes"}
+}
 
 func dtypeError(field, found string) *StateError {
 	e := &StateError{Field: field, Expected: `"bfloat16", "float16" or "float32"`, Found: strconv.Quote(found),
@@ -212,44 +223,53 @@ func stateFromFields(fields map[string]jsontext.Value) (*State, error) {
 			return nil, &StateError{Field: name, Expected: "a value", Found: "nothing", Effect: "bitsandbytes raises KeyError"}
 		}
 	}
-	var s State
-	var err error
-	if s.QuantType, err = stringField(fields, "quant_type"); err != nil {
+	s := State{Format: Format{NoDoubleQuant: nested == 0}}
+	quantType, err := stringField(fields, "quant_type")
+	if err != nil {
 		return nil, err
 	}
-	if s.BlockSize, err = intField(fields, "blocksize"); err != nil {
+	if s.Type, err = nf4.ParseType(quantType); err != nil {
+		return nil, typeError(quantType)
+	}
+	if s.BlockSize, err = blockField(fields, "blocksize"); err != nil {
 		return nil, err
 	}
-	if s.DType, err = stringField(fields, "dtype"); err != nil {
+	dtype, err := stringField(fields, "dtype")
+	if err != nil {
 		return nil, err
+	}
+	if s.DType, err = nf4.ParseDType(dtype); err != nil {
+		return nil, dtypeError("dtype", dtype)
 	}
 	if s.Shape, err = shapeField(fields["shape"]); err != nil {
 		return nil, err
 	}
 	if nested > 0 {
-		s.DoubleQuant = true
-		if s.NestedBlockSize, err = intField(fields, "nested_blocksize"); err != nil {
+		if err := s.nested(fields); err != nil {
 			return nil, err
-		}
-		dtype, err := stringField(fields, "nested_dtype")
-		if err != nil {
-			return nil, err
-		}
-		if dtype != "float32" {
-			return nil, &StateError{Field: "nested_dtype", Expected: `"float32"`, Found: strconv.Quote(dtype),
-				Effect: "bitsandbytes rounds the scales to that dtype, or raises AttributeError"}
-		}
-		if s.NestedOffset, err = offsetField(fields["nested_offset"]); err != nil {
-			return nil, err
-		}
-		if s.NestedBlockSize == 0 {
-			return nil, &StateError{Field: "nested_blocksize", Expected: "a power of two from 32 to 4096", Found: "0"}
 		}
 	}
 	if err := s.validate(); err != nil {
 		return nil, err
 	}
 	return &s, nil
+}
+
+// nested reads the fields of double quantization.
+func (s *State) nested(fields map[string]jsontext.Value) (err error) {
+	if s.NestedBlockSize, err = blockField(fields, "nested_blocksize"); err != nil {
+		return err
+	}
+	dtype, err := stringField(fields, "nested_dtype")
+	if err != nil {
+		return err
+	}
+	if dtype != "float32" {
+		return &StateError{Field: "nested_dtype", Expected: `"float32"`, Found: strconv.Quote(dtype),
+			Effect: "bitsandbytes rounds the scales to that dtype, or raises AttributeError"}
+	}
+	s.NestedOffset, err = offsetField(fields["nested_offset"])
+	return err
 }
 
 func stringField(fields map[string]jsontext.Value, name string) (string, error) {
@@ -264,37 +284,42 @@ func stringField(fields map[string]jsontext.Value, name string) (string, error) 
 	return string(text), nil
 }
 
-// intField takes digits only: bitsandbytes hands the value to kernels that want an int, so 64.0 fails there.
-func intField(fields map[string]jsontext.Value, name string) (int, error) {
+// blockField takes digits only: bitsandbytes hands the value to kernels that want an int, so 64.0 fails there.
+func blockField(fields map[string]jsontext.Value, name string) (int, error) {
 	v := string(fields[name])
 	n, err := strconv.ParseInt(v, 10, 32)
 	if err != nil {
 		return 0, &StateError{Field: name, Expected: "an integer", Found: clip(v)}
 	}
+	if !validBlockSize(int(n)) {
+		return 0, blockError(name, int(n))
+	}
 	return int(n), nil
 }
 
-func shapeField(v jsontext.Value) ([]int64, error) {
+func shapeField(v jsontext.Value) (shape [2]int64, err error) {
 	malformed := &StateError{Field: "shape", Expected: "two integers", Found: clip(string(v)),
 		Effect: "bitsandbytes raises TypeError, or ValueError in matmul_4bit"}
 	if v.Kind() != '[' {
-		return nil, malformed
+		return shape, malformed
 	}
 	dec := jsontext.NewDecoder(bytes.NewBuffer(v))
 	if _, err := dec.ReadToken(); err != nil {
-		return nil, malformed
+		return shape, malformed
 	}
-	var shape []int64
-	for dec.PeekKind() != ']' {
+	var n int
+	for ; dec.PeekKind() != ']'; n++ {
 		d, err := dec.ReadValue()
-		if err != nil {
-			return nil, malformed
+		if err != nil || n == len(shape) {
+			return shape, malformed
 		}
-		n, err := strconv.ParseInt(string(d), 10, 64)
-		if err != nil || len(shape) == 2 {
-			return nil, malformed
+		if shape[n], err = strconv.ParseInt(string(d), 10, 64); err != nil {
+			return shape, malformed
 		}
-		shape = append(shape, n)
+	}
+	if n < len(shape) {
+		return shape, &StateError{Field: "shape", Expected: "two dimensions", Found: fmt.Sprint(shape[:n]),
+			Effect: "bitsandbytes loads it and raises ValueError in matmul_4bit"}
 	}
 	return shape, nil
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nf4kit/nf4kit/nf4"
 )
 
 // goldenState is a record that bitsandbytes wrote (testdata/make_goldens.py).
@@ -26,10 +28,19 @@ type goldenState struct {
 	Key        string  `json:"key"`
 }
 
-func (g goldenState) state() *State {
-	s := &State{QuantType: g.QuantType, BlockSize: g.BlockSize, DType: g.DType, Shape: g.Shape}
+func (g goldenState) state(t *testing.T) *State {
+	t.Helper()
+	quantType, err := nf4.ParseType(g.QuantType)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dtype, err := nf4.ParseDType(g.DType)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &State{Format: Format{Type: quantType, BlockSize: g.BlockSize, NoDoubleQuant: g.OffsetBits == nil}, DType: dtype, Shape: [2]int64(g.Shape)}
 	if g.OffsetBits != nil {
-		s.DoubleQuant, s.NestedBlockSize, s.NestedOffset = true, NestedBlockSize, math.Float32frombits(*g.OffsetBits)
+		s.NestedBlockSize, s.NestedOffset = NestedBlockSize, math.Float32frombits(*g.OffsetBits)
 	}
 	return s
 }
@@ -52,7 +63,7 @@ func TestStateGolden(t *testing.T) {
 		t.Fatalf("%d goldens", len(goldens))
 	}
 	for _, g := range goldens {
-		want := g.state()
+		want := g.state(t)
 		got, err := want.Encode()
 		if err != nil {
 			t.Errorf("%s: encode: %v", g.Blob, err)
@@ -71,7 +82,7 @@ func TestStateGolden(t *testing.T) {
 				t.Errorf("decode %s (-want +got):\n%s", text, diff)
 			}
 		}
-		if key := NamesOf("w", g.QuantType).QuantState; key != "w."+g.Key {
+		if key := want.Names("w").QuantState; key != "w."+g.Key {
 			t.Errorf("name %s, want w.%s", key, g.Key)
 		}
 	}
@@ -141,7 +152,7 @@ func TestDecodeStateErrors(t *testing.T) {
 		{"nested dtype", `{` + good + strings.Replace(nested, "float32", "float16", 1) + `}`,
 			`quant_state field nested_dtype: expected "float32", found "float16" (bitsandbytes rounds the scales to that dtype, or raises AttributeError)`},
 		{"nested block size", `{` + good + strings.Replace(nested, "256", "0", 1) + `}`,
-			`quant_state field nested_blocksize: expected a power of two from 32 to 4096, found 0`},
+			`quant_state field nested_blocksize: expected a power of two from 32 to 4096, found 0 (bitsandbytes raises ValueError when it decodes)`},
 		{"infinite offset", `{` + good + strings.Replace(nested, "0.25", "1e39", 1) + `}`,
 			`quant_state field nested_offset: expected a finite number, found 1e39`},
 		{"hexadecimal offset", `{` + good + strings.Replace(nested, "0.25", `"0x1p-2"`, 1) + `}`,
@@ -169,16 +180,16 @@ func TestDecodeStateErrors(t *testing.T) {
 }
 
 func TestEncodeErrors(t *testing.T) {
-	good := State{QuantType: NF4, BlockSize: 64, DType: "bfloat16", Shape: []int64{8, 16}, DoubleQuant: true}
+	good := State{DType: nf4.BFloat16, Shape: [2]int64{8, 16}}
 	for _, c := range []struct {
 		name   string
 		change func(*State)
 		want   string
 	}{
-		{"type", func(s *State) { s.QuantType = "" }, "quant_type"},
+		{"type", func(s *State) { s.Type = 7 }, "quant_type"},
 		{"block size", func(s *State) { s.BlockSize = 48 }, "blocksize"},
-		{"dtype", func(s *State) { s.DType = "torch.float16" }, "dtype"},
-		{"shape", func(s *State) { s.Shape = []int64{8} }, "shape"},
+		{"dtype", func(s *State) { s.DType = 3 }, "dtype"},
+		{"shape", func(s *State) { s.Shape[1] = 0 }, "shape"},
 		{"nested block size", func(s *State) { s.NestedBlockSize = 100 }, "nested_blocksize"},
 		{"NaN offset", func(s *State) { s.NestedOffset = float32(math.NaN()) }, "nested offset: expected a finite number, found NaN"},
 		{"infinite offset", func(s *State) { s.NestedOffset = float32(math.Inf(-1)) }, "nested offset: expected a finite number, found -Inf"},
@@ -190,7 +201,7 @@ func TestEncodeErrors(t *testing.T) {
 		}
 	}
 	// The longest record there can be.
-	s := State{QuantType: NF4, BlockSize: 4096, DType: "bfloat16", Shape: []int64{1, math.MaxInt64}, DoubleQuant: true,
+	s := State{Format: Format{BlockSize: 4096}, DType: nf4.BFloat16, Shape: [2]int64{1, math.MaxInt64},
 		NestedBlockSize: 4096, NestedOffset: -1.1754945e-38}
 	if b, err := s.Encode(); err != nil || len(b) != StateSize {
 		t.Errorf("longest record: %d bytes, %v", len(b), err)
