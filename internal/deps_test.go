@@ -23,8 +23,9 @@ var rank = map[string]int{
 	"doublequant": 0,
 	"safetensors": 0,
 
-	"internal/linalg": 0,
-	"internal/search": 0,
+	"internal/linalg":   0,
+	"internal/search":   0,
+	"internal/feedback": 1,
 
 	"nf4/bnb":             1,
 	"internal/checkpoint": 1,
@@ -34,6 +35,7 @@ var rank = map[string]int{
 
 	"internal/fourbit":      2,
 	"internal/manifest":     2,
+	"internal/activations":  2,
 	"internal/imatrix":      2,
 	"internal/memplan":      2,
 	"internal/memplan/page": 3,
