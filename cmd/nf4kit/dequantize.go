@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/escape"
 )
@@ -60,8 +59,9 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	if err != nil {
 		return err
 	}
+	collectGarbage(x.MaxMemory)
 	start := time.Now()
-	src, err := checkpoint.Open(o.Src)
+	src, err := openSource(ctx, o.Src)
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,9 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	for _, w := range src.Warnings {
 		warnf(g.Stderr, "%s", w)
 	}
-	p, err := convert.NewDequantizePlan(src, convert.DequantizeOptions{DType: o.DType, MaxShardSize: size})
+	p, err := await(ctx, func() (*convert.Plan, error) {
+		return convert.NewDequantizePlan(src, convert.DequantizeOptions{DType: o.DType, MaxShardSize: size})
+	})
 	if err != nil {
 		return optionMistake(err)
 	}

@@ -157,7 +157,7 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 			return err
 		}
 	}
-	src, err := checkpoint.Open(o.Dir)
+	src, err := openSource(ctx, o.Dir)
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 	opt := verify.Options{Targets: targets, StructureOnly: o.HeadersOnly, Stream: so}
 	total := src.TensorBytes()
 	if o.Source != "" {
-		if opt.Source, err = checkpoint.Open(o.Source); err != nil {
+		if opt.Source, err = openSource(ctx, o.Source); err != nil {
 			return err
 		}
 		defer opt.Source.Close()
@@ -181,7 +181,7 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 	if err != nil {
 		return err
 	}
-	f, err := footprint.Of(src)
+	f, err := await(ctx, func() (*footprint.Footprint, error) { return footprint.Of(src) })
 	if err != nil {
 		return err
 	}
