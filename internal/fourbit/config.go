@@ -39,6 +39,17 @@ func ParseConfig(raw []byte) (*bnb.QuantizationConfig, []*Problem, error) {
 	if t := string(find(strict, "llm_int8_threshold")); len(t) > 0 && !strings.ContainsAny(t, ".eEn") {
 		warn("llm_int8_threshold", t+".0", t, "raises TypeError: must be a float")
 	}
+	if isTrue(strict, "load_in_8bit") {
+		warn("load_in_8bit", "false beside load_in_4bit", "true", "raises ValueError: only one can be used")
+	}
+	for _, key := range []string{"load_in_8bit", "llm_int8_enable_fp32_cpu_offload", "llm_int8_has_fp16_weight", "bnb_4bit_use_double_quant"} {
+		if v := find(strict, key); len(v) > 0 && v.Kind() != 't' && v.Kind() != 'f' {
+			warn(key, "true or false", clip(string(v)), "raises TypeError: must be a boolean")
+		}
+	}
+	if !computeDTypes[c.ComputeDType] {
+		warn("bnb_4bit_compute_dtype", "bfloat16, float16 or float32", strconv.Quote(clip(c.ComputeDType)), "no such dtype of torch, or one that no product has")
+	}
 	for _, d := range []struct{ key, value string }{{"bnb_4bit_compute_dtype", c.ComputeDType}, {"bnb_4bit_quant_storage", c.Storage}} {
 		if find(strict, d.key).Kind() == '"' && text(strict, d.key) != d.value {
 			warn(d.key, d.value, strconv.Quote(text(strict, d.key)), "raises AttributeError")
@@ -46,6 +57,9 @@ func ParseConfig(raw []byte) (*bnb.QuantizationConfig, []*Problem, error) {
 	}
 	return c, problems, nil
 }
+
+// computeDTypes are the names that torch has for floating-point dtypes of matrix products.
+var computeDTypes = map[string]bool{"bfloat16": true, "float16": true, "half": true, "float32": true, "float": true, "float64": true, "double": true}
 
 // CheckConfig compares what the tensors are with what quantization_config says they are.
 func (g *Groups) CheckConfig(c *bnb.QuantizationConfig) []*Problem {

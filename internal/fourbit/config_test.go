@@ -48,6 +48,13 @@ func TestParseConfig(t *testing.T) {
 				`quantization_config.bnb_4bit_compute_dtype: config mismatch: expected bfloat16, found "torch.bfloat16" (raises AttributeError); breaks transformers 5, transformers 4.57`}},
 		{name: "null threshold", raw: `{"quant_method": "bitsandbytes", "load_in_4bit": true, "llm_int8_threshold": null}`,
 			want: &bnb.QuantizationConfig{Type: nf4.FP4, ComputeDType: "float32", Storage: "uint8"}},
+		{name: "both widths, junk", raw: `{"quant_method": "bitsandbytes", "load_in_4bit": true, "load_in_8bit": true, "bnb_4bit_compute_dtype": "junk", "llm_int8_has_fp16_weight": null, "llm_int8_enable_fp32_cpu_offload": 0}`,
+			want: &bnb.QuantizationConfig{Type: nf4.FP4, ComputeDType: "junk", Storage: "uint8"},
+			problems: []string{
+				`quantization_config.load_in_8bit: config mismatch: expected false beside load_in_4bit, found true (raises ValueError: only one can be used); breaks transformers 5, transformers 4.57`,
+				`quantization_config.llm_int8_enable_fp32_cpu_offload: config mismatch: expected true or false, found 0 (raises TypeError: must be a boolean); breaks transformers 5, transformers 4.57`,
+				`quantization_config.llm_int8_has_fp16_weight: config mismatch: expected true or false, found null (raises TypeError: must be a boolean); breaks transformers 5, transformers 4.57`,
+				`quantization_config.bnb_4bit_compute_dtype: config mismatch: expected bfloat16, float16 or float32, found "junk" (no such dtype of torch, or one that no product has); breaks transformers 5, transformers 4.57`}},
 		{name: "8-bit", raw: `{"quant_method": "bitsandbytes", "load_in_8bit": true}`,
 			err: "parse quantization_config: expected bitsandbytes with load_in_4bit, found bitsandbytes 8-bit"},
 		{name: "GPTQ", raw: `{"quant_method": "gptq", "bits": 4, "load_in_4bit": true}`,

@@ -9,6 +9,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
+	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
@@ -69,7 +70,9 @@ func (s *subject) mended() ([]byte, error) {
 		ComputeDType: first.State.DType.String(), Storage: storage.String(), SkipModules: list}
 	if q := fourbit.DetectConfig(src.Config); q != nil && q.FourBit {
 		if have, _, err := fourbit.ParseConfig(q.Raw); err == nil {
-			want.ComputeDType = have.ComputeDType
+			if _, err := nf4.ParseDType(have.ComputeDType); err == nil {
+				want.ComputeDType = have.ComputeDType
+			}
 		}
 	}
 	object, err := want.Encode()

@@ -180,6 +180,10 @@ func (r *Report) dtypes(sub *subject) {
 	dtype := sub.cfg.DType()
 	want := map[string]safetensors.DType{"bfloat16": safetensors.BF16, "float16": safetensors.F16, "float32": safetensors.F32}[dtype]
 	if want == 0 {
+		if dtype != "" && dtype != "float64" {
+			r.find(fourbit.Warning, "config.json", "", "dtype: expected bfloat16, float16 or float32, found %.40q", dtype).Breaks =
+				[]fourbit.Loader{fourbit.Transformers5, fourbit.Transformers4}
+		}
 		return
 	}
 	for _, w := range sub.groups.Weights {

@@ -141,3 +141,30 @@ func TestFixLeavesSound(t *testing.T) {
 		}
 	}
 }
+
+// TestFixMends: what --fix writes has nothing more to mend, and differs in quantization_config alone.
+func TestFixMends(t *testing.T) {
+	for _, change := range [][2]string{
+		{`"bnb_4bit_compute_dtype": "bfloat16"`, `"bnb_4bit_compute_dtype": "junk"`},
+		{`"load_in_8bit": false`, `"load_in_8bit": true`},
+		{`"lm_head"`, `"nothing"`},
+		{`"llm_int8_threshold": 6.0`, `"llm_int8_threshold": 6`},
+		{`"bnb_4bit_quant_type": "nf4"`, `"bnb_4bit_quant_type": "fp4"`},
+	} {
+		dir := converted(t, llama, convert.Options{})
+		config := filepath.Join(dir, "config.json")
+		before, err := os.ReadFile(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replaceIn(t, config, change[:]...)
+		fixed, err := Fix(open(t, dir), 0)
+		if err != nil {
+			t.Errorf("%s: %v", change[1], err)
+			continue
+		}
+		if string(fixed) != string(before) {
+			t.Errorf("%s: mended to\n%s\nwant\n%s", change[1], fixed, before)
+		}
+	}
+}
