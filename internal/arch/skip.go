@@ -528,8 +528,16 @@ func (m *Model) tiedHeads(keep, quant []*pathGroup, loaders []Loader) []*pathGro
 		if g.loader == LoaderT4 {
 			tied = m.entry.tied4
 		}
-		return !tied || !m.Classify(g.members[0]+".weight").Head
+		return !tied || !m.TiedHead(g.members[0]+".weight")
 	})
+}
+
+// TiedHead reports whether the tensor would be that of a head that is tied to another weight in some version.
+func (m *Model) TiedHead(name string) bool {
+	if m.entry == nil || !m.entry.tied5 && !m.entry.tied4 {
+		return false
+	}
+	return m.Classify(name).Head
 }
 
 // freshHeads returns entries for the task heads of the type's other classes.

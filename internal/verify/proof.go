@@ -81,7 +81,8 @@ func (t *Tolerated) add(o *Tolerated) {
 }
 
 // prove derives every tensor of the checkpoint from opt.Source.
-func (r *Report) prove(ctx context.Context, src *checkpoint.Source, groups *fourbit.Groups, opt Options) error {
+func (r *Report) prove(ctx context.Context, sub *subject, opt Options) error {
+	groups := sub.groups
 	p := &Proof{Exact: r.Manifest != nil}
 	r.Proof = p
 	if m := r.Manifest; m != nil {
@@ -94,8 +95,6 @@ func (r *Report) prove(ctx context.Context, src *checkpoint.Source, groups *four
 			r.find(fourbit.Warning, manifest.Name, "", "source: %s: the one given is not the one recorded", diff)
 		}
 	}
-	ix := origin.New(opt.Source)
-	jobs := make([]*prover, 0, len(groups.Weights)+len(groups.Plain))
 	var mu sync.Mutex
 	progress := func(name string, n int64) {
 		if opt.Progress != nil {
@@ -104,31 +103,15 @@ func (r *Report) prove(ctx context.Context, src *checkpoint.Source, groups *four
 			opt.Progress(name, n)
 		}
 	}
+	jobs := make([]*prover, 0, len(groups.Weights)+len(groups.Plain))
 	for _, w := range groups.Weights {
 		jobs = append(jobs, &prover{w: w, t: w.Packed, shape: w.State.Shape[:], exact: p.Exact, progress: progress})
 	}
 	for _, t := range groups.Plain {
 		jobs = append(jobs, &prover{t: t, shape: t.Shape, exact: p.Exact, progress: progress})
 	}
-	var run []*prover
-	for _, j := range jobs {
-		var err error
-		find := ix.Find
-		if j.w == nil {
-			find = ix.Kept
-		}
-		if j.src, err = find(j.t.Name, j.shape); err == nil {
-			run = append(run, j)
-			continue
-		}
-		if t, ok := opt.Source.Lookup(j.t.Name); j.w == nil && ok && t.DType == j.t.DType && slices.Equal(t.Shape, j.t.Shape) {
-			j.raw = t.Tensor // integers and booleans: compared as bytes
-			run = append(run, j)
-			continue
-		}
-		p.Unproven++
-		r.find(fourbit.Warning, j.t.Shard, j.t.Name, "not proven: %v", err)
-	}
+	ix := origin.New(opt.Source)
+	run, used := r.pair(sub, ix, opt.Source, jobs)
 	err := stream.Run(ctx, opt.Stream, newScratch, len(run), func(i int) int64 { return run[i].cost() },
 		func(i int, each stream.Each[*scratch]) error { return run[i].run(each) })
 	if err != nil {
@@ -139,8 +122,40 @@ func (r *Report) prove(ctx context.Context, src *checkpoint.Source, groups *four
 		r.Findings = append(r.Findings, j.found...)
 	}
 	r.tooMany(p)
-	r.missing(src, ix)
+	r.missing(sub, ix, used, layers(opt.Source))
 	return nil
+}
+
+// pair gives each job the tensor of the source that its own was made of, and returns those that have one, and the names used.
+func (r *Report) pair(sub *subject, ix *origin.Index, source *checkpoint.Source, jobs []*prover) (run []*prover, used map[string]bool) {
+	names := make([]string, len(jobs))
+	for i, j := range jobs {
+		names[i] = j.t.Name
+	}
+	twins := newCounterparts(sub, source, ix.Names(), names)
+	used = make(map[string]bool, len(jobs))
+	for _, j := range jobs {
+		name := twins.of(j.t.Name)
+		used[name] = true
+		if t, ok := source.Lookup(name); j.w == nil && ok && t.DType == j.t.DType && slices.Equal(t.Shape, j.t.Shape) {
+			j.raw = t.Tensor // no rounding between them: compared as bytes
+			run = append(run, j)
+			continue
+		}
+		var err error
+		if j.w != nil {
+			j.src, err = ix.Find(name, j.shape)
+		} else {
+			j.src, err = ix.Kept(name, j.shape)
+		}
+		if err != nil {
+			r.Proof.Unproven++
+			r.find(fourbit.Warning, j.t.Shard, j.t.Name, "not proven: %v", err)
+			continue
+		}
+		run = append(run, j)
+	}
+	return run, used
 }
 
 // tooMany finds differences that are small one by one and more than any implementation makes.
@@ -169,23 +184,32 @@ func (p *Proof) take(j *prover) {
 	p.Tolerated.add(&j.Tolerated)
 }
 
-// missing lists the tensors of the source that are not in the checkpoint. Others drop tied weights.
-func (r *Report) missing(src *checkpoint.Source, ix *origin.Index) {
-	severity := fourbit.Notice
-	if r.Proof.Exact {
-		severity = fourbit.Error
+// missing lists the tensors of the source that are not in the checkpoint. Those that its model needs make it a failure;
+// transformers leaves out tied heads and what it does not know when it saves.
+func (r *Report) missing(sub *subject, ix *origin.Index, used map[string]bool, layers int) {
+	patterns := map[string]bool{}
+	for name := range used {
+		patterns[pattern(name)] = true
 	}
-	var names []string
+	var lost, left []string
 	for _, name := range ix.Names() {
-		if _, ok := src.Lookup(name); !ok {
-			names = append(names, name)
+		switch {
+		case used[name]:
+		case r.Proof.Exact || firstNumber(name) < layers && (sub.needs(name) || patterns[pattern(name)]):
+			lost = append(lost, name)
+		default:
+			left = append(left, name)
 		}
 	}
-	if len(names) == 0 {
-		return
+	for _, l := range []struct {
+		severity fourbit.Severity
+		names    []string
+	}{{fourbit.Error, lost}, {fourbit.Notice, left}} {
+		if len(l.names) > 0 {
+			most := l.names[:min(len(l.names), 5)]
+			r.find(l.severity, "", most[0], "%d tensors of the source are not in the checkpoint: %s", len(l.names), strings.Join(most, ", "))
+		}
 	}
-	most := names[:min(len(names), 5)]
-	r.find(severity, "", most[0], "%d tensors of the source are not in the checkpoint: %s", len(names), strings.Join(most, ", "))
 }
 
 // prover compares one tensor with what is derived from its source.
@@ -194,7 +218,7 @@ type prover struct {
 	t        fourbit.Tensor
 	shape    []int64
 	src      *origin.Elements
-	raw      *safetensors.Tensor // instead of src
+	raw      *safetensors.Tensor // of the dtype of t: instead of src
 	exact    bool
 	progress func(string, int64)
 

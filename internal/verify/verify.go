@@ -167,7 +167,7 @@ func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, e
 	}
 	r.Formula = formula(groups)
 	if !opt.StructureOnly {
-		if err := r.deep(ctx, src, groups, opt); err != nil {
+		if err := r.deep(ctx, sub, opt); err != nil {
 			return nil, err
 		}
 	}
@@ -177,7 +177,8 @@ func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, e
 }
 
 // deep reads every byte.
-func (r *Report) deep(ctx context.Context, src *checkpoint.Source, groups *fourbit.Groups, opt Options) error {
+func (r *Report) deep(ctx context.Context, sub *subject, opt Options) error {
+	src, groups := sub.src, sub.groups
 	m, err := manifest.Read(src)
 	if err != nil {
 		r.find(fourbit.Warning, manifest.Name, "", "%v", err)
@@ -194,7 +195,7 @@ func (r *Report) deep(ctx context.Context, src *checkpoint.Source, groups *fourb
 	if opt.Source == nil {
 		return nil
 	}
-	return r.prove(ctx, src, groups, opt)
+	return r.prove(ctx, sub, opt)
 }
 
 // formula is 4 bits and the constants' share by parameter, averaged over the
