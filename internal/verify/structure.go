@@ -219,7 +219,13 @@ func (r *Report) skipList(sub *subject, qc *bnb.QuantizationConfig) {
 		r.find(fourbit.Warning, "config.json", "", "architectures: %s has no %s", absent, model.Class).Breaks = loadersOf(absent)
 	}
 	kept, quantized := sub.modules()
-	r.unloadable(targets, quantized)
+	r.unloadable(model, targets, quantized)
+	for i, w := range sub.groups.Weights {
+		if quantized[i].Class.Expert && w.State.Type == nf4.FP4 {
+			r.find(fourbit.Warning, w.Packed.Shard, w.Name, "packed experts: expected nf4, which vLLM takes them for, found fp4").Breaks = loadersOf(arch.VLLM)
+			break
+		}
+	}
 	for _, m := range convert.Misreads(model, targets, quantized) {
 		severity := fourbit.Warning
 		if !m.How.Always() {
@@ -247,26 +253,52 @@ func (r *Report) skipList(sub *subject, qc *bnb.QuantizationConfig) {
 }
 
 // unloadable reports packed weights for which a loader has no Linear, one finding for each set of loaders and reason.
-func (r *Report) unloadable(targets arch.Target, quantized []arch.Tensor) {
+func (r *Report) unloadable(model *arch.Model, targets arch.Target, quantized []arch.Tensor) {
 	type cause struct {
 		by  arch.Target
 		why string
 	}
 	var causes []cause
 	first, count := map[cause]string{}, map[cause]int{}
-	for _, t := range quantized {
-		by, why := t.Class.Unloadable(targets)
-		if by == 0 {
-			continue
-		}
+	add := func(t arch.Tensor, by arch.Target, why string) {
 		c := cause{by, why}
+		if by == 0 {
+			return
+		}
 		if count[c] == 0 {
 			causes = append(causes, c)
 			first[c] = t.Name
 		}
 		count[c]++
 	}
+	for _, t := range quantized {
+		by, why := t.Class.Unloadable(targets)
+		add(t, by, why)
+		if by, why := unserved(model, targets&^by, t.Class); by != 0 {
+			add(t, by, why)
+		}
+	}
 	for _, c := range causes {
 		r.find(fourbit.Warning, "", first[c], "packed weight: %s cannot load it (%d such weights): %s", c.by, count[c], c.why).Breaks = loadersOf(c.by)
 	}
+}
+
+// unserved returns those of the targets that are serving engines and hold the module in 16 bits, whatever a skip list says: their
+// output heads, and most of their routers, towers and projectors, are no Linears of theirs that take a quantization method
+// (vLLM issues 42813, 12682, 15959). Qwen3-MoE's router is one.
+func unserved(model *arch.Model, targets arch.Target, c arch.Class) (by arch.Target, why string) {
+	by = targets & (arch.VLLM | arch.SGLang)
+	switch {
+	case c.Head:
+		return by, "an output head"
+	case c.Router && model.Type != "qwen3_moe":
+		return by, "a router"
+	case c.Tower:
+		return by, "in a vision or audio tower"
+	case c.Projector:
+		return by, "a projector"
+	case c.Expert && by&arch.SGLang != 0:
+		return arch.SGLang, "a routed expert"
+	}
+	return 0, ""
 }

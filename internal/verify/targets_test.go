@@ -168,3 +168,25 @@ func TestFixMends(t *testing.T) {
 		}
 	}
 }
+
+// TestServed: serving engines hold heads, routers, towers and projectors in 16 bits.
+func TestServed(t *testing.T) {
+	const served = arch.VLLM | arch.SGLang
+	for _, c := range []struct {
+		typ  string
+		c    arch.Class
+		want arch.Target
+	}{
+		{"llama", arch.Class{}, 0},
+		{"llama", arch.Class{Head: true}, served},
+		{"mixtral", arch.Class{Router: true}, served},
+		{"qwen3_moe", arch.Class{Router: true}, 0},
+		{"gemma3", arch.Class{Tower: true}, served},
+		{"gemma3", arch.Class{Projector: true}, served},
+		{"mixtral", arch.Class{Expert: true}, arch.SGLang},
+	} {
+		if by, why := unserved(&arch.Model{Type: c.typ}, served|arch.Transformers5, c.c); by != c.want || (why != "") != (by != 0) {
+			t.Errorf("%s, %+v: %v cannot load it (%s), want %v", c.typ, c.c, by, why, c.want)
+		}
+	}
+}
