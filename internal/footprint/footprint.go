@@ -104,11 +104,19 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 		f.Tensors = append(f.Tensors, t)
 	}
 	f.Problems = slices.DeleteFunc(f.Problems, func(p *fourbit.Problem) bool { return p.Kind == fourbit.EightBit && counted[p.Tensor] })
+	plain := make(map[string]bool, len(groups.Plain))
+	for _, t := range groups.Plain {
+		plain[t.Name] = true
+	}
 	for _, t := range src.Tensors {
-		if !counted[t.Name] {
-			f.Tensors = append(f.Tensors, Tensor{Name: t.Name, File: t.Shard.Name, DType: t.DType.String(), Shape: t.Shape,
-				Params: t.Elems(), Bytes: t.Size()})
+		if counted[t.Name] {
+			continue
 		}
+		x := Tensor{Name: t.Name, File: t.Shard.Name, DType: t.DType.String(), Shape: t.Shape, Bytes: t.Size()}
+		if plain[t.Name] { // else part of a packed weight that lacks another: no parameters
+			x.Params = t.Elems()
+		}
+		f.Tensors = append(f.Tensors, x)
 	}
 	slices.SortFunc(f.Tensors, func(a, b Tensor) int { return cmp.Compare(a.Name, b.Name) })
 	f.total()

@@ -125,6 +125,21 @@ func TestOrphanScales(t *testing.T) {
 	}
 }
 
+// TestLostParts: what is left of a packed weight that lost a part is no parameter.
+func TestLostParts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lost.safetensors")
+	write(t, path, []safetensors.Entry{
+		{Name: "norm.weight", DType: safetensors.BF16, Shape: []int64{16}},
+		{Name: "a.weight", DType: safetensors.U8, Shape: []int64{512, 1}},
+		{Name: "b.weight", DType: safetensors.U8, Shape: []int64{512, 1}}, {Name: "b.weight.absmax", DType: safetensors.F32, Shape: []int64{16}},
+		{Name: "c.weight.quant_map", DType: safetensors.F32, Shape: []int64{16}},
+	})
+	f := of(t, path)
+	if f.Params != 16 || len(f.Tensors) != 5 || len(f.Problems) != 3 {
+		t.Errorf("%d parameters, want 16; %d tensors, problems %v", f.Params, len(f.Tensors), f.Problems)
+	}
+}
+
 // BenchmarkOf opens a checkpoint as large mixtures of experts have them and counts it: what inspect does.
 func BenchmarkOf(b *testing.B) {
 	const tensors, shards = 100_000, 100

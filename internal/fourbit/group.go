@@ -131,6 +131,7 @@ func (g *grouper) plain(t Tensor) {
 		g.add(Problem{Kind: MissingSidecar, Severity: Error, Tensor: t.Name + bnb.StateSuffix + "*",
 			Expected: fmt.Sprintf("a quant_state for the packed weight %s %v", t.Name, t.Shape), Found: "no sidecar at all",
 			Effect: "transformers takes the packed bytes for the weight", Breaks: allLoaders})
+		return
 	}
 	g.out.Plain = append(g.out.Plain, t)
 }
