@@ -48,6 +48,8 @@ type ConvertOptions struct {
 	DryRun       bool
 	Force        bool
 
+	AllowIncomplete bool
+
 	settings map[string]string // flags that were given and reach the output, for nf4kit.json
 }
 
@@ -138,6 +140,7 @@ func (o *ConvertOptions) addFlags(cmd *cobra.Command) {
 	fs.BoolVar(&o.NoError, "no-error", false, "skip the error figures")
 	fs.BoolVar(&o.DryRun, "dry-run", false, "print the plan and stop")
 	fs.BoolVar(&o.Force, "force", false, "replace DST, once the new one is complete")
+	allowIncomplete(fs, &o.AllowIncomplete)
 	enum(cmd, "type", "nf4", "fp4")
 	enum(cmd, "dtype", "auto", "bfloat16", "float16")
 	enum(cmd, "compute-dtype", "auto", "bfloat16", "float16", "float32")
@@ -207,6 +210,7 @@ func (o *ConvertOptions) plan() (convert.Options, error) {
 	if opt.MaxShardSize == 0 {
 		return opt, usagef("--max-shard-size 0: want a positive size")
 	}
+	opt.AllowIncomplete = o.AllowIncomplete
 	if err := opt.Validate(); err != nil {
 		return opt, &usageError{err}
 	}
@@ -264,9 +268,8 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	if err := o.checkReports(); err != nil {
 		return err
 	}
-	collectGarbage(x.MaxMemory)
 	start := time.Now()
-	src, err := openSource(ctx, o.Src)
+	src, err := checkpoint.Open(o.Src)
 	if err != nil {
 		return err
 	}
@@ -274,7 +277,7 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	for _, w := range src.Warnings {
 		warnf(g.Stderr, "%s", w)
 	}
-	p, err := await(ctx, func() (*convert.Plan, error) { return convert.NewPlan(src, opt) })
+	p, err := convert.NewPlan(src, opt)
 	if err != nil {
 		return optionMistake(err)
 	}
@@ -354,6 +357,7 @@ func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution
 	if err != nil {
 		return err
 	}
+	collectGarbage(x.MaxMemory)
 	results, err := p.Execute(ctx, sink, x)
 	bar.finish()
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/escape"
 )
@@ -19,6 +20,8 @@ type DequantizeOptions struct {
 	Jobs         int
 	MaxMemory    string
 	Force        bool
+
+	AllowIncomplete bool
 }
 
 func newDequantizeCommand(g *globals) *cobra.Command {
@@ -44,6 +47,7 @@ code's table entry times the decoded scale in float32, rounded to the dtype.`,
 	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor, or what --max-memory holds")
 	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "bound on memory; at most 64 MiB come on top")
 	fs.BoolVar(&o.Force, "force", false, "replace DST, once the new one is complete")
+	allowIncomplete(fs, &o.AllowIncomplete)
 	enum(cmd, "dtype", "auto", "bfloat16", "float16", "float32")
 	return cmd
 }
@@ -59,9 +63,8 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	if err != nil {
 		return err
 	}
-	collectGarbage(x.MaxMemory)
 	start := time.Now()
-	src, err := openSource(ctx, o.Src)
+	src, err := checkpoint.Open(o.Src)
 	if err != nil {
 		return err
 	}
@@ -69,11 +72,12 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	for _, w := range src.Warnings {
 		warnf(g.Stderr, "%s", w)
 	}
-	p, err := await(ctx, func() (*convert.Plan, error) {
-		return convert.NewDequantizePlan(src, convert.DequantizeOptions{DType: o.DType, MaxShardSize: size})
-	})
+	p, err := convert.NewDequantizePlan(src, convert.DequantizeOptions{DType: o.DType, MaxShardSize: size, AllowIncomplete: o.AllowIncomplete})
 	if err != nil {
 		return optionMistake(err)
+	}
+	for _, w := range p.Warnings {
+		warnf(g.Stderr, "%s", w)
 	}
 	if !g.Quiet {
 		for _, n := range p.Notices {

@@ -73,6 +73,15 @@ func exitHelp() string {
 	return b.String()
 }
 
+// details are the problems behind err, where it has more than one.
+func details(err error) []string {
+	var lacking *convert.IncompleteError
+	if errors.As(err, &lacking) && lacking.Report.Count() > 1 {
+		return lacking.Report.Lines()
+	}
+	return nil
+}
+
 // hint is what the user can do about err, where that is known.
 func hint(err error) string {
 	var in *checkpoint.InputError

@@ -103,3 +103,8 @@ func isDirectory(path string) bool {
 	fi, err := os.Stat(path)
 	return err == nil && fi.IsDir()
 }
+
+// allowIncomplete adds the flag by which what a checkpoint lacks is told and not refused.
+func allowIncomplete(fs *pflag.FlagSet, on *bool) {
+	fs.BoolVar(on, "allow-incomplete", false, "go on if tensors are missing, misshapen or foreign to the model; they are listed")
+}

@@ -45,6 +45,9 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 	if err != nil {
 		msg := err.Error()
 		errorf(stderr, "%s", msg)
+		for _, line := range details(err) {
+			errorf(stderr, "%s", line)
+		}
 		if h := hint(err); h != "" {
 			noticef(stderr, "hint: %s", h)
 		}
@@ -52,7 +55,7 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 			fmt.Fprintln(stderr, "Run 'nf4kit help' or 'nf4kit COMMAND --help' for usage.")
 		}
 		if g.JSON {
-			_ = json.NewEncoder(stdout).Encode(map[string]any{"schema": "nf4kit.error/1", "error": msg, "exit_code": code})
+			_ = json.NewEncoder(stdout).Encode(map[string]any{"schema": "nf4kit.error/1", "error": msg, "details": append([]string{}, details(err)...), "exit_code": code})
 		}
 	}
 	return code

@@ -25,8 +25,10 @@ type VerifyOptions struct {
 	HeadersOnly bool
 	Targets     []string
 	Fix         bool
-	Jobs        int
-	MaxMemory   string
+
+	AllowIncomplete bool
+	Jobs            int
+	MaxMemory       string
 }
 
 func newVerifyCommand(g *globals) *cobra.Command {
@@ -71,6 +73,7 @@ other loaders is a notice.`,
 	fs.StringVar(&o.Source, "source", "", "derive every byte from `SRC`, the checkpoint that DIR was made of, and compare")
 	fs.BoolVar(&o.HeadersOnly, "headers-only", false, "read headers and records, no codes and no scales")
 	fs.StringArrayVar(&o.Targets, "target", nil, "loader to check for: transformers5, transformers4, vllm, sglang or diffusers; default those of the first two that have the model's class, for a model of diffusers the last (repeatable)")
+	allowIncomplete(fs, &o.AllowIncomplete)
 	fs.BoolVar(&o.Fix, "fix", false, "mend config.json first, if that is what is wrong")
 	enum(cmd, "target", arch.TargetNames()...)
 	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor, or what --max-memory holds")
@@ -157,7 +160,7 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 			return err
 		}
 	}
-	src, err := openSource(ctx, o.Dir)
+	src, err := checkpoint.Open(o.Dir)
 	if err != nil {
 		return err
 	}
@@ -165,10 +168,10 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 	for _, w := range src.Warnings {
 		warnf(g.Stderr, "%s", w)
 	}
-	opt := verify.Options{Targets: targets, StructureOnly: o.HeadersOnly, Stream: so}
+	opt := verify.Options{Targets: targets, StructureOnly: o.HeadersOnly, AllowIncomplete: o.AllowIncomplete, Stream: so}
 	total := src.TensorBytes()
 	if o.Source != "" {
-		if opt.Source, err = openSource(ctx, o.Source); err != nil {
+		if opt.Source, err = checkpoint.Open(o.Source); err != nil {
 			return err
 		}
 		defer opt.Source.Close()
@@ -181,7 +184,7 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 	if err != nil {
 		return err
 	}
-	f, err := await(ctx, func() (*footprint.Footprint, error) { return footprint.Of(src) })
+	f, err := footprint.Of(src)
 	if err != nil {
 		return err
 	}

@@ -67,6 +67,8 @@ type Options struct {
 	Towers       bool        // quantize vision and audio towers too, as transformers would
 	PerExpert    bool        // quantize routed experts that are stored one by one, as transformers 4 would
 
+	AllowIncomplete bool // what the checkpoint lacks, or has too much, is a warning
+
 	MaxShardSize int64 // bytes of tensor data a file; 0: DefaultMaxShardSize
 }
 

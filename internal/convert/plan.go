@@ -108,6 +108,8 @@ type Plan struct {
 	Notices  []string              // what a user should know
 	Warnings []string              // what may not work
 
+	Incomplete []string // of the warnings, what the source lacks or has too much
+
 	Totals Totals
 
 	shardOf   map[string]int
@@ -186,6 +188,9 @@ func newPlan(src *checkpoint.Source, scheme *decode.Scheme, opt *Options, common
 		p.Notices = append(p.Notices, fmt.Sprintf("the source is quantized by %s: %d weights are decoded on the way", scheme.Label, len(scheme.Logical)))
 	}
 	if err := p.resolve(src, tensors); err != nil {
+		return nil, err
+	}
+	if err := p.checkComplete(modelTensors(tensors), opt.AllowIncomplete); err != nil {
 		return nil, err
 	}
 	opt, err := opt.forModel(p.Model)
@@ -386,7 +391,6 @@ func inFileOrder(src *checkpoint.Source) []checkpoint.Tensor {
 // layOut gives every output tensor its shard and place.
 func (p *Plan) layOut(opt *Options) error {
 	groups := make([]checkpoint.Group, len(p.Items))
-	entries := 0
 	for i := range p.Items {
 		it := &p.Items[i]
 		g := &groups[i]
@@ -400,10 +404,6 @@ func (p *Plan) layOut(opt *Options) error {
 			}
 		} else {
 			g.Entries = []safetensors.Entry{{Name: it.Name, DType: it.Out, Shape: it.Shape}}
-		}
-		if entries += len(g.Entries); entries > checkpoint.MaxTensors {
-			return &SourceError{Path: p.Source.Path, Msg: fmt.Sprintf("the output would have more than %d tensors, sidecars included", checkpoint.MaxTensors),
-				Hint: "keep some with --skip"}
 		}
 		it.OutBytes = groupSize(g.Entries)
 		p.Totals.OutBytes += it.OutBytes

@@ -64,7 +64,7 @@ func quantized(p *Plan) []string {
 
 func TestPlanOfModelDirectory(t *testing.T) {
 	src := writeModel(t, llamaConfig, tinyLlama)
-	p, err := NewPlan(src, Options{})
+	p, err := NewPlan(src, Options{AllowIncomplete: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestPlanOfModelDirectory(t *testing.T) {
 
 func TestPlanShards(t *testing.T) {
 	src := writeModel(t, llamaConfig, tinyLlama)
-	p, err := NewPlan(src, Options{MaxShardSize: 1500})
+	p, err := NewPlan(src, Options{MaxShardSize: 1500, AllowIncomplete: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,6 +160,7 @@ func TestPlanRefuses(t *testing.T) {
 		{"bad block", llamaConfig, tinyLlama, Options{Spec: bnb.Format{BlockSize: 63}}, "63", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			c.opt.AllowIncomplete = true // these are parts of models
 			_, err := NewPlan(writeModel(t, c.config, c.tensors), c.opt)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("error %v; want %q", err, c.want)
@@ -174,7 +175,7 @@ func TestPlanRefuses(t *testing.T) {
 
 func TestTypesMayMixForTransformers5(t *testing.T) {
 	fp4 := nf4.FP4
-	_, err := NewPlan(writeModel(t, llamaConfig, tinyLlama), Options{Targets: arch.Transformers5,
+	_, err := NewPlan(writeModel(t, llamaConfig, tinyLlama), Options{Targets: arch.Transformers5, AllowIncomplete: true,
 		Rules: []Rule{{Pattern: regexp.MustCompile("q_proj"), Change: bnb.Change{Type: &fp4}}}})
 	if err != nil {
 		t.Fatal(err)

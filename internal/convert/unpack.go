@@ -7,6 +7,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/complete"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -16,6 +17,8 @@ import (
 type DequantizeOptions struct {
 	DType        string // "" or "auto": what quant_state says; "bfloat16", "float16", "float32"
 	MaxShardSize int64  // bytes of tensor data a file; 0: DefaultMaxShardSize
+
+	AllowIncomplete bool // what the checkpoint lacks, or has too much, is a warning
 }
 
 // NewDequantizePlan decides how the 4-bit checkpoint src becomes a plain one.
@@ -86,6 +89,14 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 		p.Totals.Params += it.Elems()
 		p.Totals.SrcBytes += it.SrcBytes
 		p.Items = append(p.Items, it)
+	}
+	tensors := make([]complete.Tensor, len(p.Items))
+	for i := range p.Items {
+		it := &p.Items[i]
+		tensors[i] = complete.Tensor{Name: it.Name, DType: it.Out, Shape: it.Shape, Turned: it.packed != nil}
+	}
+	if err := p.checkComplete(tensors, opt.AllowIncomplete); err != nil {
+		return nil, err
 	}
 	kinds(p.Items)
 	entries := make([]checkpoint.Group, len(p.Items))

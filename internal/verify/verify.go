@@ -44,11 +44,13 @@ type Finding struct {
 // Options say what is checked. The zero value checks everything that needs no
 // source, for transformers 5 and 4.
 type Options struct {
-	Targets       arch.Target        // 0: those of the model, see arch.Model.Targets
-	StructureOnly bool               // headers and records alone
-	Source        *checkpoint.Source // derive every code and constant from it again; nil: do not
-	Stream        stream.Options
-	Progress      func(tensor string, bytes int64) // called from one goroutine at a time
+	Targets       arch.Target // 0: those of the model, see arch.Model.Targets
+	StructureOnly bool        // headers and records alone
+
+	AllowIncomplete bool               // what the checkpoint lacks, or has too much, is a notice
+	Source          *checkpoint.Source // derive every code and constant from it again; nil: do not
+	Stream          stream.Options
+	Progress        func(tensor string, bytes int64) // called from one goroutine at a time
 }
 
 // A Report is the outcome of Check.
@@ -163,6 +165,9 @@ func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, e
 	}
 	r.Targets = sub.targets
 	if err := r.structure(sub); err != nil {
+		return nil, err
+	}
+	if err := r.complete(sub, opt.AllowIncomplete); err != nil {
 		return nil, err
 	}
 	r.Formula = formula(groups)

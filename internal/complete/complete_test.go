@@ -1,0 +1,122 @@
+package complete
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+const llamaConfig = `{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "intermediate_size": 12,
+	"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "vocab_size": 10}`
+
+// llama lists the tensors of llamaConfig's model, with so many layers.
+func llama(layers int) []Tensor {
+	out := []Tensor{weight("model.embed_tokens", 10, 8), weight("model.norm", 8), weight("lm_head", 10, 8)}
+	for i := range layers {
+		l := fmt.Sprintf("model.layers.%d.", i)
+		out = append(out, weight(l+"self_attn.q_proj", 8, 8), weight(l+"self_attn.k_proj", 4, 8), weight(l+"self_attn.v_proj", 4, 8),
+			weight(l+"self_attn.o_proj", 8, 8), weight(l+"mlp.gate_proj", 12, 8), weight(l+"mlp.up_proj", 12, 8),
+			weight(l+"mlp.down_proj", 8, 12), weight(l+"input_layernorm", 8), weight(l+"post_attention_layernorm", 8))
+	}
+	return out
+}
+
+func weight(module string, shape ...int64) Tensor {
+	return Tensor{Name: module + ".weight", DType: safetensors.BF16, Shape: shape}
+}
+
+// edit replaces the tensor of that name, or drops it.
+func edit(tensors []Tensor, name string, to ...Tensor) []Tensor {
+	out := slices.DeleteFunc(tensors, func(t Tensor) bool { return t.Name == name })
+	return append(out, to...)
+}
+
+func check(t *testing.T, config string, tensors []Tensor) *Report {
+	t.Helper()
+	q, err := arch.ParseConfig([]byte(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := make([]string, len(tensors))
+	for i := range tensors {
+		names[i] = tensors[i].Name
+	}
+	m, err := arch.Resolve(q, names)
+	if err != nil {
+		m = arch.Unknown(q)
+	}
+	r, err := Check(m, q, []byte(config), tensors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestCheck(t *testing.T) {
+	tied := strings.Replace(llamaConfig, "{", `{"tie_word_embeddings": true, `, 1)
+	biased := strings.Replace(llamaConfig, "{", `{"attention_bias": true, `, 1)
+	bare := func(tensors []Tensor) []Tensor {
+		for i := range tensors {
+			tensors[i].Name = strings.TrimPrefix(tensors[i].Name, "model.")
+		}
+		return tensors
+	}
+	const up = "model.layers.1.mlp.up_proj.weight"
+	tests := []struct {
+		name, config string
+		tensors      []Tensor
+		want         []string
+	}{
+		{"sound", llamaConfig, llama(2), nil},
+		{"without prefix", llamaConfig, bare(llama(2)), nil},
+		{"tied, no head", tied, edit(llama(2), "lm_head.weight"), nil},
+		{"tied, the head alone", tied, edit(llama(2), "model.embed_tokens.weight"), nil},
+		{"frequencies", llamaConfig, append(llama(2), Tensor{Name: "model.layers.0.self_attn.rotary_emb.inv_freq", DType: safetensors.F32, Shape: []int64{2}}), nil},
+		{"nothing", llamaConfig, nil, nil},
+		{"no head", llamaConfig, edit(llama(2), "lm_head.weight"), []string{"missing lm_head.weight: it, of shape [10, 8] / no such tensor"}},
+		{"no embedding", llamaConfig, edit(llama(2), "model.embed_tokens.weight"), []string{"missing model.embed_tokens.weight: it, of shape [10, 8] / no such tensor"}},
+		{"no norm", llamaConfig, edit(llama(2), "model.norm.weight"), []string{"missing model.norm.weight: it, of shape [8] / no such tensor"}},
+		{"no projection", llamaConfig, edit(llama(2), up), []string{"missing " + up + ": it, of shape [12, 8] / no such tensor"}},
+		{"cut", llamaConfig, edit(llama(2), up, weight("model.layers.1.mlp.up_proj", 11, 8)), []string{"misshapen " + up + ": shape [12, 8] / [11, 8]"}},
+		{"empty", llamaConfig, edit(llama(2), up, weight("model.layers.1.mlp.up_proj", 0)), []string{"empty " + up + ": shape [12, 8] / [0]"}},
+		{"integers", llamaConfig, edit(llama(2), up, Tensor{Name: up, DType: safetensors.I8, Shape: []int64{12, 8}}), []string{"wrong type " + up + ": floating-point weights / I8"}},
+		{"a layer too many", llamaConfig, llama(3), []string{"foreign model.layers.2: only 2 (num_hidden_layers) by config.json / it, with 9 tensors"}},
+		{"renamed", llamaConfig, edit(llama(2), up, weight("model.layers.1.mlp.upper", 12, 8)), []string{
+			"missing " + up + ": it, of shape [12, 8] / no such tensor", "foreign model.layers.1.mlp.upper.weight: only tensors of LlamaForCausalLM / it"}},
+		{"a bias that config.json denies", llamaConfig, append(llama(2), Tensor{Name: "model.layers.0.self_attn.q_proj.bias", DType: safetensors.BF16, Shape: []int64{8}}),
+			[]string{"foreign model.layers.0.self_attn.q_proj.bias: no such tensor by config.json (attention_bias) / it"}},
+		{"biases that it wants", biased, llama(1), nil},
+		{"adapter", llamaConfig, edit(llama(2), up, weight("model.layers.1.mlp.up_proj.base_layer", 12, 8)), []string{
+			"foreign model.layers.1.mlp.up_proj.base_layer.weight: a model's own tensors / one of a PEFT model with its adapter"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			r := check(t, test.config, test.tensors)
+			var got []string
+			for _, p := range r.Problems {
+				got = append(got, fmt.Sprintf("%s %s: %s / %s", p.Kind, p.Tensor, p.Expected, p.Found))
+			}
+			switch test.name {
+			case "nothing":
+				if r.Count() < 12 {
+					t.Errorf("nothing at all: %d problems", r.Count())
+				}
+				return
+			case "biases that it wants":
+				if r.Count() != 1+4 {
+					t.Errorf("got %d problems, want a layer and 4 biases: %v", r.Count(), got)
+				}
+				return
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}

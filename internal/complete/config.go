@@ -1,0 +1,120 @@
+package complete
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// values are a config.json as one class reads it.
+type values struct {
+	root  map[string]any
+	facts *facts
+	memo  map[string]looked
+}
+
+type looked struct {
+	value any
+	ok    bool
+}
+
+// A preset is what stands for a value that config.json does not have.
+type preset struct {
+	value any
+	expr  *expr
+}
+
+func newValues(config []byte) (*values, error) {
+	v := &values{}
+	if err := json.Unmarshal(config, &v.root); err != nil {
+		return nil, fmt.Errorf("parse config: %w", err)
+	}
+	return v, nil
+}
+
+// of is the same config as another class reads it.
+func (v *values) of(f *facts) *values {
+	return &values{root: v.root, facts: f, memo: map[string]looked{}}
+}
+
+// lookup returns what the class takes the value at the dotted path for, and false if that is not known.
+func (v *values) lookup(path string) (any, bool) {
+	if l, ok := v.memo[path]; ok {
+		return l.value, l.ok
+	}
+	v.memo[path] = looked{} // an expression that leads back here is not known
+	x, ok := v.find(path)
+	v.memo[path] = looked{x, ok}
+	return x, ok
+}
+
+func (v *values) find(path string) (any, bool) {
+	x, ok := v.stored(path)
+	p, known := v.facts.defaults[path]
+	if ok && (x != nil || !known || p.expr == nil && p.value == nil) {
+		return x, true
+	}
+	switch {
+	case !known:
+		return nil, false
+	case p.expr != nil:
+		n, ok := p.expr.eval(v)
+		return float64(n), ok
+	}
+	return p.value, true
+}
+
+// stored finds the value in the file, under its name or an alias of it. The values of a nested config that the file does not
+// have stand at the top in files of before it was split.
+func (v *values) stored(path string) (any, bool) {
+	if path == "num_labels" {
+		if labels, ok := v.root["id2label"].(map[string]any); ok && v.root["num_labels"] == nil {
+			return float64(len(labels)), true
+		}
+	}
+	if x, ok := at(v.root, path); ok {
+		return x, true
+	}
+	for alias, real := range v.facts.aliases {
+		if real == path {
+			if x, ok := at(v.root, alias); ok {
+				return x, true
+			}
+		}
+	}
+	if head, rest, ok := strings.Cut(path, "."); ok {
+		if _, nested := v.root[head].(map[string]any); !nested {
+			return at(v.root, rest)
+		}
+	}
+	return nil, false
+}
+
+func at(x any, path string) (any, bool) {
+	for part := range strings.SplitSeq(path, ".") {
+		switch c := x.(type) {
+		case map[string]any:
+			next, ok := c[part]
+			if !ok {
+				return nil, false
+			}
+			x = next
+		case []any:
+			i, err := strconv.Atoi(part)
+			if err != nil || i < 0 || i >= len(c) {
+				return nil, false
+			}
+			x = c[i]
+		default:
+			return nil, false
+		}
+	}
+	return x, true
+}
+
+func (v *values) number(path string) (float64, bool) {
+	x, ok := v.lookup(path)
+	f, isNumber := x.(float64)
+	return f, ok && isNumber
+}

@@ -1,0 +1,470 @@
+package complete
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// A checker holds tensors to one layout.
+type checker struct {
+	*layout
+	facts    *facts
+	values   *values
+	tensors  []Tensor
+	report   *Report
+	hits     map[*group]map[key]int32 // which tensor has the name
+	counts   map[string]int64         // of a container by config.json; -1 if not known
+	observed map[string]int64         // the highest number in a container, plus one
+	standsIn map[string][]*group      // groups whose tensor may stand in for the pattern's
+	votes    map[string]map[int64]vote
+	expected map[*row][]int64
+	short    map[string]bool // lists of modules reported to have too few members
+}
+
+type vote struct {
+	count int
+	first int32
+}
+
+func (l *layout) check(f *facts, v *values, tensors []Tensor) *Report {
+	c := &checker{layout: l, facts: f, values: v, tensors: tensors, report: &Report{Class: f.class},
+		hits: map[*group]map[key]int32{}, counts: map[string]int64{}, observed: map[string]int64{}, standsIn: map[string][]*group{},
+		votes: map[string]map[int64]vote{}, expected: map[*row][]int64{}, short: map[string]bool{}}
+	strangers := c.match()
+	for container, e := range l.counts {
+		c.counts[container] = -1
+		if n, ok := e.eval(v); ok {
+			c.counts[container] = n
+		}
+	}
+	for _, g := range l.groups {
+		for _, r := range g.rows {
+			if r.tied != "" {
+				c.standsIn[r.tied] = append(c.standsIn[r.tied], g)
+			}
+		}
+	}
+	c.surplus()
+	for _, g := range l.groups {
+		c.group(g)
+	}
+	c.disagreements()
+	for _, i := range strangers {
+		c.stranger(tensors[i].Name)
+	}
+	return c.report
+}
+
+// match files every tensor under the pattern of its name, and returns those without one.
+func (c *checker) match() (strangers []int32) {
+	for i := range c.tensors {
+		g, k := c.find(c.tensors[i].Name)
+		if g == nil {
+			strangers = append(strangers, int32(i))
+			continue
+		}
+		if c.hits[g] == nil {
+			c.hits[g] = map[key]int32{}
+		}
+		c.hits[g][k] = int32(i)
+		for h, container := range g.containers {
+			c.observed[container] = max(c.observed[container], int64(k[h])+1)
+		}
+	}
+	return strangers
+}
+
+// find looks a name up as it is, and as loaders read it: with the base model's prefix or without, and with the names that norms
+// and normed weights had once.
+func (c *checker) find(name string) (*group, key) {
+	for _, n := range [...]string{name, renamed(name)} {
+		if n == "" {
+			continue
+		}
+		var k key
+		if g := c.root.find(n, &k, 0); g != nil {
+			return g, k
+		}
+		if c.facts.prefix != "" {
+			if g := c.root.find(c.facts.prefix+"."+n, &k, 0); g != nil {
+				return g, k
+			}
+		}
+		for _, prefix := range [...]string{c.facts.base, c.facts.prefix} {
+			if rest, ok := strings.CutPrefix(n, prefix+"."); ok && prefix != "" {
+				if g := c.root.find(rest, &k, 0); g != nil {
+					return g, k
+				}
+			}
+		}
+	}
+	return nil, key{}
+}
+
+// renamed is the name that transformers gives one of an old checkpoint, or "".
+func renamed(name string) string {
+	for _, r := range [...][2]string{
+		{"LayerNorm.gamma", "LayerNorm.weight"}, {"LayerNorm.beta", "LayerNorm.bias"},
+		{".weight_g", ".parametrizations.weight.original0"}, {".weight_v", ".parametrizations.weight.original1"},
+		{".parametrizations.weight.original0", ".weight_g"}, {".parametrizations.weight.original1", ".weight_v"},
+	} {
+		if rest, ok := strings.CutSuffix(name, r[0]); ok {
+			return rest + r[1]
+		}
+	}
+	return ""
+}
+
+// surplus reports members of a container beyond its count, one problem for each, and takes them out.
+func (c *checker) surplus() {
+	type member struct {
+		name  string
+		count int
+	}
+	extra := map[string]*member{}
+	for g, hits := range c.hits {
+		for k, i := range hits {
+			for h, container := range g.containers {
+				n := c.counts[container]
+				if n < 0 || int64(k[h]) < n {
+					continue
+				}
+				name := c.tensors[i].Name
+				path := through(name, g.pattern, h)
+				if c.ignored(name) {
+					// a layer that transformers leaves alone
+				} else if e := extra[path]; e == nil {
+					extra[path] = &member{fmt.Sprintf("%d (%s)", n, c.layout.counts[container].text), 1}
+				} else {
+					e.count++
+				}
+				delete(hits, k)
+				break
+			}
+		}
+	}
+	for path, e := range extra {
+		c.report.add(Problem{Foreign, path, "only " + e.name + " by config.json", fmt.Sprintf("it, with %s", plural(e.count, "tensor"))})
+	}
+}
+
+// through cuts a name after its number in the pattern's h-th hole.
+func through(name, pattern string, h int) string {
+	from := len(strings.Split(name, ".")) - len(strings.Split(pattern, "."))
+	parts := strings.Split(pattern, ".")
+	for i, p := range parts {
+		if strings.HasSuffix(p, "#") {
+			if h == 0 {
+				return strings.Join(strings.Split(name, ".")[:max(i+from+1, 1)], ".")
+			}
+			h--
+		}
+	}
+	return name
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// group checks all tensors of one pattern.
+func (c *checker) group(g *group) {
+	hits := c.hits[g]
+	bounds := make([]int64, len(g.containers))
+	counts := make([]int64, len(g.containers))
+	for h, container := range g.containers {
+		n, known := c.counts[container]
+		if !known {
+			n = -1
+		}
+		counts[h] = n
+		// One member beyond those that are there shows what the others lack.
+		bounds[h] = min(c.observed[container]+1, int64(4*len(c.tensors)+64))
+		if n >= 0 {
+			bounds[h] = min(n, bounds[h])
+		} else {
+			bounds[h] = c.observed[container]
+		}
+	}
+	idx := make([]int64, len(bounds))
+	for {
+		if slices.ContainsFunc(bounds, func(n int64) bool { return n <= 0 }) {
+			break
+		}
+		c.one(g, hits, idx, counts)
+		h := len(idx) - 1
+		for ; h >= 0; h-- {
+			if idx[h]++; idx[h] < bounds[h] {
+				break
+			}
+			idx[h] = 0
+		}
+		if h < 0 {
+			break
+		}
+	}
+}
+
+// one checks the tensor with these numbers.
+func (c *checker) one(g *group, hits map[key]int32, idx, counts []int64) {
+	var k key
+	for h, i := range idx {
+		k[h] = int32(i)
+	}
+	i, has := hits[k]
+	var holds *row
+	open := false
+	for _, r := range g.rows {
+		switch r.present.eval(c.values, idx, counts) {
+		case yes:
+			holds = r
+		case unknown:
+			open = true
+		}
+	}
+	switch {
+	case holds != nil && has:
+		c.compare(g, holds, i)
+	case holds != nil:
+		if holds.required.eval(c.values, idx, counts) == yes && !holds.integer && !c.excused(g.pattern) {
+			c.missing(g, holds, idx)
+		}
+	case has && open:
+		if len(g.rows) == 1 {
+			c.compare(g, g.rows[0], i)
+		}
+	case has:
+		if name := c.tensors[i].Name; !c.ignored(name) {
+			c.report.add(Problem{Foreign, name, "no such tensor by config.json (" + reason(g) + ")", "it"})
+		}
+	}
+}
+
+// missing reports a tensor, or once for all tensors of its list of modules that the list is too short.
+func (c *checker) missing(g *group, r *row, idx []int64) {
+	for h, container := range g.containers {
+		have := c.observed[container]
+		if have == 0 || idx[h] < have {
+			continue
+		}
+		list := fill(strings.TrimSuffix(strings.TrimSuffix(container, "#"), "."), idx[:h])
+		if !c.short[list] {
+			c.short[list] = true
+			what := list[strings.LastIndexByte(list, '.')+1:]
+			c.report.add(Problem{Missing, list, fmt.Sprintf("%d %s (%s)", c.counts[container], what, c.layout.counts[container].text), fmt.Sprint(have)})
+		}
+		return
+	}
+	c.report.add(Problem{Missing, fill(g.pattern, idx), "it, " + c.describe(r), "no such tensor"})
+}
+
+// reason puts the condition of a tensor's presence in words.
+func reason(g *group) string {
+	var words []string
+	for _, r := range g.rows {
+		for _, a := range r.present.atoms {
+			if len(a.arg) > 0 && !slices.Contains(words, a.arg[0]) {
+				words = append(words, a.arg[0])
+			}
+		}
+	}
+	if len(words) == 0 {
+		return "the layer has none"
+	}
+	return strings.Join(words, ", ")
+}
+
+// excused reports whether a tensor that config.json ties to that of the pattern stands in for it.
+func (c *checker) excused(pattern string) bool {
+	for _, g := range c.standsIn[pattern] {
+		tied := len(g.containers) > 0 || slices.ContainsFunc(g.rows, func(r *row) bool {
+			return r.tied == pattern && r.required.eval(c.values, nil, nil) != yes
+		})
+		if tied && len(c.hits[g]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func fill(pattern string, idx []int64) string {
+	for _, i := range idx {
+		pattern = strings.Replace(pattern, "#", fmt.Sprint(i), 1)
+	}
+	return pattern
+}
+
+// shape returns the dimensions that config.json gives a row, -1 for those that are not known.
+func (c *checker) shape(r *row) []int64 {
+	want, ok := c.expected[r]
+	if !ok {
+		want = make([]int64, len(r.dims))
+		for d := range r.dims {
+			want[d] = -1
+			if n, ok := r.dims[d].e.eval(c.values); ok {
+				want[d] = n
+			}
+		}
+		c.expected[r] = want
+	}
+	return want
+}
+
+func (c *checker) describe(r *row) string {
+	if !r.shaped {
+		return "by config.json"
+	}
+	return "of shape " + spell(c.shape(r))
+}
+
+func spell(shape []int64) string {
+	var b strings.Builder
+	for i, n := range shape {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		if n < 0 {
+			b.WriteByte('?')
+		} else {
+			fmt.Fprint(&b, n)
+		}
+	}
+	return "[" + b.String() + "]"
+}
+
+func (c *checker) compare(g *group, r *row, i int32) {
+	t := &c.tensors[i]
+	if !r.integer && !isFloat(t.DType) {
+		c.report.add(Problem{DType, t.Name, "floating-point weights", t.DType.String()})
+		return
+	}
+	if !r.shaped {
+		if slices.Contains(t.Shape, 0) {
+			c.report.add(Problem{Empty, t.Name, "weights", "shape " + spell(t.Shape)})
+		}
+		return
+	}
+	want, got := c.shape(r), t.Shape
+	if t.Turned && len(got) == 2 && len(want) == 2 && !matches(want, got) && matches(want, []int64{got[1], got[0]}) {
+		got = []int64{got[1], got[0]}
+	}
+	if !matches(want, got) {
+		p := Problem{Shape, t.Name, "shape " + spell(want), spell(t.Shape)}
+		if slices.Contains(t.Shape, 0) {
+			p.Kind = Empty
+		}
+		c.report.add(p)
+		return
+	}
+	for d, n := range want {
+		if n >= 0 {
+			continue
+		}
+		name := r.dims[d].symbol
+		if name == "" || name == "?" {
+			name = fmt.Sprintf("%s %d %p", g.pattern, d, r)
+		}
+		if c.votes[name] == nil {
+			c.votes[name] = map[int64]vote{}
+		}
+		v, ok := c.votes[name][got[d]]
+		if !ok || naturally(t.Name, c.tensors[v.first].Name) < 0 {
+			v.first = i
+		}
+		v.count++
+		c.votes[name][got[d]] = v
+	}
+}
+
+func matches(want, got []int64) bool {
+	if len(want) != len(got) {
+		return false
+	}
+	for d, n := range want {
+		if n >= 0 && n != got[d] || n < 0 && got[d] == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// disagreements reports dimensions that no expression gives and that are not the same everywhere. Most votes win.
+func (c *checker) disagreements() {
+	for _, values := range c.votes {
+		if len(values) < 2 {
+			continue
+		}
+		best, size := vote{}, int64(0)
+		for n, v := range values {
+			if v.count > best.count || v.count == best.count && n > size {
+				best, size = v, n
+			}
+		}
+		if best.count < 3 {
+			continue // two tensors cannot say which of them is wrong
+		}
+		for n, v := range values {
+			if n != size {
+				t := c.tensors[v.first]
+				c.report.add(Problem{Shape, t.Name, fmt.Sprintf("a dimension of %d as in %s", size, plural(best.count, "other tensor")), spell(t.Shape)})
+			}
+		}
+	}
+}
+
+// harmless are buffers that loaders compute themselves, of any class.
+var harmless = []string{"inv_freq", "position_ids", "num_batches_tracked", "masked_bias", "token_type_ids", "_extra_state", "attn.bias", "attention.bias"}
+
+func (c *checker) ignored(name string) bool {
+	for _, re := range c.facts.ignore {
+		if re.MatchString(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// stranger judges a tensor whose name the class does not have.
+func (c *checker) stranger(name string) {
+	if c.ignored(name) || slices.ContainsFunc(harmless, func(s string) bool { return name == s || strings.HasSuffix(name, "."+s) }) {
+		return
+	}
+	if class := c.sibling(name); class != "" {
+		c.report.Notices = append(c.report.Notices, fmt.Sprintf("%s belongs to no module of %s, but to %s", name, c.facts.class, class))
+		return
+	}
+	c.report.strangers++
+	p := Problem{Foreign, name, "only tensors of " + c.facts.class, "it"}
+	if adapted(name) {
+		p.Expected, p.Found = "a model's own tensors", "one of a PEFT model with its adapter"
+	}
+	c.report.add(p)
+}
+
+// sibling is another class of the type that has the name, or "".
+func (c *checker) sibling(name string) string {
+	for _, f := range c.facts.siblings {
+		for _, l := range f.layouts {
+			other := checker{layout: l, facts: f}
+			if g, _ := other.find(name); g != nil {
+				return f.class
+			}
+		}
+	}
+	return ""
+}
+
+func isFloat(d safetensors.DType) bool {
+	switch d {
+	case safetensors.F64, safetensors.F32, safetensors.F16, safetensors.BF16, safetensors.F8_E4M3, safetensors.F8_E5M2, safetensors.F8_E8M0, safetensors.F4,
+		safetensors.F6_E2M3, safetensors.F6_E3M2:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,64 @@
+package convert
+
+import (
+	"fmt"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/complete"
+)
+
+// checkComplete refuses a checkpoint that lacks what its class and config.json call for, or holds what they do not have. With allow,
+// the problems are warnings. A bare file is held to nothing: it need not be a model.
+func (p *Plan) checkComplete(tensors []complete.Tensor, allow bool) error {
+	if p.Model == nil {
+		return nil
+	}
+	r, err := Completeness(p.config, p.Model, tensors)
+	if err != nil {
+		return &SourceError{Path: p.Source.Path, Msg: err.Error()}
+	}
+	p.Notices = append(p.Notices, r.Notices...)
+	switch {
+	case r.Count() == 0:
+		return nil
+	case !allow:
+		return &IncompleteError{Path: p.Source.Path, Report: r}
+	}
+	p.Incomplete = r.Lines()
+	p.Warnings = append(p.Warnings, p.Incomplete...)
+	return nil
+}
+
+// Completeness holds tensors to the class of a model and what config.json says of it.
+func Completeness(cfg *checkpoint.Config, m *arch.Model, tensors []complete.Tensor) (*complete.Report, error) {
+	q, err := arch.ParseConfig(cfg.Strict())
+	if err != nil {
+		return nil, err
+	}
+	return complete.Check(m, q, cfg.Strict(), tensors)
+}
+
+// An IncompleteError reports a checkpoint that is not what its config.json says.
+type IncompleteError struct {
+	Path   string
+	Report *complete.Report
+}
+
+func (e *IncompleteError) Error() string {
+	return fmt.Sprintf("%s: the checkpoint is not complete: %s", e.Path, e.Report.Summary())
+}
+
+// Unwrap makes it a SourceError to those who ask for the kind.
+func (e *IncompleteError) Unwrap() error {
+	return &SourceError{Path: e.Path, Msg: e.Report.Summary(), Hint: e.Report.Hint}
+}
+
+// modelTensors are logical tensors as package complete takes them.
+func modelTensors(tensors []logical) []complete.Tensor {
+	out := make([]complete.Tensor, len(tensors))
+	for i, t := range tensors {
+		out[i] = complete.Tensor{Name: t.name, DType: t.dtype, Shape: t.shape, Turned: t.asOut}
+	}
+	return out
+}
