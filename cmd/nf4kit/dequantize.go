@@ -28,11 +28,15 @@ func newDequantizeCommand(g *globals) *cobra.Command {
 	var o DequantizeOptions
 	cmd := &cobra.Command{
 		Use:   "dequantize SRC DST",
-		Short: "Decode a bitsandbytes 4-bit checkpoint to 16 or 32 bits",
+		Short: "Decode a quantized checkpoint to 16 or 32 bits",
 		Long: `dequantize reads SRC, a bitsandbytes NF4 or FP4 checkpoint made by nf4kit or by
 save_pretrained, and writes DST, a directory without quantization_config that loads
 as a plain model. Every decoded value is the one that bitsandbytes computes: the
-code's table entry times the decoded scale in float32, rounded to the dtype.`,
+code's table entry times the decoded scale in float32, rounded to the dtype.
+
+It takes LLM.int8, FP8, MXFP4 and compressed-tensors' FP8 and int8 too, as convert
+does. Of a single file without a config.json beside it, tensors that are not
+quantized keep their dtype unless --dtype is given.`,
 		Example: `  nf4kit dequantize Llama-3.2-1B-nf4 Llama-3.2-1B-bf16
   nf4kit dequantize Llama-3.2-1B-nf4 out --dtype float32`,
 		Args: cobra.ExactArgs(2),
@@ -42,7 +46,7 @@ code's table entry times the decoded scale in float32, rounded to the dtype.`,
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&o.DType, "dtype", "auto", "dtype of the result: auto (as quant_state says), bfloat16, float16 or float32")
+	fs.StringVar(&o.DType, "dtype", "auto", "dtype of the result: auto (as quant_state says, else config.json), bfloat16, float16 or float32")
 	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file")
 	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor, or what --max-memory holds")
 	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "bound on memory; at most 64 MiB come on top")

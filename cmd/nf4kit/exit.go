@@ -87,7 +87,6 @@ func hint(err error) string {
 	var in *checkpoint.InputError
 	var out *checkpoint.OutputError
 	var src *convert.SourceError
-	var weight *fourbit.Problem
 	switch {
 	case errors.As(err, &in):
 		return in.Hint
@@ -95,8 +94,6 @@ func hint(err error) string {
 		return out.Hint
 	case errors.As(err, &src):
 		return src.Hint
-	case errors.As(err, &weight) && weight.Kind == fourbit.EightBit:
-		return "nf4kit convert decodes 8-bit weights and quantizes them to 4 bits"
 	}
 	return ""
 }

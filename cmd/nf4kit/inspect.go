@@ -149,6 +149,9 @@ func runInspect(_ context.Context, g *globals, o InspectOptions) error {
 	if g.JSON {
 		return writeJSON(g.Stdout, inspectJSON(src, f))
 	}
+	if f.Stale != "" {
+		warnf(g.Stderr, "%s", f.Stale)
+	}
 	w := g.Stdout
 	escape.Fprintf(w, "%s: %d tensors in %d files, %s parameters, %s\n", o.Src, len(f.Tensors), len(src.Shards),
 		countText(f.Params), bytesText(f.Bytes))
@@ -241,6 +244,9 @@ func inspectJSON(src *checkpoint.Source, f *footprint.Footprint) inspection {
 	for i := range f.Tensors {
 		t := &f.Tensors[i]
 		out.Tensors = append(out.Tensors, inspectionTensor{t.Name, t.Shape, t.DType, t.Bytes, t.File})
+	}
+	if f.Stale != "" {
+		out.Problems = append(out.Problems, f.Stale)
 	}
 	for _, p := range f.Problems {
 		out.Problems = append(out.Problems, p.String())

@@ -204,16 +204,21 @@ func planCheckpoint(path string, s *checkpoint.Source) (*planSource, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.Method != "" && f.QuantParams == 0 {
-		return nil, &checkpoint.InputError{File: path, Expected: "16- or 32-bit weights, or bitsandbytes 4-bit ones", Found: "weights quantized by " + f.Method,
-			Hint: "plan from its config.json"}
-	}
-	var tensors []modelshape.Tensor
-	quantized := map[string]bool{}
+	tensors := make([]modelshape.Tensor, len(f.Tensors))
+	quantized := make(map[string]bool, len(f.Tensors))
 	for i := range f.Tensors {
-		t := &f.Tensors[i]
-		tensors = append(tensors, modelshape.Tensor{Name: t.Name, Shape: t.Shape})
-		quantized[t.Name] = t.Quant
+		tensors[i] = modelshape.Tensor{Name: f.Tensors[i].Name, Shape: f.Tensors[i].Shape}
+		quantized[tensors[i].Name] = f.Tensors[i].Quant
+	}
+	switch {
+	case f.FourBit && f.QuantParams > 0:
+		out.from = "headers, 4-bit already"
+	case f.FourBit:
+		return nil, notWeights(path, f.Method)
+	default:
+		if tensors, quantized, err = out.convertible(path, s, f, tensors); err != nil {
+			return nil, err
+		}
 	}
 	var config []byte
 	var classes map[string]arch.Class
@@ -224,17 +229,6 @@ func planCheckpoint(path string, s *checkpoint.Source) (*planSource, error) {
 		}
 		config, out.dtype = cfg.Strict(), memplan.DType(cfg.DType())
 		classes = classesOf(config, tensors)
-	}
-	if f.Method != "" {
-		out.from = "headers, 4-bit already"
-	} else if p, err := convert.NewPlan(s, convert.Options{Towers: true, AllowIncomplete: true}); err == nil {
-		out.warnings = append(out.warnings, p.Incomplete...)
-		for _, it := range p.Items {
-			quantized[it.Name] = it.Quantize
-		}
-	} else {
-		out.warnings = append(out.warnings, fmt.Sprintf("convert would refuse this checkpoint (%v); which layers are 4-bit is guessed by name", err))
-		quantized = nil
 	}
 	m, err := modelshape.FromTensors(tensors, config, func(name string) (modelshape.Kind, modelshape.Part, bool) {
 		c, known := classes[name]
@@ -252,6 +246,42 @@ func planCheckpoint(path string, s *checkpoint.Source) (*planSource, error) {
 	m.Name = nameOf(path)
 	out.model = m
 	return out, nil
+}
+
+func notWeights(path, method string) error {
+	return &checkpoint.InputError{File: path, Expected: "16- or 32-bit weights, or ones that convert decodes, or bitsandbytes 4-bit ones",
+		Found: "weights quantized by " + method, Hint: "plan from its config.json"}
+}
+
+// convertible is what convert would make of the checkpoint: its tensors, decoded
+// where another method has quantized them, and which of them it quantizes. Where
+// it would refuse the checkpoint, quantized is nil.
+func (out *planSource) convertible(path string, s *checkpoint.Source, f *footprint.Footprint, plain []modelshape.Tensor) (
+	tensors []modelshape.Tensor, quantized map[string]bool, err error) {
+	p, err := convert.NewPlan(s, convert.Options{Towers: true, AllowIncomplete: true})
+	if err != nil && f.Method != "" {
+		return nil, nil, notWeights(path, f.Method)
+	}
+	if f.Stale != "" {
+		out.warnings = append(out.warnings, f.Stale)
+	}
+	if err != nil {
+		out.warnings = append(out.warnings, fmt.Sprintf("convert would refuse this checkpoint (%v); which layers are 4-bit is guessed by name", err))
+		return plain, nil, nil
+	}
+	out.warnings = append(out.warnings, p.Incomplete...)
+	tensors, quantized = plain, make(map[string]bool, len(p.Items))
+	if f.Method != "" {
+		out.from = "headers, of weights quantized by " + f.Method
+		tensors = nil
+		for i := range p.Items {
+			tensors = append(tensors, modelshape.Tensor{Name: p.Items[i].Name, Shape: p.Items[i].Shape})
+		}
+	}
+	for i := range p.Items {
+		quantized[p.Items[i].Name] = p.Items[i].Quantize
+	}
+	return tensors, quantized, nil
 }
 
 // classesOf looks every tensor up in the table of architectures; nil if the

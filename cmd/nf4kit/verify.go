@@ -52,7 +52,7 @@ makes them. More of them than any bitsandbytes makes are a failure.
 
 --fix rewrites config.json, and its digest in nf4kit.json, where that is what is wrong:
 its quantization_config is made to say what the tensors are, with a skip list that
-holds in every loader of --target.
+holds in every loader of --target, or is removed where they are plain.
 
 Of findings of one kind five are printed and the rest is counted; -v prints all.
 
@@ -82,26 +82,27 @@ other loaders is a notice.`,
 }
 
 // fixConfig is --fix: config.json, and its digest in nf4kit.json, are replaced
-// by renaming.
-func fixConfig(g *globals, dir string, targets arch.Target) error {
+// by renaming. It reports a model that is plain, of which there is no more to
+// verify once its config.json says so.
+func fixConfig(g *globals, dir string, targets arch.Target) (plain bool, err error) {
 	src, err := checkpoint.Open(dir)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer src.Close()
 	fixed, err := verify.Fix(src, targets)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if fixed == nil {
 		if !g.Quiet {
 			noticef(g.Stderr, "--fix: config.json says what the tensors are already")
 		}
-		return nil
+		return false, nil
 	}
 	m, err := manifest.Read(src)
 	if err != nil {
-		return err
+		return false, err
 	}
 	write := func(name string, raw []byte) error {
 		return createFile(filepath.Join(src.Dir, name), func(w io.Writer) error {
@@ -113,19 +114,24 @@ func fixConfig(g *globals, dir string, targets arch.Target) error {
 		m.Files["config.json"] = manifest.Sum(fixed)
 		raw, err := m.Encode()
 		if err != nil {
-			return err
+			return false, err
 		}
 		if err := write(manifest.Name, raw); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := write("config.json", fixed); err != nil {
-		return err
+		return false, err
 	}
-	if !g.Quiet {
+	plain = fourbit.DetectConfig(fixed) == nil
+	switch {
+	case g.Quiet:
+	case plain:
+		noticef(g.Stderr, "--fix: quantization_config removed from config.json: the weights are plain")
+	default:
 		noticef(g.Stderr, "--fix: config.json rewritten")
 	}
-	return nil
+	return plain, nil
 }
 
 // parseTargets reads --target; 0 is the default.
@@ -156,7 +162,8 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 		return err
 	}
 	if o.Fix {
-		if err := fixConfig(g, o.Dir, targets); err != nil {
+		plain, err := fixConfig(g, o.Dir, targets)
+		if err != nil || plain {
 			return err
 		}
 	}

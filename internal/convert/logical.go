@@ -1,7 +1,6 @@
 package convert
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -49,38 +48,6 @@ func (p *Plan) logical(src *checkpoint.Source, scheme *decode.Scheme) []logical 
 		}
 	}
 	return out
-}
-
-// schemeOf finds the way to decode a source that some method has quantized;
-// nil for a plain one. Methods without a way, and our own output, are refused.
-func schemeOf(src *checkpoint.Source) (*decode.Scheme, error) {
-	q, err := Quantized(src)
-	if err != nil || q == nil {
-		return nil, err
-	}
-	refusal := &SourceError{Path: src.Path, Msg: q.Error(), Hint: "start from the 16-bit release of the model"}
-	if q.FourBit {
-		refusal.Hint = "nf4kit inspect says what is in it, nf4kit dequantize gives back 16-bit weights"
-		return nil, refusal
-	}
-	from := decode.Source{Method: q.Method, Label: q.Label, Config: q.Raw}
-	tensors := make([]decode.Tensor, len(src.Tensors))
-	for i, t := range inFileOrder(src) {
-		tensors[i] = decode.Tensor{Name: t.Name, DType: t.DType, Shape: t.Shape, File: t.Shard.Name, Data: t}
-	}
-	s, err := decode.Detect(from, tensors)
-	if err == nil && s != nil {
-		err = s.Check()
-	}
-	var unsupported *decode.UnsupportedError
-	if errors.As(err, &unsupported) {
-		refusal.Msg += ": " + unsupported.Reason
-		return nil, refusal
-	}
-	if err != nil {
-		return nil, &SourceError{Path: src.Path, Msg: err.Error()}
-	}
-	return s, nil
 }
 
 // A part is one expert's matrix of a fused stack.

@@ -158,22 +158,31 @@ func NewPlan(src *checkpoint.Source, opt Options) (*Plan, error) {
 	if err := opt.Validate(); err != nil {
 		return nil, &OptionError{err.Error()}
 	}
-	scheme, err := schemeOf(src)
+	q, stale, err := Quantized(src)
+	if err != nil {
+		return nil, err
+	}
+	scheme, err := schemeOf(src, q)
 	if err != nil {
 		return nil, err
 	}
 	p, err := newPlan(src, scheme, &opt, false)
 	var conflict *skipConflict
-	if !errors.As(err, &conflict) {
-		return p, err
-	}
-	// No skip list holds in every loader for what 5.x quantizes. What both
-	// versions quantize is a smaller set, and mostly one that can be listed.
-	p, err = newPlan(src, scheme, &opt, true)
 	if errors.As(err, &conflict) {
-		return nil, conflict.SourceError
+		// No skip list holds in every loader for what 5.x quantizes. What both
+		// versions quantize is a smaller set, and mostly one that can be listed.
+		p, err = newPlan(src, scheme, &opt, true)
+		if errors.As(err, &conflict) {
+			return nil, conflict.SourceError
+		}
 	}
-	return p, err
+	if err != nil {
+		return nil, err
+	}
+	if stale != nil {
+		p.Warnings = append(p.Warnings, Stale(stale, q))
+	}
+	return p, nil
 }
 
 // newPlan is NewPlan for one reading of the default set, see [policy.inSet].

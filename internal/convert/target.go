@@ -80,8 +80,11 @@ func (p *Plan) nothing(opt *Options) error {
 		e.Msg = fmt.Sprintf("nothing to quantize in %s for %s: %s", what, opt.targets(), strings.Join(most, "; "))
 		for _, t := range []arch.Target{arch.Transformers5, arch.Transformers4} {
 			for i := range p.Items {
-				if p.Items[i].Class.Quantize(t) && len(p.Items[i].Shape) == 2 {
-					e.Hint = fmt.Sprintf("--target %s would quantize %s and others", t, p.Items[i].Name)
+				it := &p.Items[i]
+				// What the user excluded, or no loader could quantize, another target would not either.
+				if opt.targets() != t && len(opt.Only)+len(opt.Skip)+len(opt.Rules) == 0 && isFloat(it.DType) &&
+					it.Class.Quantize(t) && len(it.Shape) == 2 {
+					e.Hint = fmt.Sprintf("--target %s would quantize %s and others", t, it.Name)
 					return e
 				}
 			}

@@ -21,10 +21,11 @@ type DequantizeOptions struct {
 	AllowIncomplete bool // what the checkpoint lacks, or has too much, is a warning
 }
 
-// NewDequantizePlan decides how the 4-bit checkpoint src becomes a plain one.
-// It reads quant_state records and second-level scales, no codes. The
-// checkpoint may be anyone's; problems that keep a weight from being decoded
-// are returned as a *fourbit.Problem.
+// NewDequantizePlan decides how the quantized checkpoint src, bitsandbytes
+// 4-bit or of a method that package decode knows, becomes a plain one. It reads
+// quant_state records and second-level scales, no codes. The checkpoint may be
+// anyone's; problems that keep a weight from being decoded are returned as a
+// *fourbit.Problem.
 func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, error) {
 	if opt.MaxShardSize < 0 {
 		return nil, &OptionError{fmt.Sprintf("max shard size %d: want a positive size", opt.MaxShardSize)}
@@ -33,25 +34,27 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 	if err != nil {
 		return nil, err
 	}
+	q, stale, err := Quantized(src)
+	if err != nil {
+		return nil, err
+	}
+	if len(groups.Weights) == 0 && (q == nil || !q.FourBit) {
+		return newDecodePlan(src, q, stale, opt)
+	}
 	if bad := groups.Errors(); len(bad) > 0 {
 		return nil, bad[0]
 	}
 	if len(groups.Weights) == 0 {
-		e := &SourceError{Path: src.Path, Msg: "nothing to dequantize: no tensor has a bitsandbytes 4-bit quant_state"}
-		q, err := Quantized(src)
-		if err != nil {
-			return nil, err
-		}
-		if q != nil {
-			e.Msg += "; the checkpoint is quantized by " + q.Label
-		}
-		return nil, e
+		return nil, &SourceError{Path: src.Path, Msg: "nothing to dequantize: no tensor has a bitsandbytes 4-bit quant_state, though it is quantized by " + q.Label}
 	}
 	p := &Plan{Source: src}
 	if err := p.resolve(src, p.logical(src, nil)); err != nil {
 		return nil, err
 	}
 	p.Notices = nil // about quantizing
+	if stale != nil {
+		p.Warnings = append(p.Warnings, Stale(stale, q))
+	}
 	if p.RunDType, err = dequantizedDType(opt.DType, groups); err != nil {
 		return nil, err
 	}
@@ -83,7 +86,7 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 			p.Totals.QuantCount++
 			p.Totals.QuantParams += it.Elems()
 		} else {
-			p.keep(&it)
+			p.keepDequantized(&it, opt)
 			p.Totals.KeptCount++
 		}
 		p.Totals.Params += it.Elems()
@@ -98,6 +101,83 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 	if err := p.checkComplete(tensors, opt.AllowIncomplete); err != nil {
 		return nil, err
 	}
+	return p, p.layOutPlain(opt)
+}
+
+// newDecodePlan is NewDequantizePlan for a source that package decode reads:
+// as convert reads it, with every tensor kept.
+func newDecodePlan(src *checkpoint.Source, q, stale *fourbit.Quantized, opt DequantizeOptions) (*Plan, error) {
+	scheme, err := schemeOf(src, q)
+	if err != nil {
+		return nil, err
+	}
+	if scheme == nil || len(scheme.Logical) == 0 {
+		e := &SourceError{Path: src.Path, Msg: "nothing to dequantize: the weights are plain"}
+		if stale != nil {
+			e.Msg += fmt.Sprintf(", though %s: %s says %s", stale.File, stale.Where, stale.Label)
+			e.Hint = StaleHint(src, stale)
+		}
+		return nil, e
+	}
+	p := &Plan{Source: src}
+	tensors := p.logical(src, scheme)
+	if err := p.resolve(src, tensors); err != nil {
+		return nil, err
+	}
+	p.Notices = []string{"the source is quantized by " + scheme.Label}
+	if stale != nil {
+		p.Warnings = append(p.Warnings, Stale(stale, q))
+	}
+	if p.RunDType, err = dequantizedDType(opt.DType, nil); err != nil {
+		return nil, err
+	}
+	if err := p.checkComplete(modelTensors(tensors), opt.AllowIncomplete); err != nil {
+		return nil, err
+	}
+	if run, err := p.configDType(); err == nil && opt.auto() {
+		p.RunDType = run
+	}
+	decoded := map[string]bool{}
+	for i := range scheme.Logical {
+		decoded[scheme.Logical[i].Name] = true
+	}
+	for _, t := range tensors {
+		if !supported(t.dtype) {
+			return nil, &SourceError{Path: src.Path, Tensor: t.name, Msg: fmt.Sprintf("%s without scales to decode it by", t.dtype)}
+		}
+		var d decision
+		if p.Model != nil {
+			d.class = p.Model.ClassifyTensor(t.name, len(t.shape))
+		}
+		p.add(t, d)
+		it := &p.Items[len(p.Items)-1]
+		if !decoded[t.name] {
+			p.keepDequantized(it, opt)
+			continue
+		}
+		p.keep(it)
+		p.Totals.QuantCount++
+		p.Totals.KeptCount--
+		p.Totals.QuantParams += it.Elems()
+	}
+	return p, p.layOutPlain(opt)
+}
+
+// keepDequantized settles the dtype of a tensor that was not quantized. Beside
+// a config.json it is that of the model, which loaders want in one dtype. In a
+// bare file, say of a whole pipeline, nobody asked for another than it has.
+func (p *Plan) keepDequantized(it *Item, opt DequantizeOptions) {
+	if p.config == nil && opt.auto() {
+		it.Out = it.DType
+		return
+	}
+	p.keep(it)
+}
+
+func (o DequantizeOptions) auto() bool { return o.DType == "" || o.DType == "auto" }
+
+// layOutPlain gives every tensor of a plain checkpoint its place.
+func (p *Plan) layOutPlain(opt DequantizeOptions) error {
 	kinds(p.Items)
 	entries := make([]checkpoint.Group, len(p.Items))
 	for i := range p.Items {
@@ -107,12 +187,9 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 		p.Totals.OutBytes += it.OutBytes
 	}
 	if err := p.shards(entries, opt.MaxShardSize); err != nil {
-		return nil, err
+		return err
 	}
-	if src.Config == nil {
-		return p, nil
-	}
-	return p, p.directory(torchName(p.RunDType), nil)
+	return p.directory(torchName(p.RunDType), nil)
 }
 
 // unpack sets the item up to be decoded from w.
@@ -161,7 +238,7 @@ func readFloats(t fourbit.Tensor) ([]float32, error) {
 }
 
 // dequantizedDType is the dtype of the plain checkpoint: the one asked for, or
-// the one that most decoded elements had.
+// the one that most decoded elements had, bfloat16 where no record says.
 func dequantizedDType(name string, g *fourbit.Groups) (safetensors.DType, error) {
 	all := map[string]safetensors.DType{"bfloat16": safetensors.BF16, "float16": safetensors.F16, "float32": safetensors.F32}
 	if name != "" && name != "auto" {
@@ -171,8 +248,11 @@ func dequantizedDType(name string, g *fourbit.Groups) (safetensors.DType, error)
 		}
 		return d, nil
 	}
-	elems := map[string]int64{}
 	best := "bfloat16"
+	if g == nil {
+		return all[best], nil
+	}
+	elems := map[string]int64{}
 	for _, w := range g.Weights {
 		d := w.State.DType.String()
 		elems[d] += w.Size.Elems
@@ -190,25 +270,4 @@ func BnbTensors(src *checkpoint.Source) []fourbit.Tensor {
 		out[i] = fourbit.Tensor{Tensor: t.Tensor, Shard: t.Shard.Name}
 	}
 	return out
-}
-
-// Quantized says what quantized the source, nil for a plain one.
-func Quantized(src *checkpoint.Source) (*fourbit.Quantized, error) {
-	if src.Config != nil {
-		if q := fourbit.DetectConfig(src.Config); q != nil {
-			return q, nil
-		}
-	}
-	if !src.IsFile {
-		for _, name := range fourbit.SideFiles {
-			raw, err := src.ReadFile(name, checkpoint.MaxConfigSize)
-			if err != nil {
-				return nil, err
-			}
-			if q := fourbit.DetectFile(name, raw); raw != nil && q != nil {
-				return q, nil
-			}
-		}
-	}
-	return fourbit.DetectTensors(BnbTensors(src)), nil
 }

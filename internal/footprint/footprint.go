@@ -36,6 +36,8 @@ type Class struct {
 // A Footprint is what a checkpoint takes.
 type Footprint struct {
 	Method      string // what quantized it; "" for a plain checkpoint
+	FourBit     bool   // Method is bitsandbytes 4-bit
+	Stale       string // what config.json says of the method otherwise than the tensors; "" if nothing
 	Tensors     []Tensor
 	Classes     []Class // most bytes first
 	Problems    []*fourbit.Problem
@@ -65,12 +67,15 @@ func bits(bytes, n int64) float64 {
 // weights.
 func Of(src *checkpoint.Source) (*Footprint, error) {
 	f := &Footprint{}
-	q, err := convert.Quantized(src)
+	q, stale, err := convert.Quantized(src)
 	if err != nil {
 		return nil, err
 	}
 	if q != nil {
-		f.Method = q.Label
+		f.Method, f.FourBit = q.Label, q.FourBit
+	}
+	if stale != nil {
+		f.Stale = convert.Stale(stale, q)
 	}
 	groups, err := fourbit.Group(convert.BnbTensors(src))
 	if err != nil {
@@ -126,7 +131,7 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 // Select is the footprint of the tensors that keep is true for. Problems are
 // those of the whole checkpoint.
 func (f *Footprint) Select(keep func(name string) bool) *Footprint {
-	out := &Footprint{Method: f.Method, Problems: f.Problems}
+	out := &Footprint{Method: f.Method, FourBit: f.FourBit, Stale: f.Stale, Problems: f.Problems}
 	for _, t := range f.Tensors {
 		if keep(t.Name) {
 			out.Tensors = append(out.Tensors, t)

@@ -2,6 +2,7 @@ package fourbit
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -232,6 +233,40 @@ func detectTensor(t Tensor, names map[string]safetensors.DType) *Quantized {
 		return &Quantized{Method: "fp8", Label: "FP8"}
 	}
 	return nil
+}
+
+// LeavesTraces reports whether weights that the method has quantized cannot look plain, so that plain ones contradict
+// it. BitNet's do: they are quantized whenever they are used. Of an unnamed method nobody knows.
+func (q *Quantized) LeavesTraces() bool {
+	_, known := labels[strings.ToLower(q.Method)]
+	return (known || q.Method == "bitsandbytes") && q.Method != "bitnet"
+}
+
+// Plain reports whether no tensor looks like a part of a quantized weight: codes in integers or in floats of 8 bits and
+// less, or scales and zero points beside a weight.
+func Plain(tensors []Tensor) bool {
+	return !slices.ContainsFunc(tensors, func(t Tensor) bool {
+		leaf := t.Name[strings.LastIndexByte(t.Name, '.')+1:]
+		switch {
+		case t.DType.Bits() <= 8 && t.DType != safetensors.BOOL && len(t.Shape) > 0 && len(t.Shape) < 4: // GPT-2's causal masks have four
+			return true
+		case leaf == "weight" || len(t.Shape) == 2 && strings.Contains(leaf, "weight"):
+			return !isFloat(t.DType)
+		}
+		return companion[leaf]
+	})
+}
+
+// companion are leaves that stand beside the weights of many methods and mean nothing without them.
+var companion = map[string]bool{"qweight": true, "qzeros": true, "g_idx": true, "SCB": true, "absmax": true, "scales": true, "zeros": true, "biases": true,
+	"weight_scale": true, "weight_scale_inv": true, "weight_zero_point": true, "input_scale": true, "weight_packed": true, "W_q": true, "codebooks": true}
+
+func isFloat(d safetensors.DType) bool {
+	switch d {
+	case safetensors.F64, safetensors.F32, safetensors.F16, safetensors.BF16:
+		return true
+	}
+	return false
 }
 
 func isF8(d safetensors.DType) bool {

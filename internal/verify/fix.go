@@ -16,7 +16,8 @@ import (
 // Fix composes the config.json that says what the tensors of src are: quantization_config with type, double quantization and
 // storage as the weights have them and a skip list that keeps exactly the plain modules plain in every loader of the targets
 // (0: those of the model, see [arch.Model.Targets]). It changes nothing else, and returns nil if config.json is not what is
-// wrong. What only other tensors could mend is an error.
+// wrong. From the config.json of a plain model that says otherwise it removes the quantization. What only other tensors could
+// mend is an error.
 func Fix(src *checkpoint.Source, targets arch.Target) ([]byte, error) {
 	if src.Config == nil {
 		return nil, &convert.SourceError{Path: src.Path, Msg: "there is no config.json to mend",
@@ -30,7 +31,7 @@ func Fix(src *checkpoint.Source, targets arch.Target) ([]byte, error) {
 		return nil, bad[0]
 	}
 	if len(groups.Weights) == 0 {
-		return nil, &convert.SourceError{Path: src.Path, Msg: "no tensor has a bitsandbytes 4-bit quant_state"}
+		return fixPlain(src)
 	}
 	sub, err := newSubject(src, groups, targets)
 	if err != nil {
@@ -85,4 +86,29 @@ func (s *subject) mended() ([]byte, error) {
 		return nil, err
 	}
 	return out, nil
+}
+
+// fixPlain is Fix for a checkpoint without 4-bit weights.
+func fixPlain(src *checkpoint.Source) ([]byte, error) {
+	q, stale, err := convert.Quantized(src)
+	if err != nil {
+		return nil, err
+	}
+	e := &convert.SourceError{Path: src.Path, Msg: "no tensor has a bitsandbytes 4-bit quant_state"}
+	switch {
+	case q != nil && q.Label != "":
+		e.Msg += "; the weights are " + q.Label
+		return nil, e
+	case stale == nil:
+		return nil, e
+	case stale.File != "config.json":
+		e.Msg = convert.Stale(stale, nil)
+		e.Hint = convert.StaleHint(src, stale)
+		return nil, e
+	}
+	cfg, err := checkpoint.ParseConfig(src.Config)
+	if err != nil {
+		return nil, err
+	}
+	return checkpoint.EditConfig(src.Config, cfg.RemoveQuantization()...)
 }

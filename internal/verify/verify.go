@@ -157,7 +157,7 @@ func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, e
 	r := &Report{Weights: len(groups.Weights), Plain: len(groups.Plain)}
 	r.add(groups.Problems)
 	if len(groups.Weights) == 0 && len(groups.Errors()) == 0 {
-		return nil, &convert.SourceError{Path: src.Path, Msg: "nothing to verify: no tensor has a bitsandbytes 4-bit quant_state"}
+		return nil, nothingTo(src)
 	}
 	sub, err := newSubject(src, groups, opt.Targets)
 	if err != nil {
@@ -179,6 +179,20 @@ func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, e
 	r.judge()
 	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return int(b.Severity) - int(a.Severity) })
 	return r, nil
+}
+
+// nothingTo is the error for a checkpoint without 4-bit weights.
+func nothingTo(src *checkpoint.Source) error {
+	e := &convert.SourceError{Path: src.Path, Msg: "nothing to verify: no tensor has a bitsandbytes 4-bit quant_state"}
+	q, stale, err := convert.Quantized(src)
+	switch {
+	case err != nil:
+		return err
+	case stale != nil && q == nil:
+		e.Msg += fmt.Sprintf(": the weights are plain, though %s: %s says %s, which loaders will take them for", stale.File, stale.Where, stale.Label)
+		e.Hint = convert.StaleHint(src, stale)
+	}
+	return e
 }
 
 // deep reads every byte.
