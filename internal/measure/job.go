@@ -360,7 +360,7 @@ func (j *job) tensor() Tensor {
 				b := j.set.block(f.BlockSize)
 				r.Blocks = int64(len(j.absmax[b]))
 				for _, a := range j.absmax[b] {
-					if float64(a) > 2*j.mean[b] {
+					if outlier(float64(a), j.mean[b]) {
 						r.Outliers++
 					}
 				}
@@ -370,6 +370,12 @@ func (j *job) tensor() Tensor {
 	}
 	return t
 }
+
+// outlier reports a block of more than twice the tensor's mean magnitude. A short block of zeros is stored with the
+// scale by which bitsandbytes avoids a division by zero, and is none.
+func outlier(absmax, mean float64) bool { return absmax > 2*mean && absmax > leastScale }
+
+const leastScale = float64(float32(1e-38))
 
 func (j *job) resultCounts(i int) []int64 {
 	if j.counts == nil {

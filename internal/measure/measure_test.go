@@ -142,6 +142,20 @@ func TestSmallAndEmpty(t *testing.T) {
 }
 
 // TestSample: a sample's interval holds the truth about as often as it says, and the sample is the same every time.
+// TestZerosHaveNoOutliers: the last block, a short one, is stored with a scale of 1e-38 where the others have 0.
+func TestZerosHaveNoOutliers(t *testing.T) {
+	e := origin.Elements{Name: "w", File: "test", Shape: []int64{1, 64*84 + 3}, Elem: kernel.F32, Source: bytes.NewReader(make([]byte, 4*(64*84+3)))}
+	got, err := Run(t.Context(), []origin.Elements{e}, Options{Formats: allFormats(t), Run: safetensors.BF16})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range got[0].Results {
+		if r.Outliers != 0 {
+			t.Errorf("%s: %d of %d blocks", r.Format, r.Outliers, r.Blocks)
+		}
+	}
+}
+
 func TestSample(t *testing.T) {
 	formats, err := Grid([]Kind{NF4}, []int{64}, []bool{true})
 	if err != nil {

@@ -242,7 +242,7 @@ func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) 
 			sum += math.Abs(float64(a))
 		}
 		for _, a := range j.scale {
-			if math.Abs(float64(a)) > 2*sum/float64(len(j.scale)) {
+			if outlier(math.Abs(float64(a)), sum/float64(len(j.scale))) {
 				r.Outliers++
 			}
 		}
