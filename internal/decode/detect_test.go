@@ -331,3 +331,14 @@ func ExampleDetect() {
 	// model.layers.0.mlp.up_proj.weight F32 [2 2]
 	// [0 0 0 64 0 0 128 64 0 0 0 192 0 0 0 0]
 }
+
+// TestDropComfy: ComfyUI's record of a weight's format means nothing without the format.
+func TestDropComfy(t *testing.T) {
+	s, err := Detect(Source{Method: "fp8"}, parse("a.weight F8_E4M3 4 4; a.weight_scale F32; a.comfy_quant U8 27; b.comfy_quant U8 27"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"a.comfy_quant"}, s.Dropped); diff != "" || s.Consumes("b.comfy_quant") {
+		t.Errorf("dropped (-want +got):\n%s", diff)
+	}
+}

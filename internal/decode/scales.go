@@ -129,7 +129,7 @@ func (d *detector) scaledWeight(t *Tensor, c code, scale *Tensor) error {
 	module, leaf := split(t.Name)
 	if leaf == "weight" {
 		d.drop(module+"input_scale", module+"input_scale_ub", module+"input_zero_point", module+"activation_scale",
-			module+"output_scale", module+"output_zero_point", module+"qscale_act")
+			module+"output_scale", module+"output_zero_point", module+"qscale_act", module+"comfy_quant")
 	}
 	d.drop(t.Name+"_activation_scale", strings.TrimSuffix(t.Name, ".weight")+".activation_scale",
 		strings.TrimSuffix(t.Name, ".weight")+"_activation_scale")
