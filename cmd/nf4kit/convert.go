@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -248,11 +249,77 @@ func (o *ConvertOptions) checkReports() error {
 		if o.NoError {
 			return usagef("--report %s: there is nothing to report with --no-error", r)
 		}
-		if fi, err := os.Stat(filepath.Dir(r)); err != nil || !fi.IsDir() {
-			return usagef("--report %s: %s is not a directory", r, filepath.Dir(r))
+		if err := checkReportDir(r); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// checkReportDir tries whether a report can be written, which is found out too
+// late once the work is done.
+func checkReportDir(name string) error {
+	dir := filepath.Dir(name)
+	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
+		return usagef("--report %s: %s is not a directory", name, dir)
+	}
+	if fi, err := os.Stat(name); err == nil && fi.IsDir() {
+		return usagef("--report %s: it is a directory", name)
+	}
+	f, err := os.CreateTemp(dir, tempPattern)
+	if err != nil {
+		return fmt.Errorf("write report %s: %w", name, err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// keepSource refuses a report that would replace a file of SRC.
+func keepSource(reports []string, src *checkpoint.Source) error {
+	for _, r := range reports {
+		ext := strings.ToLower(filepath.Ext(r))
+		if ext != ".json" && ext != ".md" || fileOf(r, src.Dir) == "" {
+			continue // no model has a file of the other kinds
+		}
+		if src.IsFile && filepath.Base(r) != "config.json" {
+			continue // a file beside others that have nothing to do with it
+		}
+		if _, err := os.Lstat(r); err == nil {
+			return usagef("--report %s: it is a file of %s", r, src.Path)
+		}
+	}
+	return nil
+}
+
+// checkReportPlaces refuses a report that would replace a file of SRC or one
+// that DST is to have.
+func (o *ConvertOptions) checkReportPlaces(p *convert.Plan) error {
+	if err := keepSource(o.Reports, p.Source); err != nil {
+		return err
+	}
+	for _, r := range o.Reports {
+		if in := fileOf(r, o.Dst); in != "" && slices.Contains(p.OutputNames(), in) {
+			return usagef("--report %s: it is a file of the destination", r)
+		}
+	}
+	return nil
+}
+
+// fileOf is the name of a file within dir, with slashes; "" if it is elsewhere.
+func fileOf(name, dir string) string {
+	parent, err := filepath.EvalSymlinks(filepath.Dir(name))
+	if err != nil {
+		return ""
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return "" // not there yet
+	}
+	abs, err1 := filepath.Abs(filepath.Join(parent, filepath.Base(name)))
+	root, err2 := filepath.Abs(dir)
+	rel, err3 := filepath.Rel(root, abs)
+	if errors.Join(err1, err2, err3) != nil || !filepath.IsLocal(rel) {
+		return ""
+	}
+	return filepath.ToSlash(rel)
 }
 
 // runConvert is the command without cobra.
@@ -297,6 +364,9 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	}
 	m := &manifest.Manifest{Tool: "nf4kit " + versionText(), Settings: o.settings, Source: manifest.SourceOf(src)}
 	var s *summary
+	if err := o.checkReportPlaces(p); err != nil {
+		return err
+	}
 	err = write(ctx, g, p, x, m, o.Dst, o.Force, func(results []convert.Result) (map[string][]byte, error) {
 		s = newSummary(o, p, results, 0)
 		return s.card(src)
@@ -344,6 +414,9 @@ func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution
 			err = errors.Join(err, out.Abort())
 		}
 	}()
+	if left := out.Abandoned(); len(left) > 0 && !g.Quiet {
+		noticef(g.Stderr, "left by runs that did not end, to be removed or written again: %s", wrapNames(left, foldAt))
+	}
 	if err := checkpoint.CheckSpace(out.Staging(), p.DiskBytes()); err != nil {
 		return err
 	}
@@ -385,7 +458,11 @@ func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution
 	if err := p.WriteSideFiles(ctx, out, m, made); err != nil {
 		return err
 	}
-	return out.Commit(ctx)
+	if err := out.Commit(ctx); err != nil {
+		return err
+	}
+	g.complete = dst
+	return nil
 }
 
 // printPlan is --dry-run.
@@ -454,10 +531,12 @@ func shapeText(shape []int64) string {
 	return "[" + strings.Join(s, ", ") + "]"
 }
 
+const tempPattern = ".nf4kit-*.tmp"
+
 // createFile writes a report through a temporary name, so that a failure
 // leaves no half of it.
 func createFile(name string, fill func(io.Writer) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	f, err := os.CreateTemp(filepath.Dir(name), tempPattern)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 
@@ -97,11 +96,6 @@ func (g gate) fails(f *report.Figures) string {
 		return fmt.Sprintf("bits per parameter %.4f (at most %g)", f.Bits, g.limit)
 	}
 	return ""
-}
-
-func isDirectory(path string) bool {
-	fi, err := os.Stat(path)
-	return err == nil && fi.IsDir()
 }
 
 // allowIncomplete adds the flag by which what a checkpoint lacks is told and not refused.

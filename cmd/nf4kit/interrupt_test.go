@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -39,5 +42,20 @@ func TestInterrupted(t *testing.T) {
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// TestHangup: the end of the terminal ends a run in order, unless nohup says that it is not to.
+func TestHangup(t *testing.T) {
+	if signal.Ignored(syscall.SIGHUP) {
+		t.Skip("started with SIGHUP ignored")
+	}
+	if !slices.Contains(endSignals(), os.Signal(syscall.SIGHUP)) {
+		t.Error("SIGHUP is not among them")
+	}
+	signal.Ignore(syscall.SIGHUP)
+	defer signal.Reset(syscall.SIGHUP)
+	if slices.Contains(endSignals(), os.Signal(syscall.SIGHUP)) {
+		t.Error("SIGHUP is among them though it is ignored")
 	}
 }

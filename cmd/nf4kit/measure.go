@@ -197,6 +197,9 @@ func runMeasure(ctx context.Context, g *globals, o MeasureOptions) error {
 	for _, w := range src.Warnings {
 		warnf(g.Stderr, "%s", w)
 	}
+	if err := keepSource(o.Reports, src); err != nil {
+		return err
+	}
 	var r *report.Report
 	if o.Quant != "" {
 		r, err = o.written(ctx, g, src, opt)
@@ -302,8 +305,8 @@ func checkReportNames(names, ext []string) error {
 		if !ok {
 			return usagef("--report %s: want a name that ends in %s", r, strings.Join(ext, ", "))
 		}
-		if !isDirectory(filepath.Dir(r)) {
-			return usagef("--report %s: %s is not a directory", r, filepath.Dir(r))
+		if err := checkReportDir(r); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -20,6 +20,7 @@ type globals struct {
 	Verbose bool
 
 	profiles profiles
+	complete string // DST, once it is there: an error after that has not undone it
 
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -28,17 +29,25 @@ type globals struct {
 // run is the program: it returns the exit code and is the only place that
 // prints errors.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	g := &globals{Stdin: stdin, Stdout: stdout, Stderr: stderr}
+	out := &stickyWriter{w: stdout}
+	g := &globals{Stdin: stdin, Stdout: out, Stderr: stderr}
 	root := newRootCommand(g, environ)
 	root.SetArgs(args)
 	root.SetIn(stdin)
-	root.SetOut(stdout)
+	root.SetOut(out)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if stopErr := g.profiles.stop(); err == nil && stopErr != nil {
 		err = fmt.Errorf("write profile: %w", stopErr)
 	}
-	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+	if err == nil && out.err != nil {
+		err = fmt.Errorf("write to standard output: %w", out.err)
+	}
+	switch {
+	case err == nil:
+	case g.complete != "":
+		err = fmt.Errorf("%s is complete, but: %w", g.complete, err)
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		err = interrupted{}
 	}
 	code := exitCode(err)
@@ -55,10 +64,26 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 			fmt.Fprintln(stderr, "Run 'nf4kit help' or 'nf4kit COMMAND --help' for usage.")
 		}
 		if g.JSON {
-			_ = json.NewEncoder(stdout).Encode(map[string]any{"schema": "nf4kit.error/1", "error": msg, "details": append([]string{}, details(err)...), "exit_code": code})
+			_ = json.NewEncoder(out).Encode(map[string]any{"schema": "nf4kit.error/1", "error": msg, "details": append([]string{}, details(err)...), "exit_code": code})
 		}
 	}
 	return code
+}
+
+// stickyWriter keeps the first error of writing: most commands print line by
+// line, and none may end well whose result did not arrive.
+type stickyWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (s *stickyWriter) Write(p []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	n, err := s.w.Write(p)
+	s.err = err
+	return n, err
 }
 
 // interrupted is the error of a run that a signal ended.

@@ -49,10 +49,14 @@ func (o *Output) Commit(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := o.publish(); err != nil {
+	switch err := o.publish(); {
+	case err == nil:
+		return nil
+	case o.done:
+		return fmt.Errorf("%s is complete, but what it has replaced or its lock could not be removed, or its name not be put on the disk: %w", o.dir, err)
+	default:
 		return fmt.Errorf("commit %s: %w", o.dir, err)
 	}
-	return nil
 }
 
 // publish puts the staging directory in the destination's place.
@@ -81,6 +85,10 @@ func (o *Output) rename() (old string, err error) {
 	case err != nil:
 		return "", err
 	}
+	// A directory that is replaced keeps who may enter it.
+	if err := os.Chmod(o.staging, info.Mode()&(fs.ModePerm|fs.ModeSetgid|fs.ModeSticky)); err != nil {
+		return "", err
+	}
 	// An empty directory goes by Remove, which refuses one that has been filled meanwhile.
 	if empty, err := isEmpty(o.dir); err == nil && empty {
 		if err := os.Remove(o.dir); err != nil {
@@ -97,7 +105,7 @@ func (o *Output) rename() (old string, err error) {
 	if err := o.swap(o.staging, o.dir); err == nil {
 		return o.staging, nil
 	}
-	aside := o.dir + oldSuffix
+	aside := beside(o.dir, oldSuffix)
 	if err := os.Rename(o.dir, aside); err != nil {
 		return "", err
 	}
@@ -110,7 +118,7 @@ func (o *Output) rename() (old string, err error) {
 // recoverOld finishes what a run began that died between its two renames: if the new directory has not come, the old
 // one returns to its place; if it has, the old one goes.
 func recoverOld(dir string) error {
-	aside := dir + oldSuffix
+	aside := beside(dir, oldSuffix)
 	if _, err := os.Lstat(aside); err != nil {
 		return nil // nothing to recover
 	}

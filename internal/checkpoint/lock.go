@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 
 	"github.com/gofrs/flock"
@@ -17,11 +18,21 @@ type dirLock struct {
 
 // acquire takes the lock without waiting: errLocked if someone has it. The file is removed on release, so whoever gets
 // the lock must make sure that the file locked is still the one at path.
-func acquire(path string) (*dirLock, error) {
+//
+// A file system that cannot lock, or a server that has run out of locks, has no run that could be found: the zero value, and no file is left.
+func acquire(path string) (*dirLock, error) { return acquireBy(path, (*flock.Flock).TryLock) }
+
+func acquireBy(path string, try func(*flock.Flock) (bool, error)) (*dirLock, error) {
 	for {
+		_, err := os.Lstat(path)
+		isNew := errors.Is(err, fs.ErrNotExist)
 		l := flock.New(path, flock.SetPermissions(0o666))
-		ok, err := l.TryLock()
-		if errors.Is(err, errors.ErrUnsupported) {
+		ok, err := try(l)
+		if noLocks(err) {
+			_ = l.Close() // it was opened before it could not be locked
+			if isNew {
+				_ = os.Remove(path)
+			}
 			return &dirLock{}, nil
 		}
 		if err != nil {
@@ -41,6 +52,19 @@ func acquire(path string) (*dirLock, error) {
 			return nil, err
 		}
 	}
+}
+
+// locked reports whether a run holds the lock file at path.
+func locked(path string) bool {
+	if _, err := os.Lstat(path); err != nil {
+		return false
+	}
+	l := flock.New(path, flock.SetFlag(os.O_RDONLY))
+	ok, err := l.TryLock()
+	if ok {
+		_ = l.Unlock()
+	}
+	return !ok || err != nil
 }
 
 func (l *dirLock) held() bool { return l.file != nil }

@@ -1,6 +1,8 @@
 package checkpoint
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +23,21 @@ const (
 	spillDir      = ".spill"
 )
 
+// maxName is what file systems take for a name, in bytes.
+const maxName = 255
+
+// beside is the path of a helper of the directory dir. Where dir's name leaves no room for the suffix, the end of the
+// name is replaced by a digest of it.
+func beside(dir, suffix string) string {
+	parent, name := filepath.Split(dir)
+	if room := maxName - max(len(stagingSuffix), len(lockSuffix), len(oldSuffix)); len(name) > room {
+		digest := sha256.Sum256([]byte(name))
+		tail := "~" + hex.EncodeToString(digest[:8])
+		name = strings.ToValidUTF8(name[:room-len(tail)], "") + tail
+	}
+	return filepath.Join(parent, name+suffix)
+}
+
 // Options of Create. The zero value refuses a destination that holds anything.
 type Options struct {
 	Force   bool     // replace a destination that holds something, once the new one is complete
@@ -38,6 +55,7 @@ type Output struct {
 	force   bool
 	root    *os.Root
 	lock    *dirLock
+	left    []string                // see Abandoned
 	swap    func(a, b string) error // exchange; tests replace it to reach the way without
 
 	mu     sync.Mutex
@@ -64,12 +82,12 @@ func Create(dst string, opt Options) (*Output, error) {
 	if err := checkDestination(dst, dir, opt.Force); err != nil {
 		return nil, err
 	}
-	lock, err := acquire(dir + lockSuffix)
+	lock, err := acquire(beside(dir, lockSuffix))
 	if err != nil {
 		return nil, lockError(dst, dir, err)
 	}
-	o := &Output{dir: dir, staging: dir + stagingSuffix, force: opt.Force, lock: lock, swap: exchange,
-		files: make(map[string]bool), dirs: make(map[string]bool), open: make(map[*File]bool)}
+	o := &Output{dir: dir, staging: beside(dir, stagingSuffix), force: opt.Force, lock: lock, swap: exchange,
+		left: abandoned(filepath.Dir(dir), beside(dir, stagingSuffix)), files: make(map[string]bool), dirs: make(map[string]bool), open: make(map[*File]bool)}
 	if err := o.prepare(dst); err != nil {
 		return nil, errors.Join(err, lock.release())
 	}
@@ -118,6 +136,34 @@ func (o *Output) Dir() string { return o.dir }
 
 // Staging is the absolute path the directory has until Commit.
 func (o *Output) Staging() string { return o.staging }
+
+// Abandoned are the staging directories of other destinations beside this one that no run is filling, and what such a run
+// had moved aside: nothing removes them until their destination is written again.
+func (o *Output) Abandoned() []string { return o.left }
+
+// abandoned looks for what dead runs have left in parent, except for own.
+func abandoned(parent, own string) []string {
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return nil // a directory may be one to write in and not to list
+	}
+	var left []string
+	for _, e := range entries {
+		path := filepath.Join(parent, e.Name())
+		name, staging := strings.CutSuffix(e.Name(), stagingSuffix)
+		if !staging {
+			var old bool
+			if name, old = strings.CutSuffix(e.Name(), oldSuffix); !old {
+				continue
+			}
+		}
+		if path == own || !e.IsDir() || locked(filepath.Join(parent, name+lockSuffix)) {
+			continue
+		}
+		left = append(left, path)
+	}
+	return left
+}
 
 // File is a file of an Output. It is preallocated to its full size and may be written at any offset from several
 // goroutines.

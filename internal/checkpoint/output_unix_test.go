@@ -10,10 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 )
 
@@ -162,6 +164,85 @@ func TestParentNotWritable(t *testing.T) {
 	if _, err := Create(filepath.Join(dir, "out"), Options{}); !errors.As(err, &oe) || !errors.Is(err, fs.ErrPermission) ||
 		oe.Reason != "directory "+dir+" is not writable" {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestNoLocks: where locks do not work, the file made for one does not stay.
+func TestNoLocks(t *testing.T) {
+	for _, cause := range []error{unix.ENOLCK, unix.EOPNOTSUPP, unix.ENOSYS} {
+		path := filepath.Join(t.TempDir(), "out.nf4kit-lock")
+		l, err := acquireBy(path, func(f *flock.Flock) (bool, error) {
+			if _, err := f.TryLock(); err != nil {
+				return false, err
+			}
+			return false, &fs.PathError{Op: "flock", Path: path, Err: cause}
+		})
+		if err != nil || l.held() {
+			t.Errorf("%v: %v", cause, err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%v: the lock file is left: %v", cause, err)
+		}
+	}
+}
+
+// TestKeepsMode: a directory that is replaced, empty or not, keeps its mode.
+func TestKeepsMode(t *testing.T) {
+	for _, force := range []bool{false, true} {
+		dst := filepath.Join(t.TempDir(), "out")
+		if err := os.Mkdir(dst, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if force {
+			write(t, dst, map[string]string{"old": "x"})
+		}
+		o, err := Create(dst, Options{Force: force})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := o.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(dst); err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("force %v: mode %v, %v", force, info.Mode(), err)
+		}
+	}
+}
+
+// TestLongNames: a name may be as long as the file system takes.
+func TestLongNames(t *testing.T) {
+	parent := t.TempDir()
+	for _, name := range []string{strings.Repeat("n", 240), strings.Repeat("n", 241), strings.Repeat("é", 127), strings.Repeat("n", 255)} {
+		o, err := Create(filepath.Join(parent, name), Options{})
+		if err != nil {
+			t.Fatalf("%d bytes: %v", len(name), err)
+		}
+		if err := o.Commit(t.Context()); err != nil {
+			t.Errorf("%d bytes: %v", len(name), err)
+		}
+	}
+	if a, b := beside("/x/"+strings.Repeat("n", 250)+"a", lockSuffix), beside("/x/"+strings.Repeat("n", 250)+"b", lockSuffix); a == b {
+		t.Errorf("two names share %s", a)
+	}
+}
+
+// TestAbandoned: what a dead run has left is told, what a living one fills is not.
+func TestAbandoned(t *testing.T) {
+	parent := t.TempDir()
+	write(t, parent, map[string]string{"dead.nf4kit-staging/x": "", "dead.nf4kit-lock": "", "gone.nf4kit-old/x": "", "own.nf4kit-staging/x": "", "file.nf4kit-staging": ""})
+	living, err := Create(filepath.Join(parent, "living"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer living.Abort()
+	o, err := Create(filepath.Join(parent, "own"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Abort()
+	want := []string{filepath.Join(o.dir, "..", "dead.nf4kit-staging"), filepath.Join(o.dir, "..", "gone.nf4kit-old")}
+	if !slices.Equal(o.Abandoned(), want) {
+		t.Errorf("%v, want %v", o.Abandoned(), want)
 	}
 }
 

@@ -24,6 +24,11 @@ func syncDir(dir string) error {
 	return errors.Join(err, d.Close())
 }
 
+// noLocks reports an error of a file system that has no locks, or none left.
+func noLocks(err error) bool {
+	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, unix.ENOLCK)
+}
+
 // isMountPoint compares devices; a bind mount of the same device goes unnoticed and fails at the rename.
 func isMountPoint(dir string) bool {
 	own, errOwn := os.Stat(dir)

@@ -14,6 +14,8 @@ func exchange(a, b string) error { return errors.ErrUnsupported }
 // syncDir does nothing: NTFS journals names itself and directories cannot be flushed.
 func syncDir(dir string) error { return nil }
 
+func noLocks(err error) bool { return errors.Is(err, errors.ErrUnsupported) }
+
 func isMountPoint(dir string) bool { return false }
 
 // IsNoSpace reports whether err is of a full disk or an exhausted quota.

@@ -132,6 +132,22 @@ func (p *Plan) WriteSideFiles(ctx context.Context, out *checkpoint.Output, m *ma
 	return out.WriteFile("config.json", p.Config)
 }
 
+// OutputNames are the files that the plan's output has, those of convert alone
+// included.
+func (p *Plan) OutputNames() []string {
+	names := []string{manifest.Name, "config.json", "README.md"}
+	for _, sh := range p.Shards {
+		names = append(names, sh.Name)
+	}
+	if p.indexName != "" {
+		names = append(names, p.indexName)
+	}
+	for _, f := range p.Sides {
+		names = append(names, f.Rel)
+	}
+	return names
+}
+
 // DiskBytes is the disk space that the plan's files take.
 func (p *Plan) DiskBytes() int64 {
 	n := p.Totals.FileBytes + int64(len(p.Index)+len(p.Config))
