@@ -69,7 +69,8 @@ func (s *Source) findRoots() error {
 	s.roots = []string{dir}
 	for parent := filepath.Dir(dir); parent != filepath.Dir(parent); parent = filepath.Dir(parent) {
 		if filepath.Base(parent) == snapshotsDir {
-			if blobs := filepath.Join(filepath.Dir(parent), "blobs"); isHubCache(filepath.Dir(parent)) {
+			repo := filepath.Dir(parent)
+			if blobs, err := resolve(filepath.Join(repo, "blobs")); err == nil && isHubCache(repo) { // a link to another disk, it may be
 				s.roots = append(s.roots, blobs)
 			}
 			return nil

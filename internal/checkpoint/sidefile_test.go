@@ -140,6 +140,19 @@ func TestSideFilesHub(t *testing.T) {
 	if err != nil || len(files) != 1 || files[0].Rel != "tokenizer.json" || files[0].Size != 3 {
 		t.Errorf("%v %v", files, err)
 	}
+	disk := filepath.Join(t.TempDir(), "disk")
+	if err := os.Rename(filepath.Join(dir, "blobs"), disk); err != nil {
+		t.Fatal(err)
+	}
+	symlink(t, disk, filepath.Join(dir, "blobs"))
+	elsewhere, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer elsewhere.Close()
+	if files, _, err := elsewhere.SideFiles(); err != nil || len(files) != 1 {
+		t.Errorf("blobs on another disk: %v %v", files, err)
+	}
 	symlink(t, filepath.Join(other, "blobs", "sha-notes"), filepath.Join(dir, "snapshots", "abc123", "notes.txt"))
 	var in *InputError
 	if _, _, err := s.SideFiles(); !errors.As(err, &in) || filepath.Base(in.File) != "notes.txt" {
