@@ -41,6 +41,7 @@ type ConvertOptions struct {
 	Targets      []string
 	Towers       string
 	MoE          string
+	AsBnb        bool
 	MaxShardSize string
 	Jobs         int
 	MaxMemory    string
@@ -56,7 +57,7 @@ type ConvertOptions struct {
 
 // outputFlags are the flags on which output bytes depend.
 var outputFlags = []string{"type", "block-size", "double-quant", "dtype", "compute-dtype", "quant-storage", "skip", "only", "rule",
-	"target", "towers", "moe", "max-shard-size"}
+	"target", "towers", "moe", "as-bitsandbytes", "max-shard-size"}
 
 // given lists the flags that were set, by whatever means, as text.
 func given(fs *pflag.FlagSet, names []string) map[string]string {
@@ -81,10 +82,11 @@ func newConvertCommand(g *globals) *cobra.Command {
 		Short: "Quantize a checkpoint to NF4 (or FP4) in a new directory",
 		Long: `convert reads SRC, a Hugging Face model directory, one .safetensors file or a hub
 cache snapshot, and writes DST, a directory that transformers, PEFT and vLLM load
-as it is. It quantizes exactly the modules that BitsAndBytesConfig would, keeps the
-rest in 16 bits, copies tokenizer and other side files, and reports the
-reconstruction error of the bytes written beside that of the other 4-bit type at
-the same block size and double quantization.
+as it is. It quantizes the modules that BitsAndBytesConfig would, but for towers,
+poolers and weights that a packed checkpoint could not be run with
+(--as-bitsandbytes), keeps the rest in 16 bits, copies tokenizer and other side
+files, and reports the reconstruction error of the bytes written beside that of the
+other 4-bit type at the same block size and double quantization.
 
 DST appears when it is complete, and not before. The bytes written do not depend
 on --jobs or --max-memory.
@@ -134,6 +136,7 @@ func (o *ConvertOptions) addFlags(cmd *cobra.Command) {
 	fs.StringArrayVar(&o.Targets, "target", nil, "loader to write for: transformers5, transformers4, vllm, sglang or diffusers; default the first two, for a model of diffusers the last (repeatable)")
 	fs.StringVar(&o.Towers, "towers", "keep", "vision and audio towers: keep, or quantize as transformers would")
 	fs.StringVar(&o.MoE, "moe", "keep", "routed experts: keep them in 16 bits, as transformers 5 needs, or per-expert to quantize those stored one by one, for transformers 4, vLLM and Unsloth")
+	fs.BoolVar(&o.AsBnb, "as-bitsandbytes", false, "quantize all that BitsAndBytesConfig does: towers, encoders' poolers, and weights that the model's own code then misreads")
 	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file")
 	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor, or what --max-memory holds")
 	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "bound on memory; at most 64 MiB come on top")
@@ -205,6 +208,7 @@ func (o *ConvertOptions) plan() (convert.Options, error) {
 	default:
 		return opt, usagef("--moe %q: want keep or per-expert", o.MoE)
 	}
+	opt.AsBitsandbytes = o.AsBnb
 	if opt.MaxShardSize, err = parseSize("max-shard-size", o.MaxShardSize); err != nil {
 		return opt, err
 	}

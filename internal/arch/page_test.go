@@ -80,7 +80,36 @@ func pageTable() string {
 		fmt.Fprintf(&b, "| %s | %s |\n", c.Class, code(c.Kept))
 	}
 	fmt.Fprintf(&b, "\nEvery Linear is quantized of %s.\n", strings.Join(rest, ", "))
+	b.WriteString(readsTable())
 	return b.String()
+}
+
+// readsTable lists the weights that modeling code reads itself.
+func readsTable() string {
+	var b strings.Builder
+	b.WriteString("\n## Weights that modeling code reads\n\nEnds of module paths; packed, what the version quantizes on its own is\n\n")
+	for _, how := range []Misuse{TakenForMatrix, TakenForDType, TakenInTraining, TakenByKernels} {
+		fmt.Fprintf(&b, "- %s: the version %s.\n", how.word(), how)
+	}
+	b.WriteString("\n| model type | modules | 5.x | 4.57 |\n|---|---|---|---|\n")
+	for _, typ := range slices.Sorted(maps.Keys(reads())) {
+		for _, r := range reads()[typ] {
+			five, four := "", ""
+			if r.by&Transformers5 != 0 {
+				five = r.how.word()
+			}
+			if r.by&Transformers4 != 0 {
+				four = r.how.word()
+			}
+			fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", typ, code(r.paths), five, four)
+		}
+	}
+	return b.String()
+}
+
+// word is the table's word for it.
+func (m Misuse) word() string {
+	return map[Misuse]string{TakenForMatrix: "misread", TakenForDType: "cast", TakenInTraining: "misread in training", TakenByKernels: "misread by kernels"}[m]
 }
 
 func mark(yes bool) string {

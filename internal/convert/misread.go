@@ -3,7 +3,6 @@ package convert
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -15,7 +14,6 @@ type Misread struct {
 	By    arch.Target
 	How   arch.Misuse
 	Names []string // of the weights
-	Skip  string   // a regular expression for --skip that keeps these, and no other of the packed weights
 }
 
 // String says it in one sentence.
@@ -24,11 +22,15 @@ func (m *Misread) String() string {
 	if !m.How.Always() {
 		then = "fails there"
 	}
-	what := m.Names[0]
-	if n := len(m.Names); n > 1 {
-		what = fmt.Sprintf("%d weights such as %s", n, what)
+	return fmt.Sprintf("%s: %s loads what is packed, but %s and %s; convert without --as-bitsandbytes keeps 16 bits", some(m.Names), m.By, m.How, then)
+}
+
+// some names the first of them and counts the rest.
+func some(names []string) string {
+	if n := len(names); n > 1 {
+		return fmt.Sprintf("%d weights such as %s", n, names[0])
 	}
-	return fmt.Sprintf("%s: %s loads what is packed, but %s and %s; convert --skip '%s' keeps 16 bits", what, m.By, m.How, then, m.Skip)
+	return names[0]
 }
 
 // Misreads finds them among the packed weights of a checkpoint.
@@ -48,54 +50,36 @@ func Misreads(model *arch.Model, t arch.Target, packed []arch.Tensor) []*Misread
 			out[i].Names = append(out[i].Names, p.Name)
 		}
 	}
-	for _, m := range out {
-		m.Skip = skipPattern(m.Names, packed)
-	}
 	return out
 }
 
-// skipPattern is a regular expression that matches the names and no other of the packed weights: of each name as many last
-// components as that takes.
-func skipPattern(names []string, packed []arch.Tensor) string {
-	in := map[string]bool{}
-	for _, n := range names {
-		in[n] = true
+// misread says why a weight that transformers quantizes on its own stays in 16 bits: a loader among the targets cannot work with it
+// packed. What fails in training alone is kept too, since the format is for QLoRA.
+func (p *policy) misread(c arch.Class) string {
+	if p.opt.AsBitsandbytes {
+		return ""
 	}
-	ends, alone := map[string]bool{}, map[string]bool{}
-	for _, n := range names {
-		parts := strings.Split(strings.TrimSuffix(n, ".weight"), ".")
-		for i := len(parts) - 1; i >= 0; i-- {
-			if i > 0 && isNumber(parts[i]) {
-				continue
-			}
-			end := pattern(parts[i:])
-			if _, known := alone[end]; !known {
-				re := regexp.MustCompile(`(^|\.)` + end + `\.weight$`)
-				alone[end] = !slices.ContainsFunc(packed, func(p arch.Tensor) bool { return !in[p.Name] && re.MatchString(p.Name) })
-			}
-			if i == 0 || alone[end] {
-				ends[end] = true
-				break
-			}
-		}
+	found := p.model.Misread(c, p.t)
+	var why []string
+	for _, how := range slices.Sorted(maps.Keys(found)) {
+		why = append(why, fmt.Sprintf("%s %s", found[how], how))
 	}
-	list := sortedKeys(ends)
-	if len(list) == 1 {
-		return `(^|\.)` + list[0] + `\.weight$`
-	}
-	return `(^|\.)(` + strings.Join(list, "|") + `)\.weight$`
+	return strings.Join(why, ", and ")
 }
 
-// pattern quotes components, with any number for a number.
-func pattern(parts []string) string {
-	quoted := make([]string, len(parts))
-	for i, p := range parts {
-		quoted[i] = regexp.QuoteMeta(p)
-		if isNumber(p) {
-			quoted[i] = `\d+`
+// noteMisread tells of the weights that the policy kept for that.
+func (p *Plan) noteMisread(kept []arch.Tensor, pol *policy) {
+	if len(kept) == 0 {
+		return
+	}
+	var names, why []string
+	for _, t := range kept {
+		names = append(names, t.Name)
+		if w := pol.misread(t.Class); !slices.Contains(why, w) {
+			why = append(why, w)
 		}
 	}
-	return strings.Join(quoted, `\.`)
+	p.Notices = append(p.Notices, fmt.Sprintf("kept in 16 bits: %s, since %s (--as-bitsandbytes quantizes them)", some(names), strings.Join(why, "; ")))
 }
 
 // checkReads warns of what the targets load and cannot run.

@@ -68,6 +68,9 @@ type Options struct {
 	PerExpert    bool        // quantize routed experts that are stored one by one, as transformers 4 would
 
 	AllowIncomplete bool // what the checkpoint lacks, or has too much, is a warning
+	// AsBitsandbytes quantizes all that BitsAndBytesConfig does: towers, encoders' poolers, and what the model's own code cannot
+	// work with packed.
+	AsBitsandbytes bool
 
 	MaxShardSize int64 // bytes of tensor data a file; 0: DefaultMaxShardSize
 }

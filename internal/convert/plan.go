@@ -267,6 +267,7 @@ func (p *Plan) resolve(src *checkpoint.Source, tensors []logical) error {
 
 // decide fills the items.
 func (p *Plan) decide(src *checkpoint.Source, tensors []logical, pol *policy) error {
+	var misread []arch.Tensor
 	for _, t := range tensors {
 		if !supported(t.dtype) {
 			return &SourceError{Path: src.Path, Tensor: t.name,
@@ -283,8 +284,13 @@ func (p *Plan) decide(src *checkpoint.Source, tensors []logical, pol *policy) er
 			}
 			continue
 		}
-		p.add(t, pol.decide(t.name, t.dtype, t.shape, c))
+		d := pol.decide(t.name, t.dtype, t.shape, c)
+		if d.misread {
+			misread = append(misread, arch.Tensor{Name: t.name, Class: c})
+		}
+		p.add(t, d)
 	}
+	p.noteMisread(misread, pol)
 	kinds(p.Items)
 	return nil
 }

@@ -17,6 +17,7 @@ type decision struct {
 	spec     bnb.Format
 	class    arch.Class
 	reason   string // why the tensor is kept
+	misread  bool   // and that it is because modeling code reads its weight
 }
 
 // policy decides for one checkpoint. model is nil for a bare file: then names
@@ -61,7 +62,11 @@ func (p *policy) classify(name string, dims int) arch.Class {
 // decide is called once for each logical tensor of the source.
 func (p *policy) decide(name string, d safetensors.DType, shape []int64, class arch.Class) decision {
 	dec := decision{spec: p.opt.Spec, class: class}
-	dec.reason = p.defaultReason(name, d, shape, class)
+	if dec.reason = p.defaultReason(name, d, shape, class); dec.reason == "" && p.model != nil {
+		if why := p.misread(class); why != "" {
+			dec.reason, dec.misread = why+" (--as-bitsandbytes quantizes it)", true
+		}
+	}
 	only := p.match(p.opt.Only, p.only, name)
 	if p.model == nil && only && isFloat(d) && len(shape) == 2 && shape[0] > 0 && shape[1] > 0 {
 		dec.reason = "" // on a bare file, --only overrides every default exclusion
@@ -143,7 +148,7 @@ func (p *policy) defaultReason(name string, d safetensors.DType, shape []int64, 
 		return "a routed expert, which transformers 5 fuses (--moe per-expert quantizes it)"
 	case !p.inSet(name, c):
 		return why(c)
-	case (c.Tower || c.Projector) && !p.opt.Towers:
+	case (c.Tower || c.Projector) && !p.opt.Towers && !p.opt.AsBitsandbytes:
 		return "in a vision or audio tower or a projector (--towers quantize quantizes it)"
 	}
 	return ""
@@ -159,7 +164,7 @@ func (p *policy) inSet(name string, c arch.Class) bool {
 	switch {
 	case p.t&both != both && p.t&both != 0, !c.In5, p.common:
 		return c.Quantize(p.t)
-	case strings.Contains("."+name, ".pooler.") && !c.Quant4:
+	case strings.Contains("."+name, ".pooler.") && !c.Quant4 && !p.opt.AsBitsandbytes:
 		return false
 	}
 	return c.Quantize(arch.Transformers5) && !c.Unlisted

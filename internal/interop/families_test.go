@@ -27,9 +27,9 @@ var minFamilies = map[environment]int{t5: 60, t4: 25}
 // exactFlags ask for the set of one version of transformers to the last module.
 func exactFlags(env environment) []string {
 	if env == t4 {
-		return []string{"--target", "transformers4", "--towers", "quantize", "--moe", "per-expert"}
+		return []string{"--target", "transformers4", "--as-bitsandbytes", "--moe", "per-expert"}
 	}
-	return []string{"--target", "transformers5", "--towers", "quantize"}
+	return []string{"--target", "transformers5", "--as-bitsandbytes"}
 }
 
 // familySource asks families_models.py for a checkpoint.

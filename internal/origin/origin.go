@@ -56,7 +56,7 @@ type Index struct {
 // as it stands.
 func New(src *checkpoint.Source) *Index {
 	ix := &Index{src: src}
-	plan, err := convert.NewPlan(src, convert.Options{Towers: true, AllowIncomplete: true})
+	plan, err := convert.NewPlan(src, convert.Options{AsBitsandbytes: true, AllowIncomplete: true})
 	if err != nil {
 		for _, t := range src.Tensors {
 			ix.names = append(ix.names, t.Name)
