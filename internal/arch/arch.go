@@ -132,10 +132,11 @@ type Class struct {
 	Expert    bool // belongs to one routed expert, or to all of them (3-D)
 	Tower     bool // vision or audio encoder of a generative model
 	Projector bool // between a tower and the text model
-	KeepFP32  bool // _keep_in_fp32_modules_strict: the loaders hold it in float32 whatever the dtype of the model
 	FusedBy5  bool // consumed by a WeightConverter of 5.x, so it cannot be loaded packed there
 	Unlisted  bool // quantized by both, but no skip list tells it from a kept module in all their versions, so not in the set for both
 	Split     bool // fused experts that a quantized checkpoint must hold one by one, transposed (Llama-4)
+
+	Hold5, Hold4 Hold // whether the version holds it in float32, see [Class.Float32]
 
 	Reason string // why it is not quantized by both versions, in words; "" if it is
 
@@ -224,7 +225,7 @@ func (m *Model) Targets(t Target) (Target, error) {
 func (m *Model) ClassifyTensor(name string, dims int) Class {
 	c := m.Classify(name)
 	if m.Diffusers && dims != 2 {
-		return Class{In4: true, KeepFP32: c.KeepFP32, Reason: "not a matrix"}
+		return Class{In4: true, Hold4: c.Hold4, Reason: "not a matrix"}
 	}
 	return c
 }

@@ -92,7 +92,7 @@ func flags(c Class) string {
 		name string
 	}{
 		{c.Module, "module"}, {c.Conv1D, "conv1d"}, {c.Head, "head"}, {c.Embedding, "embedding"}, {c.Router, "router"},
-		{c.Expert, "expert"}, {c.Tower, "tower"}, {c.Projector, "projector"}, {c.KeepFP32, "fp32"}, {c.FusedBy5, "fused"},
+		{c.Expert, "expert"}, {c.Tower, "tower"}, {c.Projector, "projector"}, {c.Hold5 == HoldAlways, "fp32"}, {c.Hold5 == HoldInFloat16, "fp32-in-f16"}, {c.Hold4 == HoldAlways, "fp32-in-4.57"}, {c.FusedBy5, "fused"},
 		{c.Split, "split"}, {c.Stray, "stray"}, {c.Unlisted, "unlisted"}, {!c.Known, "unknown"},
 	} {
 		if f.on {
@@ -134,7 +134,7 @@ func TestClassify(t *testing.T) {
 			want{false, true, []string{"transformer.h.0.mlp.dense_h_to_4h", "h.0.mlp.dense_h_to_4h"},
 				"a subclass of Linear, which transformers 5 does not quantize", "module"}},
 		{`{"model_type":"t5","architectures":["T5ForConditionalGeneration"]}`, "decoder.block.0.layer.2.DenseReluDense.wo.weight",
-			want{false, false, []string{"decoder.block.0.layer.2.DenseReluDense.wo"}, "transformers keeps it in 32 bits", "module"}},
+			want{false, false, []string{"decoder.block.0.layer.2.DenseReluDense.wo"}, "transformers keeps it in 32 bits", "module fp32-in-f16 fp32-in-4.57"}},
 		{`{"model_type":"mixtral","architectures":["MixtralForCausalLM"]}`, "model.layers.0.block_sparse_moe.gate.weight",
 			want{false, true, []string{"model.layers.0.block_sparse_moe.gate", "layers.0.block_sparse_moe.gate", "model.layers.0.mlp.gate", "layers.0.mlp.gate"},
 				"router", "module router"}},

@@ -13,7 +13,7 @@ func (e *entry) classify(name string) Class {
 	c := e.describe(f, name)
 	path := strings.TrimSuffix(name, ".weight")
 	tensor := strings.HasSuffix(name, ".weight")
-	c.KeepFP32 = e.keepFP32(name)
+	c.Hold5, c.Hold4 = e.holds(name)
 	converts5 := c.In5 && tensor && strings.IndexByte("LC", f.row.k5) >= 0
 	converts4 := c.In4 && tensor && strings.IndexByte("LSC", f.row.k4) >= 0
 	c.Quant5 = converts5 && !e.class.keep5.keeps(f.p5, e.tied5) && !e.last5[f.p5]
@@ -107,29 +107,6 @@ func splitTargets(path string) []string {
 	return out
 }
 
-// keepFP32 reports whether _keep_in_fp32_modules_strict names the tensor, as
-// PreTrainedModel matches it: whole components of the parameter's path.
-func (e *entry) keepFP32(name string) bool {
-	return slices.ContainsFunc(e.strict, func(s string) bool { return hasComponents(name, s) })
-}
-
-// hasComponents reports whether path has sub as a run of whole components.
-func hasComponents(path, sub string) bool {
-	for i := 0; sub != ""; {
-		j := strings.Index(path[i:], sub)
-		if j < 0 {
-			return false
-		}
-		j += i
-		end := j + len(sub)
-		if (j == 0 || path[j-1] == '.') && (end == len(path) || path[end] == '.') {
-			return true
-		}
-		i = j + 1
-	}
-	return false
-}
-
 func (e *entry) reason(c Class, f found) string {
 	k5, k4 := f.row.k5, f.row.k4
 	both := c.In5 && c.In4
@@ -192,13 +169,14 @@ func (e *entry) stranger(name string) Class {
 				d.Paths4 = distinct(append([]string{path}, d.Paths4...)...)
 				d.Paths = distinct(slices.Concat([]string{path}, d.Paths4, d.Paths5)...)
 			}
-			d.KeepFP32 = e.keepFP32(name)
+			d.Hold5, d.Hold4 = e.holds(name)
 			d.In5, d.In4, d.Stray = e.class.in5, e.class.in4, d.Module
 			d.Reason = "not part of " + e.class.name + " (" + c.name + " has it)"
 			return d
 		}
 	}
-	c := Class{In5: e.class.in5, In4: e.class.in4, KeepFP32: e.keepFP32(name), Reason: "not a Linear of " + e.class.name}
+	c := Class{In5: e.class.in5, In4: e.class.in4, Reason: "not a Linear of " + e.class.name}
+	c.Hold5, c.Hold4 = e.holds(name)
 	if path, ok := strings.CutSuffix(name, ".weight"); ok && e.class.typ.diffusers {
 		// The table names every matrix that is no Linear.
 		c.Module, c.Linear4, c.Stray = true, true, true

@@ -32,7 +32,7 @@ func TestExperts(t *testing.T) {
 		{"hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", "model.layers.0.mlp.experts.0.up_proj.weight", want{false, true, "module expert fused"}},
 		{"hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", "model.layers.0.mlp.shared_mlp.up_proj.weight", want{true, true, "module"}},
 		// The router, a Linear that both versions quantize; its float32 weight is no exception.
-		{"hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", "model.layers.0.mlp.gate.wg.weight", want{true, true, "module"}},
+		{"hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", "model.layers.0.mlp.gate.wg.weight", want{true, true, "module fp32"}},
 		// The layout that 5.x saves.
 		{"mixtral", "MixtralForCausalLM", "model.layers.0.mlp.experts.gate_up_proj", want{false, false, "expert"}},
 		{"qwen3_moe", "Qwen3MoeForCausalLM", "model.layers.0.mlp.experts.down_proj", want{false, false, "expert"}},

@@ -68,8 +68,8 @@ type entry struct {
 	class        *class
 	sub          map[string]string
 	tied5, tied4 bool
-	last5, last4 map[string]bool   // "$" paths of the keep lists, with the last index in place
-	strict       []string          // _keep_in_fp32_modules_strict of the class's type and the nested ones
+	last5, last4 map[string]bool // "$" paths of the keep lists, with the last index in place
+	held         held
 	unlisted     map[string]string // name patterns that cannot be quantized because of a kept module, and its path
 }
 
@@ -81,39 +81,10 @@ func newEntry(c *class, q Query, names []string) *entry {
 	if q.TextTied != nil {
 		e.tied4 = *q.TextTied
 	}
-	e.strict = e.strictNames(c, nil, 0)
+	e.held = e.newHeld()
 	e.last5 = e.lastPaths(c.keep5.in(e.tied5), names, func(f found) string { return f.p5 })
 	e.last4 = e.lastPaths(c.keep4.in(e.tied4), names, func(f found) string { return f.p4 })
 	return e
-}
-
-// strictNames collects the fp32 names of a class and of the models nested in
-// it: transformers 5.x applies those of every submodel to the whole.
-func (e *entry) strictNames(c *class, names []string, depth int) []string {
-	for _, s := range c.typ.strict {
-		if !slices.Contains(names, s) {
-			names = append(names, s)
-		}
-	}
-	var visit func(n *node)
-	visit = func(n *node) {
-		for _, m := range n.models {
-			if inner := e.nested(m); inner != nil && depth < maxDepth {
-				names = e.strictNames(inner, names, depth+1)
-			}
-		}
-		for _, k := range n.kids {
-			visit(k)
-		}
-		if n.number != nil {
-			visit(n.number)
-		}
-	}
-	visit(c.root)
-	if b := c.typ.base; c.onBase && b != nil && b != c {
-		visit(b.root)
-	}
-	return names
 }
 
 // lastPaths finds, for every "$" pattern of a keep list, the path with the

@@ -13,7 +13,7 @@ import (
 //
 //	type NAME FLAGS [tied=FLAGS]      FLAGS: the versions that have the type, of "5" and "4", or "d"
 //	                                  tied: those in which tie_word_embeddings is true by default
-//	strict NAME...                    _keep_in_fp32_modules_strict
+//	strict NAME...                    of a class of diffusers: _keep_in_fp32_modules
 //	class NAME [base] [causal] [varies] [in=FLAGS] [prefix=P] [rows=TYPE/CLASS] [no=PATH,...] [keep=PATH,...] [keep5=...] [keep4=...]
 //	 KK[ROLES] PARENT [P5 P4]: LEAF...
 //	 KK[ROLES] PATH [P5 P4]

@@ -184,3 +184,20 @@ func isDigits(s string) bool {
 	}
 	return true
 }
+
+// hasComponents reports whether path has sub as a run of whole components.
+func hasComponents(path, sub string) bool {
+	for i := 0; sub != ""; {
+		j := strings.Index(path[i:], sub)
+		if j < 0 {
+			return false
+		}
+		j += i
+		end := j + len(sub)
+		if (j == 0 || path[j-1] == '.') && (end == len(path) || path[end] == '.') {
+			return true
+		}
+		i = j + 1
+	}
+	return false
+}

@@ -358,7 +358,7 @@ func (p *Plan) chooseDType(src *checkpoint.Source, opt *Options) error {
 	for i := range p.Items {
 		it := &p.Items[i]
 		if !it.Quantize {
-			p.keep(it)
+			p.keep(it, opt.targets())
 		} else if it.DType == safetensors.F64 {
 			it.Source, it.elem = narrowed{it.Source}, kernel.F32
 		}
@@ -367,16 +367,16 @@ func (p *Plan) chooseDType(src *checkpoint.Source, opt *Options) error {
 }
 
 // keep settles the dtype in which an unquantized tensor is written: floats in
-// the run dtype, but for two kinds. What transformers holds in float32 whatever
-// the dtype of the model is written so, since a ".weight" keeps the dtype of its
+// the run dtype, but for two kinds. What transformers holds in float32 although
+// the model has that dtype is written so, since a ".weight" keeps the dtype of its
 // file from 5.21 on. Rotary frequencies are buffers, which no loader casts.
-func (p *Plan) keep(it *Item) {
+func (p *Plan) keep(it *Item, t arch.Target) {
 	it.Out = it.DType
 	if !isFloat(it.DType) || strings.HasSuffix(it.Name, "inv_freq") {
 		return
 	}
 	it.Out = p.RunDType
-	if it.Class.KeepFP32 {
+	if it.Class.Float32(t, p.RunDType == safetensors.F16) {
 		it.Out = safetensors.F32
 	}
 	if it.DType == safetensors.F64 {

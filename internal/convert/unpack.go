@@ -15,7 +15,7 @@ import (
 // DequantizeOptions say how a 4-bit checkpoint is decoded. The zero value is
 // the default.
 type DequantizeOptions struct {
-	DType        string // "" or "auto": what quant_state says; "bfloat16", "float16", "float32"
+	DType        string // "" or "auto": what quant_state says, and the rest as it lies; "bfloat16", "float16", "float32" for all
 	MaxShardSize int64  // bytes of tensor data a file; 0: DefaultMaxShardSize
 
 	AllowIncomplete bool // what the checkpoint lacks, or has too much, is a warning
@@ -155,7 +155,7 @@ func newDecodePlan(src *checkpoint.Source, q, stale *fourbit.Quantized, opt Dequ
 			p.keepDequantized(it, opt)
 			continue
 		}
-		p.keep(it)
+		p.keep(it, 0)
 		p.Totals.QuantCount++
 		p.Totals.KeptCount--
 		p.Totals.QuantParams += it.Elems()
@@ -163,15 +163,15 @@ func newDecodePlan(src *checkpoint.Source, q, stale *fourbit.Quantized, opt Dequ
 	return p, p.layOutPlain(opt)
 }
 
-// keepDequantized settles the dtype of a tensor that was not quantized. Beside
-// a config.json it is that of the model, which loaders want in one dtype. In a
-// bare file, say of a whole pipeline, nobody asked for another than it has.
+// keepDequantized settles the dtype of a tensor that was not quantized: unless
+// one is asked for, that which it has. In a bare file, say of a whole pipeline,
+// nobody asked for another, and in a model what is in float32 is so for a reason.
 func (p *Plan) keepDequantized(it *Item, opt DequantizeOptions) {
-	if p.config == nil && opt.auto() {
+	if opt.auto() && (p.config == nil || it.DType == safetensors.F32) {
 		it.Out = it.DType
 		return
 	}
-	p.keep(it)
+	p.keep(it, 0)
 }
 
 func (o DequantizeOptions) auto() bool { return o.DType == "" || o.DType == "auto" }

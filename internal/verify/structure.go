@@ -201,8 +201,10 @@ func (r *Report) dtypes(sub *subject) {
 		if !strings.HasSuffix(t.Name, ".weight") || t.DType == want {
 			continue
 		}
-		if t.DType == safetensors.F32 && sub.model != nil && sub.model.ClassifyTensor(t.Name, len(t.Shape)).KeepFP32 {
-			continue
+		if t.DType == safetensors.F32 && sub.model != nil {
+			if c := sub.model.ClassifyTensor(t.Name, len(t.Shape)); c.Hold5 != arch.HoldNever || c.Hold4 != arch.HoldNever {
+				continue
+			}
 		}
 		r.find(fourbit.Warning, t.Shard, t.Name, "dtype: expected %s as in config.json, found %s", want, t.DType).Breaks = []fourbit.Loader{fourbit.Transformers5}
 	}

@@ -392,7 +392,7 @@ class Table:
         self.t5 = {t: r for t, r in t5.items() if t not in self.aliases}
         self.t4 = {self.aliases.get(t, t): r for t, r in t4.items() if self.aliases.get(t, t) == t or self.aliases[t] not in t4}
         self.types = sorted(set(self.t5) | set(self.t4))
-        self.recs, self.keep, self.strict = {}, {}, {}
+        self.recs, self.keep = {}, {}
         for t in self.types:
             self.build_type(t)
 
@@ -581,12 +581,6 @@ class Table:
             tied = "".join(f for f, src in (("5", self.t5), ("4", self.t4)) if src.get(t) and src[t].get("tied"))
             head = f"type {t} {flags}" + (f" tied={tied}" if tied else "")
             lines = [head]
-            strict = {}
-            for f, src in (("5", self.t5), ("4", self.t4)):
-                if src.get(t):
-                    strict[f] = sorted({s for c in src[t]["classes"].values() for v in c.values() for s in v["strict"]})
-            if any(strict.values()):
-                lines.append("strict " + " ".join(sorted({x for s in strict.values() for x in s})))
             base = self.base(t)
             order = ([base] if base else []) + [n for n in names if n != base]
             for cls in order:

@@ -6,7 +6,9 @@ For every class of every model type, in several variants of its config:
      as it can load them packed;
   2. with the skip list that arch writes for the default targets (towers and
      projectors kept), transformers replaces exactly the modules whose tensors
-     arch quantizes.
+     arch quantizes;
+  3. the tensors that arch says are held in float32 in a model of bfloat16 and in one of float16 are those that transformers'
+     own loading puts into that dtype.
 
 Usage: check.py CLASSIFY [--few] [TYPE...]    CLASSIFY: the built gen/classify; --few: of each type the base model
                                               and the class that its checkpoints are likely of, alone,
@@ -24,8 +26,12 @@ import signal
 import sys
 
 import probe
+import torch
 from ask import Arch
 from probe import V5, nn
+
+if V5:
+    from transformers.core_model_loading import build_glob_alternation
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LAYERS = 3
@@ -118,11 +124,31 @@ def record(types):
     print("]}")
 
 
+def held(cls, config, names, dtype):
+    """Names of what is in float32 in a model of the dtype that bitsandbytes quantizes."""
+    dtype = getattr(torch, dtype)
+    torch.set_default_dtype(dtype)
+    try:
+        model = probe.build(cls, copy.deepcopy(config))
+        state = {n: t.dtype for n, t in model.state_dict().items()}
+        q, quantized = replaced(model, None)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    mapped = probe.map_names_v5(model, q, names) if V5 else probe.map_names_v4(model, names)
+    paths = {n: m[0] for n, m in mapped.items() if m[0] in state and m[0].removesuffix(".weight") not in quantized}
+    if V5:
+        plan = list(model._get_dtype_plan(dtype))
+        search = build_glob_alternation(plan)[0].search if plan else lambda path: False
+        return {n for n, p in paths.items() if search(p) or state[p] == torch.float32}
+    listed = [rf"((^|\.){m}($|\.))" for m in [*(model._keep_in_fp32_modules or []), *(model._keep_in_fp32_modules_strict or [])]]
+    return {n for n, p in paths.items() if listed and re.search("|".join(listed), p)}
+
+
 def check_variant(arch, cls, config, model):
     d, names, path, null = facts(cls, config, model)
     problems = []
 
-    got = arch.ask(d, names, ["transformers5" if V5 else "transformers4"], True)
+    got = arch.ask(d, names, ["transformers5" if V5 else "transformers4"], True, as_bitsandbytes=True)
     if got.get("error"):
         return [("error", got["error"])]
     if got["class"] != cls.__name__:
@@ -131,6 +157,10 @@ def check_variant(arch, cls, config, model):
     diff = want ^ set(got["quantized"])
     if diff:
         problems.append(("set", sorted(diff)))
+    for dtype in ("bfloat16", "float16"):
+        diff = held(cls, config, names, dtype) ^ set(got["float32"].get(dtype, [])) - want
+        if diff:
+            problems.append((dtype, sorted(diff)))
 
     got = arch.ask(d, names, ["transformers5", "transformers4"], False)
     if got["bad"]:

@@ -539,7 +539,6 @@ def probe_variant(cls, config, names, known, seen):
     out["subs"] = submodels(model, known)
     out["texts"], out["towers"] = role_paths(model)
     out["generates"] = bool(model.can_generate()) if hasattr(model, "can_generate") else False
-    out["strict"] = sorted(model._keep_in_fp32_modules_strict or [])
     out["fp32"] = sorted(model._keep_in_fp32_modules or [])
     out["ignore"] = sorted(model._keys_to_ignore_on_load_unexpected or [])
 

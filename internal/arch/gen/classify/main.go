@@ -16,21 +16,22 @@ import (
 )
 
 type request struct {
-	Config  json.RawMessage `json:"config"`
-	Names   []string        `json:"names"`
-	Targets []string        `json:"targets"`
-	Towers  bool            `json:"towers"` // quantize towers and projectors too
-	Keep    []string        `json:"keep"`   // names that are kept whatever they are
+	Config         json.RawMessage `json:"config"`
+	Names          []string        `json:"names"`
+	Targets        []string        `json:"targets"`
+	Towers         bool            `json:"towers"`          // quantize towers and projectors too
+	AsBitsandbytes bool            `json:"as_bitsandbytes"` // quantize what modeling code misreads
+	Keep           []string        `json:"keep"`            // names that are kept whatever they are
 }
 
 type answer struct {
-	Class     string   `json:"class"`
-	Quantized []string `json:"quantized"`
-	KeepFP32  []string `json:"keep_fp32"`
-	List      []string `json:"list"`
-	Bad       []string `json:"bad"`
-	Unknown   []string `json:"unknown"`
-	Error     string   `json:"error,omitempty"`
+	Class     string              `json:"class"`
+	Quantized []string            `json:"quantized"`
+	Float32   map[string][]string `json:"float32"` // names written in float32, by the dtype of the rest
+	List      []string            `json:"list"`
+	Bad       []string            `json:"bad"`
+	Unknown   []string            `json:"unknown"`
+	Error     string              `json:"error,omitempty"`
 }
 
 func main() {
@@ -68,12 +69,12 @@ func classify(r request) answer {
 	if err != nil {
 		return answer{Error: err.Error()}
 	}
-	a := answer{Class: m.Class, Quantized: []string{}}
+	a := answer{Class: m.Class, Quantized: []string{}, Float32: map[string][]string{}}
 	var kept, quantized []arch.Tensor
 	for _, name := range r.Names {
 		c := m.Classify(name)
 		switch {
-		case !slices.Contains(r.Keep, name) && c.Quantize(targets) && (r.Towers || !c.Tower && !c.Projector):
+		case !slices.Contains(r.Keep, name) && (r.AsBitsandbytes || len(m.Misread(c, targets)) == 0) && c.Quantize(targets) && (r.Towers || !c.Tower && !c.Projector):
 			quantized = append(quantized, arch.Tensor{Name: name, Class: c})
 			a.Quantized = append(a.Quantized, name)
 		case c.Module:
@@ -81,8 +82,10 @@ func classify(r request) answer {
 		case !c.Known:
 			a.Unknown = append(a.Unknown, name)
 		}
-		if c.KeepFP32 {
-			a.KeepFP32 = append(a.KeepFP32, name)
+		for i, dtype := range []string{"bfloat16", "float16"} {
+			if c.Float32(targets, i == 1) {
+				a.Float32[dtype] = append(a.Float32[dtype], name)
+			}
 		}
 	}
 	list, bad := m.SkipList(targets, kept, quantized)

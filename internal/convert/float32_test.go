@@ -1,0 +1,95 @@
+package convert
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// TestFloat32 is about the dtypes of what is kept: as transformers' own save with bitsandbytes has them.
+func TestFloat32(t *testing.T) {
+	const wo, norm = "encoder.block.0.layer.1.DenseReluDense.wo.weight", "encoder.final_layer_norm.weight"
+	source := func(d safetensors.DType) []testTensor {
+		return []testTensor{
+			{name: "encoder.block.0.layer.1.DenseReluDense.wi.weight", dtype: d, shape: []int64{32, 16}},
+			{name: wo, dtype: d, shape: []int64{16, 32}},
+			{name: norm, dtype: d, shape: []int64{16}},
+		}
+	}
+	const config = `{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}`
+	for _, c := range []struct {
+		name  string
+		from  safetensors.DType
+		dtype string
+		t     arch.Target
+		want  map[string]safetensors.DType
+	}{
+		{"float16", safetensors.F32, "float16", 0, map[string]safetensors.DType{wo: safetensors.F32, norm: safetensors.F16}},
+		{"bfloat16 from float16", safetensors.F16, "bfloat16", 0, map[string]safetensors.DType{wo: safetensors.BF16, norm: safetensors.BF16}},
+		{"float16 as it is", safetensors.F16, "auto", 0, map[string]safetensors.DType{wo: safetensors.F32, norm: safetensors.F16}},
+		{"4.57 holds it in bfloat16 too", safetensors.F32, "bfloat16", arch.Transformers4, map[string]safetensors.DType{wo: safetensors.F32, norm: safetensors.BF16}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, err := NewPlan(writeModel(t, config, source(c.from)), Options{DType: c.dtype, Targets: c.t})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := map[string]safetensors.DType{}
+			for _, it := range p.Items {
+				if !it.Quantize {
+					got[it.Name] = it.Out
+				}
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("dtypes (-want +got):\n%s", diff)
+			}
+			// What is in float32 stays so in the plain checkpoint, unless another dtype is asked for.
+			back := func(dtype string) map[string]safetensors.DType {
+				t.Helper()
+				d, err := NewDequantizePlan(written(t, p), DequantizeOptions{DType: dtype})
+				if err != nil {
+					t.Fatal(err)
+				}
+				out := map[string]safetensors.DType{}
+				for _, it := range d.Items {
+					if it.packed == nil {
+						out[it.Name] = it.Out
+					}
+				}
+				return out
+			}
+			if diff := cmp.Diff(c.want, back("auto")); diff != "" {
+				t.Errorf("dequantized (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(map[string]safetensors.DType{wo: safetensors.F32, norm: safetensors.F16}, back("float16")); diff != "" {
+				t.Errorf("dequantized to float16 (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(map[string]safetensors.DType{wo: safetensors.BF16, norm: safetensors.BF16}, back("bfloat16")); diff != "" {
+				t.Errorf("dequantized to bfloat16 (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// written executes the plan into a directory and opens that.
+func written(t *testing.T, p *Plan) *checkpoint.Source {
+	t.Helper()
+	s := newMemSink(t, p)
+	if _, err := p.Execute(t.Context(), s, Execution{NoError: true}); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, sh := range p.Shards {
+		writeLayout(t, filepath.Join(dir, sh.Name), sh.Layout, s.data)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), p.Config, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	return open(t, dir)
+}
