@@ -19,11 +19,9 @@ type packed struct {
 	nestedBlock   int64     // scales of one of them
 	nestedMap     [256]float32
 	offset        float32
-	transposed    bool // the logical [out, in] weight goes back to [in, out]
 }
 
-// dequantizer is the job that decodes one weight, by ranges of whole rows when
-// the result is transposed.
+// dequantizer is the job that decodes one weight.
 type dequantizer struct {
 	*execution
 	item *Item
@@ -34,11 +32,16 @@ type dequantizer struct {
 	standard bool // the nested map is bitsandbytes' own
 }
 
-func (x *execution) newDequantizer(it *Item) *job {
+func (x *execution) dequantizer(it *Item) *dequantizer {
 	d := &dequantizer{execution: x, item: it, packed: it.packed, dst: kernelElem(it.Out), n: it.Elems()}
 	d.dstSize = int64(d.dst.Size())
 	d.standard = d.nestedMap == doublequant.Map() && d.nestedBlock == doublequant.BlockSize
 	d.step = rangeBytes / d.dstSize
+	return d
+}
+
+func (x *execution) newDequantizer(it *Item) *job {
+	d := x.dequantizer(it)
 	tasks := int((d.n + d.step - 1) / d.step)
 	return &job{name: it.Name, stages: []stage{{func() (int, error) { return tasks, nil }, d.decode}}}
 }
@@ -46,31 +49,35 @@ func (x *execution) newDequantizer(it *Item) *job {
 func (d *dequantizer) decode(w *worker, task int) error {
 	first := int64(task) * d.step
 	n := min(d.step, d.n-first)
-	bs := int64(d.blockSize)
-	codes := w.slab[rangeBytes:][:(n+1)/2]
-	if err := readFull(d.codes, codes, first/2); err != nil {
-		return err
-	}
-	scale, err := d.scales(w, first/bs, int((n+bs-1)/bs))
+	out, err := d.values(w, first, n)
 	if err != nil {
 		return err
 	}
-	out := w.slab[:n*d.dstSize]
-	kernel.Dequantize(kernelType(d.typ), d.dst, out, codes, scale, int(n), d.blockSize)
-	if at := kernel.FirstNonFinite(d.dst, out, int(n)); at >= 0 {
-		return &ValueError{Tensor: d.item.Name, File: d.item.File, Index: first + int64(at), Shape: d.item.Shape,
-			Value: valueAt(out, d.dst, at), DType: d.item.Out}
-	}
-	if d.transposed {
-		err = d.writeTransposed(w, out, first, n)
-	} else {
-		err = d.sink.WriteAt(d.item.Name, out, first*d.dstSize)
-	}
-	if err != nil {
+	if err := d.sink.WriteAt(d.item.Name, out, first*d.dstSize); err != nil {
 		return err
 	}
 	d.advance(d.item, n/2)
 	return nil
+}
+
+// values decodes elements from first on, which begins a block.
+func (d *dequantizer) values(w *worker, first, n int64) ([]byte, error) {
+	bs := int64(d.blockSize)
+	codes := w.slab[rangeBytes:][:(n+1)/2]
+	if err := readFull(d.codes, codes, first/2); err != nil {
+		return nil, err
+	}
+	scale, err := d.scales(w, first/bs, int((n+bs-1)/bs))
+	if err != nil {
+		return nil, err
+	}
+	out := w.slab[:n*d.dstSize]
+	kernel.Dequantize(kernelType(d.typ), d.dst, out, codes, scale, int(n), d.blockSize)
+	if at := kernel.FirstNonFinite(d.dst, out, int(n)); at >= 0 {
+		return nil, &ValueError{Tensor: d.item.Name, File: d.item.File, Index: first + int64(at), Shape: d.item.Shape,
+			Value: valueAt(out, d.dst, at), DType: d.item.Out}
+	}
+	return out, nil
 }
 
 // scales decodes the scales [first, first+n).
@@ -104,33 +111,4 @@ func (d *dequantizer) scales(w *worker, first int64, n int) ([]float32, error) {
 		done += k
 	}
 	return dst, nil
-}
-
-// writeTransposed puts a run of row-major elements of the logical [out, in]
-// matrix where its transpose has them: for each column, one write of as many
-// rows as the run covers.
-func (d *dequantizer) writeTransposed(w *worker, vals []byte, first, n int64) error {
-	// Item.Shape is that of the output, [in, out].
-	in, out, size := d.item.Shape[0], d.item.Shape[1], d.dstSize
-	row0, row1 := first/in, (first+n-1)/in
-	strip := grow(&w.bytes, int((row1-row0+1)*size))
-	for i := range in {
-		lo, hi := row0, row1
-		if lo*in+i < first {
-			lo++
-		}
-		if hi*in+i >= first+n {
-			hi--
-		}
-		if hi < lo {
-			continue
-		}
-		for r := lo; r <= hi; r++ {
-			copy(strip[(r-lo)*size:][:size], vals[(r*in+i-first)*size:])
-		}
-		if err := d.sink.WriteAt(d.item.Name, strip[:(hi-lo+1)*size], (i*out+lo)*size); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -54,6 +54,7 @@ type execution struct {
 	plan    *Plan
 	sink    shardSink
 	measure bool
+	workers int
 	budget  int64
 	results []Result
 	pool    slabPool
@@ -96,6 +97,7 @@ func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result,
 		plan:     p,
 		sink:     shardSink{sink, p.shardOf},
 		measure:  !opt.NoError,
+		workers:  limits.Workers(),
 		budget:   limits.Budget(),
 		results:  make([]Result, len(p.Items)),
 		progress: opt.Progress,
@@ -108,13 +110,15 @@ func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result,
 		case it.Elems() == 0:
 		case it.Quantize:
 			jobs = append(jobs, x.newQuantizer(it))
+		case len(it.pieces) > 0:
+			jobs = append(jobs, x.newRestorer(it))
 		case it.packed != nil:
 			jobs = append(jobs, x.newDequantizer(it))
 		default:
 			jobs = append(jobs, x.newCopier(it))
 		}
 	}
-	e := &engine{workers: limits.Workers(), budget: x.budget}
+	e := &engine{workers: x.workers, budget: x.budget}
 	if err := e.run(ctx, jobs, newWorker); err != nil {
 		return nil, err
 	}

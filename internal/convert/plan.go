@@ -60,6 +60,7 @@ type Item struct {
 
 	elem   kernel.Elem
 	packed *packed
+	pieces []piece // what its output is put together of, transposed; nil if it is written as it lies
 	index  int
 	cache  *checkpoint.Tensor // read as it lies, so that its pages can be advised on; nil otherwise
 }

@@ -79,10 +79,10 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 			it.Class = p.Model.ClassifyTensor(t.Name, len(t.Shape))
 		}
 		if w := weights[t.Name]; w != nil {
+			it.Out = p.RunDType
 			if err := it.unpack(w); err != nil {
 				return nil, err
 			}
-			it.Out = p.RunDType
 			p.Totals.QuantCount++
 			p.Totals.QuantParams += it.Elems()
 		} else {
@@ -92,6 +92,9 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 		p.Totals.Params += it.Elems()
 		p.Totals.SrcBytes += it.SrcBytes
 		p.Items = append(p.Items, it)
+	}
+	if err := p.fuse(); err != nil {
+		return nil, err
 	}
 	tensors := make([]complete.Tensor, len(p.Items))
 	for i := range p.Items {
@@ -199,7 +202,7 @@ func (it *Item) unpack(w *fourbit.Weight) error {
 	it.Shape = w.State.Shape[:]
 	it.Spec = w.State.Format
 	if it.Class.Conv1D {
-		k.transposed = true
+		it.pieces = []piece{{item: *it, stride: it.Shape[0]}} // it shares the packed parts, complete or not yet
 		it.Shape = []int64{it.Shape[1], it.Shape[0]}
 	}
 	if w.State.NoDoubleQuant {
