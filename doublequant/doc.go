@@ -1,6 +1,17 @@
 // Package doublequant quantizes the absmax constants of 4-bit blocks to 8 bits: the double quantization of QLoRA (arXiv
 // 2305.14314, section 3), in the form that bitsandbytes stores (functional.py, quantize_4bit with compress_statistics).
 //
+// # The common use
+//
+// The scales of a tensor, as package nf4 gives them, are quantized with their mean as the offset, and decoded with it:
+//
+//	offset := doublequant.Offset(absmax)
+//	codes, nested, err := doublequant.AppendQuantize(nil, nil, absmax, offset)
+//	scales, err := doublequant.AppendDequantize(nil, codes, nested, offset)
+//
+// The offset is that of the whole tensor. [Mean] takes scales that come in parts, and then the scales can be quantized
+// in parts too, all but the last multiples of [BlockSize].
+//
 // # The format
 //
 // A tensor with one float32 scale for every block of 64 weights spends half a bit a weight on scales. Double

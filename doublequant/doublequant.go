@@ -3,6 +3,7 @@ package doublequant
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
 )
@@ -66,8 +67,29 @@ func (e *NonFiniteError) Error() string {
 	return fmt.Sprintf("doublequant: scale %d is %v with offset %v, which cannot be quantized", e.Index, e.Scale, e.Offset)
 }
 
+// AppendQuantize quantizes scales with the offset of the whole tensor, see Mean, appends their codes and nested constants
+// to the two slices and returns these; nil slices are as good as any. A tensor may be appended in parts, of which all but
+// the last must be multiples of BlockSize. After an error the slices are returned as they were.
+func AppendQuantize(codes []byte, nested []float32, scales []float32, offset float32) ([]byte, []float32, error) {
+	n, b := len(codes)+len(scales), len(nested)+NestedLen(len(scales))
+	moreCodes, moreNested := slices.Grow(codes, len(scales))[:n], slices.Grow(nested, b-len(nested))[:b]
+	if err := Quantize(moreCodes[len(codes):], moreNested[len(nested):], scales, offset); err != nil {
+		return codes, nested, err
+	}
+	return moreCodes, moreNested, nil
+}
+
+// AppendDequantize appends the scales that the codes stand for to scales and returns it.
+func AppendDequantize(scales []float32, codes []byte, nested []float32, offset float32) ([]float32, error) {
+	more := slices.Grow(scales, len(codes))[:len(scales)+len(codes)]
+	if err := Dequantize(more[len(scales):], codes, nested, offset); err != nil {
+		return scales, err
+	}
+	return more, nil
+}
+
 // Quantize quantizes scales with the offset of the whole tensor. codes must have as many bytes as there are scales, and
-// nested NestedLen(len(scales)) values. A tensor may be done in parts of a multiple of BlockSize. After a
+// nested NestedLen(len(scales)) values. A tensor may be done in parts, all but the last multiples of BlockSize. After a
 // *NonFiniteError codes and nested hold what is of no use.
 func Quantize(codes []byte, nested []float32, scales []float32, offset float32) error {
 	if err := check(codes, nested, len(scales)); err != nil {

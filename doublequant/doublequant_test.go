@@ -150,6 +150,51 @@ func TestThresholds(t *testing.T) {
 	}
 }
 
+// Parts that are multiples of BlockSize give what the whole gives.
+func TestAppendParts(t *testing.T) {
+	for _, n := range []int{1, 255, 256, 257, 1000} {
+		scales := make([]float32, n)
+		for i := range scales {
+			scales[i] = float32(i*i%97) / 97
+		}
+		offset := Offset(scales)
+		codes, nested := make([]byte, n), make([]float32, NestedLen(n))
+		if err := Quantize(codes, nested, scales, offset); err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range []int{256, 512, 1024} {
+			gotCodes, gotNested := []byte{3}, []float32{3}
+			for s := range slices.Chunk(scales, part) {
+				var err error
+				if gotCodes, gotNested, err = AppendQuantize(gotCodes, gotNested, s, offset); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if diff := cmp.Diff(codes, gotCodes[1:]) + cmp.Diff(nested, gotNested[1:]); diff != "" || gotCodes[0] != 3 || gotNested[0] != 3 {
+				t.Errorf("n=%d in parts of %d:\n%s", n, part, diff)
+			}
+		}
+		want := make([]float32, n)
+		if err := Dequantize(want, codes, nested, offset); err != nil {
+			t.Fatal(err)
+		}
+		got, err := AppendDequantize([]float32{7}, codes, nested, offset)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got[1:]); diff != "" {
+			t.Errorf("n=%d decoded (-want +got):\n%s", n, diff)
+		}
+	}
+	inf := float32(math.Inf(1))
+	if c, s, err := AppendQuantize([]byte{1}, nil, []float32{inf}, 0); err == nil || len(c) != 1 || len(s) != 0 {
+		t.Errorf("infinite scale: %d codes, %d constants, %v", len(c), len(s), err)
+	}
+	if s, err := AppendDequantize(nil, make([]byte, 3), nil, 0); err == nil || len(s) != 0 {
+		t.Errorf("no constants: %d scales, %v", len(s), err)
+	}
+}
+
 func TestConstantScales(t *testing.T) {
 	scales := slices.Repeat([]float32{0.3}, 300)
 	offset := Offset(scales)

@@ -2,6 +2,7 @@ package doublequant_test
 
 import (
 	"fmt"
+	"log"
 
 	"github.com/nf4kit/nf4kit/doublequant"
 )
@@ -10,18 +11,15 @@ func Example() {
 	scales := []float32{0.0512, 0.0498, 0.0605, 0.0433, 0.0551}
 
 	offset := doublequant.Offset(scales)
-	codes := make([]byte, len(scales))
-	nested := make([]float32, doublequant.NestedLen(len(scales)))
-	if err := doublequant.Quantize(codes, nested, scales, offset); err != nil {
-		fmt.Println(err)
-		return
+	codes, nested, err := doublequant.AppendQuantize(nil, nil, scales, offset)
+	if err != nil {
+		log.Fatal(err)
 	}
 	fmt.Printf("offset %.5f, nested %.5f, codes %v\n", offset, nested, codes)
 
-	decoded := make([]float32, len(scales))
-	if err := doublequant.Dequantize(decoded, codes, nested, offset); err != nil {
-		fmt.Println(err)
-		return
+	decoded, err := doublequant.AppendDequantize(nil, codes, nested, offset)
+	if err != nil {
+		log.Fatal(err)
 	}
 	fmt.Printf("%.5f\n", decoded)
 	// Output:

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -23,8 +25,9 @@ var rank = map[string]int{
 	"doublequant": 0,
 	"safetensors": 0,
 
-	"internal/linalg": 0,
-	"internal/search": 0,
+	"internal/linalg":   0,
+	"internal/search":   0,
+	"internal/feedback": 1,
 
 	"nf4/bnb":             1,
 	"internal/checkpoint": 1,
@@ -35,6 +38,7 @@ var rank = map[string]int{
 	"internal/fourbit":      2,
 	"internal/complete":     2,
 	"internal/manifest":     2,
+	"internal/activations":  2,
 	"internal/imatrix":      2,
 	"internal/memplan":      2,
 	"internal/memplan/page": 3,
@@ -50,6 +54,8 @@ var rank = map[string]int{
 	"internal/report":  6,
 
 	"cmd/nf4kit": 7,
+
+	"examples/pack": 2, // of public packages alone, see TestExamplesOutside
 }
 
 // owners lists who may import a dependency that must not spread.
@@ -108,5 +114,39 @@ func TestImportsPointDown(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Examples are programs as others would write them, with public packages alone, and short.
+func TestExamplesOutside(t *testing.T) {
+	const maxLines = 25
+	found := 0
+	for _, p := range list(t) {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		if !strings.HasPrefix(name, "examples/") {
+			continue
+		}
+		found++
+		for _, imp := range p.Imports {
+			if strings.Contains(imp, "/internal/") {
+				t.Errorf("%s imports %s", name, imp)
+			}
+		}
+		raw, err := os.ReadFile(filepath.Join("..", name, "main.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := 0
+		for line := range strings.Lines(string(raw)) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "//") {
+				lines++
+			}
+		}
+		if lines > maxLines {
+			t.Errorf("%s has %d lines of code, want at most %d", name, lines, maxLines)
+		}
+	}
+	if found == 0 {
+		t.Error("there are no examples")
 	}
 }

@@ -1,6 +1,20 @@
 // Package nf4 quantizes blocks of weights to the 4-bit types of bitsandbytes, NF4 and FP4, and decodes them. Codes and
 // absmax constants are byte for byte those that bitsandbytes computes on the CPU.
 //
+// # The common use
+//
+// The zero [Config] is what nearly everyone wants, NF4 in blocks of 64. One call gives the codes and the constants of a
+// tensor, and another decodes them:
+//
+//	codes, absmax, err := nf4.Config{}.AppendQuantize(nil, nil, weights)
+//	weights, err = nf4.Config{}.AppendDequantize(nil, codes, absmax, len(weights))
+//
+// A model's weights are 16-bit numbers as a rule. [Config.AppendQuantizeBytes] takes their bytes as they lie in a
+// safetensors file, and [AppendBytes] makes such bytes of float32 values.
+//
+// To make a checkpoint of the result, or to read one, use package nf4/bnb. To encode against scales that are given, such
+// as constants that went through double quantization (package doublequant), use [Config.Encode].
+//
 // # The format
 //
 // A tensor is taken as a flat row of n values in row-major order and cut into blocks, of 64 values by default. For
@@ -26,8 +40,11 @@
 //   - With an odd count the low nibble of the last byte is the code of zero.
 //   - A NaN or an infinity cannot be quantized and is a *NonFiniteError.
 //
-// The absmax constants can be quantized in turn: see package doublequant. What it takes to make a checkpoint of this,
-// names and records included, is not here.
+// # Large tensors
 //
-// Every function works on buffers of the caller's, allocates nothing and can be used from several goroutines.
+// A tensor can be quantized and decoded in parts, by several goroutines. Every part but the last must be a multiple of
+// the block size: the functions see nothing but the values they are given, and a part that ends within a block would get
+// the rule of a short last block, and its rest a block of its own.
+//
+// The functions that append allocate what they need; all others work on buffers of the caller's and allocate nothing.
 package nf4

@@ -157,8 +157,9 @@ func (e *NonFiniteError) Error() string {
 	return fmt.Sprintf("nf4: value %d is %v, which cannot be quantized", e.Index, e.Value)
 }
 
-// Quantize quantizes src. codes must have CodesLen(len(src)) bytes and absmax Blocks(len(src)) values. After a
-// *NonFiniteError both hold what is of no use.
+// Quantize quantizes src into buffers of the caller's. codes must have CodesLen(len(src)) bytes and absmax
+// Blocks(len(src)) values. After a *NonFiniteError both hold what is of no use. A tensor may be done in parts, all but
+// the last multiples of the block size.
 //
 // To have what bitsandbytes makes of a 16-bit tensor, give it 16-bit values: see QuantizeBytes.
 func (c Config) Quantize(codes []byte, absmax []float32, src []float32) error {
@@ -181,7 +182,7 @@ func (c Config) Quantize(codes []byte, absmax []float32, src []float32) error {
 
 // QuantizeBytes quantizes the little-endian values of type d in src, as they lie in a safetensors file. codes must have
 // CodesLen(n) bytes and absmax Blocks(n) values for the n values of src. After a *NonFiniteError both hold what is of
-// no use.
+// no use. A tensor may be done in parts, all but the last multiples of the block size.
 func (c Config) QuantizeBytes(codes []byte, absmax []float32, src []byte, d DType) error {
 	e, err := d.elem()
 	if err != nil {
@@ -209,7 +210,7 @@ func (c Config) QuantizeBytes(codes []byte, absmax []float32, src []byte, d DTyp
 }
 
 // Dequantize decodes len(dst) values: the code's value times the absmax of its block. absmax may as well hold scales
-// that went through double quantization. codes and absmax must have the lengths that Quantize asks for.
+// that went through double quantization, of either sign. codes and absmax must have the lengths that Quantize asks for.
 func (c Config) Dequantize(dst []float32, codes []byte, absmax []float32) error {
 	if err := c.check(codes, absmax, len(dst)); err != nil {
 		return err

@@ -37,7 +37,7 @@ func newHeaderDecoder(buf []byte) *headerDecoder {
 		buf: buf,
 		dec: jsontext.NewDecoder(bytes.NewBuffer(buf), jsontext.AllowDuplicateNames(true)),
 		// Entries of published models take 90 to 150 bytes.
-		h: &header{byName: make(map[string]*Tensor, len(buf)/128)},
+		h: &header{byName: make(map[string]*Tensor, min(len(buf)/128, MaxTensors))},
 	}
 }
 
@@ -132,6 +132,9 @@ const (
 )
 
 func (d *headerDecoder) decodeTensor(name string) error {
+	if len(d.h.tensors) == MaxTensors {
+		return &FormatError{Offset: lenSize + d.dec.InputOffset(), Msg: fmt.Sprintf("the file has more than %d tensors", MaxTensors)}
+	}
 	if len(d.tensors) == cap(d.tensors) {
 		d.tensors = make([]Tensor, 0, min(2*cap(d.tensors)+8, tensorBlock))
 	}

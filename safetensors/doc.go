@@ -1,6 +1,19 @@
 // Package safetensors reads and writes the safetensors file format as a
 // stream: tensors are sections of a file, never a copy of it in memory.
 //
+// # The common use
+//
+// [Open] a file, look a tensor up and read what is wanted of it; to write one, say what it will hold, [Create] it, write
+// the tensors in any order and close it:
+//
+//	f, err := safetensors.Open("model.safetensors")
+//	n, err := f.Lookup("lm_head.weight").ReadAt(buf, 0)
+//
+//	layout, err := safetensors.NewLayout([]safetensors.Entry{{Name: "x", DType: safetensors.F32, Shape: []int64{2}}}, nil)
+//	w, err := safetensors.Create("out.safetensors", layout)
+//	err = w.WriteAt("x", data, 0)
+//	err = w.Close()
+//
 // # The format
 //
 // A file is, in this order and with nothing between or after:
@@ -54,7 +67,8 @@
 // [NewLayout] takes the names, types and shapes of all tensors and decides every
 // byte's place; its header is byte for byte the reference serializer's. A
 // [Writer] then takes the data in any order, from any number of goroutines, and
-// [Writer.Close] fails if a byte is missing. With several keys of metadata the
+// [Writer.Close] fails if a byte is missing. [Create] makes one of a file on disk,
+// [WriteFile] a whole file of what is in memory. With several keys of metadata the
 // reference writes them in a random order, this package in ascending order.
 //
 // The package knows nothing of what the numbers mean: it converts no element,

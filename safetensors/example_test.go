@@ -28,18 +28,14 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	out, err := os.Create(name)
+	w, err := safetensors.Create(name, layout)
 	if err != nil {
 		log.Fatal(err)
 	}
-	w, err := safetensors.NewWriter(out, layout)
-	if err != nil {
-		log.Fatal(err)
-	}
-	w.WriteAt("norm.weight", []byte{0x80, 0x3f, 0x00, 0x40}, 0)             // 1, 2
-	w.WriteAt("proj.weight", []byte{0x00, 0x00, 0x80, 0xbf}, 4)             // second element: -1
-	w.WriteAt("proj.weight", []byte{0x00, 0x00, 0x00, 0x3f}, 0)             // first element: 0.5
-	if err := errors.Join(w.Close(), out.Sync(), out.Close()); err != nil { // errors of WriteAt come again
+	w.WriteAt("norm.weight", []byte{0x80, 0x3f, 0x00, 0x40}, 0) // 1, 2
+	w.WriteAt("proj.weight", []byte{0x00, 0x00, 0x80, 0xbf}, 4) // second element: -1
+	w.WriteAt("proj.weight", []byte{0x00, 0x00, 0x00, 0x3f}, 0) // first element: 0.5
+	if err := w.Close(); err != nil {                           // errors of WriteAt come again
 		log.Fatal(err)
 	}
 

@@ -14,6 +14,11 @@ const (
 	headerAlign   = 8           // the JSON is padded with spaces to a multiple of this
 	metadataKey   = "__metadata__"
 
+	// MaxTensors bounds the tensors of a file: each takes some hundreds of bytes in memory, whatever it takes in the file.
+	// The most that is known to be in one is some 440,000: a mixture of 512 experts in 48 layers, quantized one by one
+	// with five sidecars each.
+	MaxTensors = 1 << 19
+
 	maxRank = 64
 	// maxMetadata bounds the keys of metadata, which at 11 bytes each would take
 	// some 15 times their size in memory. Published files have hundreds at most.

@@ -42,9 +42,12 @@ type Layout struct {
 //
 // It is an error if a name is used twice, is "__metadata__" or is not UTF-8; if
 // a shape has over 64 dimensions, one below 0 or over 2^53, or a product that
-// is no whole number of bytes or over 2^53 of them; if metadata has over 65,536
+// is no whole number of bytes or over 2^53 of them; if there are over [MaxTensors]; if metadata has over 65,536
 // keys; and if the header is over 100,000,000 bytes ([ErrHeaderTooLarge]).
 func NewLayout(entries []Entry, metadata map[string]string) (*Layout, error) {
+	if len(entries) > MaxTensors {
+		return nil, fmt.Errorf("safetensors: lay out %d tensors: at most %d are allowed in a file", len(entries), MaxTensors)
+	}
 	l := &Layout{
 		tensors: make([]Placement, len(entries)),
 		byName:  make(map[string]int, len(entries)),

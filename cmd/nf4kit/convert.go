@@ -339,8 +339,9 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	if err := o.checkReports(); err != nil {
 		return err
 	}
+	collectGarbage(x.MaxMemory)
 	start := time.Now()
-	src, err := checkpoint.Open(o.Src)
+	src, err := openSource(ctx, o.Src)
 	if err != nil {
 		return err
 	}
@@ -348,7 +349,7 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	for _, w := range src.Warnings {
 		warnf(g.Stderr, "%s", w)
 	}
-	p, err := convert.NewPlan(src, opt)
+	p, err := await(ctx, func() (*convert.Plan, error) { return convert.NewPlan(src, opt) })
 	if err != nil {
 		return optionMistake(err)
 	}
@@ -434,7 +435,6 @@ func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution
 	if err != nil {
 		return err
 	}
-	collectGarbage(x.MaxMemory)
 	results, err := p.Execute(ctx, sink, x)
 	bar.finish()
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/escape"
 )
@@ -67,8 +66,9 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	if err != nil {
 		return err
 	}
+	collectGarbage(x.MaxMemory)
 	start := time.Now()
-	src, err := checkpoint.Open(o.Src)
+	src, err := openSource(ctx, o.Src)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,9 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	for _, w := range src.Warnings {
 		warnf(g.Stderr, "%s", w)
 	}
-	p, err := convert.NewDequantizePlan(src, convert.DequantizeOptions{DType: o.DType, MaxShardSize: size, AllowIncomplete: o.AllowIncomplete})
+	p, err := await(ctx, func() (*convert.Plan, error) {
+		return convert.NewDequantizePlan(src, convert.DequantizeOptions{DType: o.DType, MaxShardSize: size, AllowIncomplete: o.AllowIncomplete})
+	})
 	if err != nil {
 		return optionMistake(err)
 	}

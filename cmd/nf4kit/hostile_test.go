@@ -17,26 +17,47 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// tensors16 writes a safetensors file of 64 x 64 bfloat16 weights of 0.5 with the given names.
+// tensors16 writes a safetensors file of bfloat16 weights of 0.5 with the given names: 64 x 64 of them, 64 in a norm.
 func tensors16(t testing.TB, file string, names ...string) {
 	t.Helper()
-	const size = 64 * 64 * 2
 	type entry struct {
 		DType   string `json:"dtype"`
 		Shape   []int  `json:"shape"`
 		Offsets []int  `json:"data_offsets"`
 	}
 	header := map[string]entry{}
-	for i, n := range names {
-		header[n] = entry{"BF16", []int{64, 64}, []int{i * size, (i + 1) * size}}
+	end := 0
+	for _, n := range names {
+		shape, size := []int{64, 64}, 64*64*2
+		if strings.HasSuffix(n, "norm.weight") {
+			shape, size = []int{64}, 64*2
+		}
+		header[n] = entry{"BF16", shape, []int{end, end + size}}
+		end += size
 	}
 	raw, err := json.Marshal(header)
 	if err != nil {
 		t.Fatal(err)
 	}
 	out := binary.LittleEndian.AppendUint64(nil, uint64(len(raw)))
-	out = append(append(out, raw...), bytes.Repeat([]byte{0, 0x3f}, len(names)*size/2)...)
+	out = append(append(out, raw...), bytes.Repeat([]byte{0, 0x3f}, end/2)...)
 	if err := os.WriteFile(file, out, 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tinyLlama writes a whole Llama of one layer.
+func tinyLlama(t testing.TB, dir string) {
+	t.Helper()
+	names := []string{"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"}
+	for _, m := range []string{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+		"input_layernorm", "post_attention_layernorm"} {
+		names = append(names, "model.layers.0."+m+".weight")
+	}
+	tensors16(t, filepath.Join(dir, "model.safetensors"), names...)
+	config := `{"model_type":"llama","architectures":["LlamaForCausalLM"],"hidden_size":64,"intermediate_size":64,"num_attention_heads":4,` +
+		`"num_key_value_heads":4,"num_hidden_layers":1,"vocab_size":64,"rms_norm_eps":1e-6,"torch_dtype":"bfloat16"}`
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o666); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -143,13 +164,11 @@ func TestHostileCard(t *testing.T) {
 	if err := os.MkdirAll(src, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	tensors16(t, filepath.Join(src, "model.safetensors"), "model.layers.0.self_attn.q_proj.weight")
+	tinyLlama(t, src)
 	card := "---\nbase_model: '[a](javascript:alert(1))'\nlicense: !!python/object/apply:os.system [id]\nlicense_name: \"x\\n---\\nevil: 1\"\n" +
 		"language: [en, !!python/name:os.system x]\ntags: [ok, !evil x, '<script>']\npipeline_tag: text-generation # note\n---\n"
-	for name, text := range map[string]string{"README.md": card, "config.json": `{"model_type":"llama","architectures":["LlamaForCausalLM"],"num_hidden_layers":1}`} {
-		if err := os.WriteFile(filepath.Join(src, name), []byte(text), 0o666); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.WriteFile(filepath.Join(src, "README.md"), []byte(card), 0o666); err != nil {
+		t.Fatal(err)
 	}
 	var stderr bytes.Buffer
 	dst := filepath.Join(dir, "out")

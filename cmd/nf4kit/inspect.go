@@ -13,6 +13,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/footprint"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
+	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // InspectOptions are the arguments and flags of inspect.
@@ -125,12 +126,13 @@ func selection(only, skip []string) (func(name string) bool, error) {
 }
 
 // runInspect is the command without cobra.
-func runInspect(_ context.Context, g *globals, o InspectOptions) error {
+func runInspect(ctx context.Context, g *globals, o InspectOptions) error {
 	keep, err := selection(o.Patterns, o.Skip)
 	if err != nil {
 		return err
 	}
-	src, err := checkpoint.Open(o.Src)
+	collectGarbage(stream.DefaultMemory)
+	src, err := openSource(ctx, o.Src)
 	if err != nil {
 		return err
 	}
@@ -138,7 +140,7 @@ func runInspect(_ context.Context, g *globals, o InspectOptions) error {
 	for _, w := range src.Warnings {
 		warnf(g.Stderr, "%s", w)
 	}
-	f, err := footprint.Of(src)
+	f, err := await(ctx, func() (*footprint.Footprint, error) { return footprint.Of(src) })
 	if err != nil {
 		return err
 	}

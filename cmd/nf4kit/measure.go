@@ -189,7 +189,7 @@ func runMeasure(ctx context.Context, g *globals, o MeasureOptions) error {
 		}
 	}
 	start := time.Now()
-	src, err := checkpoint.Open(o.Src)
+	src, err := openSource(ctx, o.Src)
 	if err != nil {
 		return err
 	}
@@ -233,7 +233,7 @@ func runMeasure(ctx context.Context, g *globals, o MeasureOptions) error {
 // formats measures formats on the source.
 func (o *MeasureOptions) formats(ctx context.Context, g *globals, src *checkpoint.Source, opt measure.Options, popt convert.Options) (*report.Report, error) {
 	popt.AllowIncomplete = true // what is there can be measured
-	p, err := convert.NewPlan(src, popt)
+	p, err := await(ctx, func() (*convert.Plan, error) { return convert.NewPlan(src, popt) })
 	if err != nil {
 		return nil, optionMistake(err)
 	}
@@ -267,7 +267,7 @@ func (o *MeasureOptions) written(ctx context.Context, g *globals, src *checkpoin
 	if err != nil {
 		return nil, err
 	}
-	quant, err := checkpoint.Open(o.Quant)
+	quant, err := openSource(ctx, o.Quant)
 	if err != nil {
 		return nil, err
 	}

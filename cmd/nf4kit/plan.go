@@ -15,6 +15,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/memplan"
 	"github.com/nf4kit/nf4kit/internal/memplan/page"
 	"github.com/nf4kit/nf4kit/internal/modelshape"
+	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // PlanOptions are the arguments and flags of plan.
@@ -268,7 +269,8 @@ func runPlan(ctx context.Context, g *globals, o PlanOptions) error {
 	if _, err := o.run(""); err != nil { // flags first, whatever SRC is
 		return err
 	}
-	src, err := openPlanSource(o.Src)
+	collectGarbage(stream.DefaultMemory)
+	src, err := await(ctx, func() (*planSource, error) { return openPlanSource(o.Src) })
 	if err != nil {
 		return err
 	}

@@ -311,6 +311,13 @@ func classesOf(config []byte, tensors []modelshape.Tensor) map[string]arch.Class
 func adapterFile(adapters []memplan.Adapter, rank int64, dtype memplan.DType) (int64, error) {
 	dt := map[memplan.DType]safetensors.DType{memplan.F32: safetensors.F32, memplan.BF16: safetensors.BF16, memplan.F16: safetensors.F16}[dtype]
 	var entries []safetensors.Entry
+	var count int64
+	for _, a := range adapters {
+		if count += 2 * min(a.Count, safetensors.MaxTensors); count > safetensors.MaxTensors {
+			return 0, &checkpoint.InputError{File: "config.json", Expected: fmt.Sprintf("at most %d matrices of adapters", safetensors.MaxTensors), Found: "more",
+				Hint: "choose fewer with --targets; or is the number of layers or of experts a mistake?"}
+		}
+	}
 	for _, a := range adapters {
 		for i := range a.Count {
 			path := "base_model.model." + strings.TrimSuffix(strings.Replace(a.Name, "*", fmt.Sprint(i), 1), ".weight")

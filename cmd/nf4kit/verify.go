@@ -167,7 +167,7 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 			return err
 		}
 	}
-	src, err := checkpoint.Open(o.Dir)
+	src, err := openSource(ctx, o.Dir)
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 	opt := verify.Options{Targets: targets, StructureOnly: o.HeadersOnly, AllowIncomplete: o.AllowIncomplete, Stream: so}
 	total := src.TensorBytes()
 	if o.Source != "" {
-		if opt.Source, err = checkpoint.Open(o.Source); err != nil {
+		if opt.Source, err = openSource(ctx, o.Source); err != nil {
 			return err
 		}
 		defer opt.Source.Close()
@@ -191,7 +191,7 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 	if err != nil {
 		return err
 	}
-	f, err := footprint.Of(src)
+	f, err := await(ctx, func() (*footprint.Footprint, error) { return footprint.Of(src) })
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,24 @@ const (
 	maxNestedConfigs = 64
 )
 
+// maxConfigTokens bounds the strings, numbers and brackets of a config.json, each of which costs every pass over it. The
+// largest known has some 90,000: two label maps of 21,843.
+const maxConfigTokens = 1 << 18
+
+// BoundTokens refuses a JSON text of more tokens than limit before a decoder makes values of them, which take many times
+// their text: "0," is two bytes of it. Text that is no JSON passes as far as it can be read: to say so is for whoever decodes.
+func BoundTokens(file string, raw []byte, limit int) error {
+	dec := jsontext.NewDecoder(bytes.NewBuffer(raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	for n := 0; ; n++ {
+		if _, err := dec.ReadToken(); err != nil {
+			return nil
+		}
+		if n == limit {
+			return &InputError{File: file, Expected: fmt.Sprintf("at most %d values, names and brackets", limit), Found: "more"}
+		}
+	}
+}
+
 // Config gives read access to a config.json. It keeps the text as it stands: numbers are tokens, not float64.
 type Config struct {
 	raw    []byte
@@ -37,6 +55,9 @@ func parseConfig(file string, raw []byte) (*Config, error) {
 		return nil, &InputError{File: file, Expected: fmt.Sprintf("at most %d bytes", MaxConfigSize), Found: fmt.Sprint(len(raw))}
 	}
 	c := &Config{raw: raw, shadow: strictJSON(raw)}
+	if err := BoundTokens(file, c.shadow, maxConfigTokens); err != nil {
+		return nil, err
+	}
 	dec := jsontext.NewDecoder(bytes.NewBuffer(c.shadow))
 	if k := dec.PeekKind(); k != '{' {
 		if _, err := dec.ReadToken(); err != nil && !errors.Is(err, io.EOF) {

@@ -48,6 +48,9 @@ func ParseIndex(file string, raw []byte) (*Index, error) {
 	if len(raw) > MaxIndexSize {
 		return nil, &InputError{File: file, Expected: fmt.Sprintf("at most %d bytes", MaxIndexSize), Found: fmt.Sprintf("%d", len(raw))}
 	}
+	if err := BoundTokens(file, raw, 2*MaxTensors+1<<16); err != nil {
+		return nil, err
+	}
 	p := indexParser{file: file, dec: newIndexDecoder(raw), ix: &Index{spelled: make(map[string]string)}, shards: make(map[string]string)}
 	if err := p.object("an object", p.top); err != nil {
 		return nil, err

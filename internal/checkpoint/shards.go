@@ -22,7 +22,8 @@ type ShardPlan struct {
 	Size    int64               // bytes of tensors
 }
 
-// SplitShards deals groups, in their order, into files of at most maxShardSize tensor bytes (0: DefaultMaxShardSize).
+// SplitShards deals groups, in their order, into files of at most maxShardSize tensor bytes (0: DefaultMaxShardSize) and
+// safetensors.MaxTensors tensors.
 // A group is never split, so one that is larger gets a file of its own. One file is called base.safetensors, several
 // base-00001-of-0000N.safetensors.
 func SplitShards(groups []Group, maxShardSize int64, base string) ([]ShardPlan, error) {
@@ -44,7 +45,8 @@ func SplitShards(groups []Group, maxShardSize int64, base string) ([]ShardPlan, 
 				return nil, fmt.Errorf("split shards: %s: over %d bytes", g.Name, maxTensorBytes)
 			}
 		}
-		if n := len(plans); n == 0 || size > 0 && plans[n-1].Size > 0 && size > maxShardSize-plans[n-1].Size {
+		if n := len(plans); n == 0 || size > 0 && plans[n-1].Size > 0 && size > maxShardSize-plans[n-1].Size ||
+			n > 0 && len(plans[n-1].Entries)+len(g.Entries) > safetensors.MaxTensors {
 			plans = append(plans, ShardPlan{})
 		}
 		p := &plans[len(plans)-1]

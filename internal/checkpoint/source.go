@@ -75,6 +75,9 @@ func (s *Source) open() error {
 	if err != nil {
 		return err
 	}
+	if len(s.Tensors) > MaxTensors {
+		return &InputError{File: s.Path, Expected: fmt.Sprintf("at most %d tensors in all files", MaxTensors), Found: fmt.Sprint(len(s.Tensors))}
+	}
 	return s.readConfig()
 }
 
@@ -114,6 +117,10 @@ func (s *Source) addShard(name string) error {
 	s.add(name, f)
 	return nil
 }
+
+// MaxTensors bounds the tensors of a checkpoint, in all its files. The largest known models have some 140,000, and
+// some 830,000 when every expert is quantized with five sidecars.
+const MaxTensors = 1 << 20
 
 func (s *Source) add(name string, f *safetensors.File) {
 	sh := &Shard{Name: name, File: f}

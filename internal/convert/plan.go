@@ -407,6 +407,7 @@ func inFileOrder(src *checkpoint.Source) []checkpoint.Tensor {
 // layOut gives every output tensor its shard and place.
 func (p *Plan) layOut(opt *Options) error {
 	groups := make([]checkpoint.Group, len(p.Items))
+	entries := 0
 	for i := range p.Items {
 		it := &p.Items[i]
 		g := &groups[i]
@@ -420,6 +421,10 @@ func (p *Plan) layOut(opt *Options) error {
 			}
 		} else {
 			g.Entries = []safetensors.Entry{{Name: it.Name, DType: it.Out, Shape: it.Shape}}
+		}
+		if entries += len(g.Entries); entries > checkpoint.MaxTensors {
+			return &SourceError{Path: p.Source.Path, Msg: fmt.Sprintf("the output would have more than %d tensors, sidecars included", checkpoint.MaxTensors),
+				Hint: "keep some with --skip"}
 		}
 		it.OutBytes = groupSize(g.Entries)
 		p.Totals.OutBytes += it.OutBytes

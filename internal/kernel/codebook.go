@@ -90,3 +90,6 @@ func Order(t Type) [16]uint8 { return books[t].order }
 // Thresholds returns the 15 decision thresholds in ascending order: a scaled value takes the upper of two neighbouring
 // codes only if it is strictly greater.
 func Thresholds(t Type) [15]float32 { return [15]float32(books[t].threshold[:15]) }
+
+// ZeroCode is the code of 0, which also stands at the place of the missing nibble of an odd count.
+func ZeroCode(t Type) uint8 { return books[t].search(0) }

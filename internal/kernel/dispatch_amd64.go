@@ -183,6 +183,17 @@ func gridFitSteps(t Type, wq, qq, x, hx, h, inv []float32) bool {
 	return true
 }
 
+// nearestSteps does as many leading elements as the assembly can and returns how many.
+func nearestSteps(t Type, codes []byte, values, x, scales []float32) int {
+	n := len(x) / 16 * 16
+	if current == generic || n == 0 {
+		return 0
+	}
+	_, _, _ = codes[n-1], values[n-1], scales[n-1]
+	nearestAVX2(&codes[0], &values[0], &x[0], &scales[0], n/16, &fitTables[t].level[0][0])
+	return n
+}
+
 func mulTile(c []float32, stride int, a, b []float32) bool {
 	if current == generic || len(a) == 0 {
 		return false

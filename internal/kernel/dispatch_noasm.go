@@ -38,6 +38,8 @@ func e2m1Blocks(codes []byte, v, x, scale []float32, blockSize int) int { return
 
 func gridFitSteps(t Type, wq, qq, x, hx, h, inv []float32) bool { return false }
 
+func nearestSteps(t Type, codes []byte, values, x, scales []float32) int { return 0 }
+
 func mulTile(c []float32, stride int, a, b []float32) bool { return false }
 
 func mulRow(c, a, b []float32) bool { return false }

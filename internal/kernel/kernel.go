@@ -25,6 +25,14 @@ func Codes(t Type, e Elem, codes []byte, absmax []float32, src []byte, blockSize
 	codesGeneric(t, e, codes[done*blockSize/2:], absmax[done:], src[done*blockSize*e.Size():], blockSize)
 }
 
+// Nearest finds the codes of elements that each have a scale of their own, of either sign, and the values they decode to:
+// the code for x*(1/scale), two roundings, and its value times the scale. A scale below 1e-37 is taken as 0, and the code is
+// that of 0.
+func Nearest(t Type, codes []byte, values, x, scales []float32) {
+	done := nearestSteps(t, codes, values, x, scales)
+	nearestGeneric(t, codes[done:], values[done:], x[done:], scales[done:])
+}
+
 // stretch is how many elements go through Absmax and then Codes at a time: few enough for the second to find them in the
 // first-level cache, so that memory is read once.
 const stretch = 4096

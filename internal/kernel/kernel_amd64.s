@@ -3943,6 +3943,91 @@ step:
 	VZEROUPPER
 	RET
 
+// func nearestAVX2(codes *byte, values *float32, x *float32, scales *float32, steps int, t *float32)
+// Requires: AVX, AVX2
+TEXT ·nearestAVX2(SB), NOSPLIT|RODATA, $0-48
+	MOVQ         codes+0(FP), AX
+	MOVQ         values+8(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         scales+24(FP), BX
+	MOVQ         t+40(FP), SI
+	VPBROADCASTD word7fffffff<>+0(SB), Y0
+	VPBROADCASTD word02081cea<>+0(SB), Y1
+	VPBROADCASTD word3f800000<>+0(SB), Y2
+	MOVQ         steps+32(FP), DI
+
+step:
+	VMOVUPS      (BX), Y3
+	VANDPS       Y0, Y3, Y6
+	VCMPPS       $0x1d, Y1, Y6, Y6
+	VDIVPS       Y3, Y2, Y4
+	VANDPS       Y6, Y4, Y4
+	VMULPS       (DX), Y4, Y4
+	VCMPPS       $0x1e, (SI), Y4, Y5
+	VMOVUPS      32(SI), Y6
+	VPERMILPS    Y5, Y6, Y6
+	VCMPPS       $0x1e, Y6, Y4, Y6
+	VPADDD       Y5, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVUPS      64(SI), Y6
+	VPERMILPS    Y5, Y6, Y6
+	VCMPPS       $0x1e, Y6, Y4, Y6
+	VPADDD       Y5, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VPERMPS      96(SI), Y5, Y6
+	VCMPPS       $0x1e, Y6, Y4, Y6
+	VPERMPS      128(SI), Y5, Y4
+	VPERMPS      160(SI), Y5, Y7
+	VBLENDVPS    Y6, Y7, Y4, Y4
+	VMULPS       Y3, Y4, Y4
+	VMOVUPS      Y4, (CX)
+	VPERMPS      192(SI), Y5, Y3
+	VPERMPS      224(SI), Y5, Y4
+	VBLENDVPS    Y6, Y4, Y3, Y3
+	VMOVUPS      32(BX), Y4
+	VANDPS       Y0, Y4, Y7
+	VCMPPS       $0x1d, Y1, Y7, Y7
+	VDIVPS       Y4, Y2, Y5
+	VANDPS       Y7, Y5, Y5
+	VMULPS       32(DX), Y5, Y5
+	VCMPPS       $0x1e, (SI), Y5, Y6
+	VMOVUPS      32(SI), Y7
+	VPERMILPS    Y6, Y7, Y7
+	VCMPPS       $0x1e, Y7, Y5, Y7
+	VPADDD       Y6, Y6, Y6
+	VPADDD       Y7, Y6, Y6
+	VMOVUPS      64(SI), Y7
+	VPERMILPS    Y6, Y7, Y7
+	VCMPPS       $0x1e, Y7, Y5, Y7
+	VPADDD       Y6, Y6, Y6
+	VPADDD       Y7, Y6, Y6
+	VPERMPS      96(SI), Y6, Y7
+	VCMPPS       $0x1e, Y7, Y5, Y7
+	VPERMPS      128(SI), Y6, Y5
+	VPERMPS      160(SI), Y6, Y8
+	VBLENDVPS    Y7, Y8, Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VMOVUPS      Y5, 32(CX)
+	VPERMPS      192(SI), Y6, Y4
+	VPERMPS      224(SI), Y6, Y5
+	VBLENDVPS    Y7, Y5, Y4, Y4
+	VPACKUSDW    Y4, Y3, Y3
+	VPERMQ       $0xd8, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSWB    X4, X3, X4
+	VMOVDQU      X4, (AX)
+	ADDQ         $+16, AX
+	ADDQ         $+64, CX
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	SUBQ         $+1, DI
+	JNZ          step
+	VZEROUPPER
+	RET
+
+DATA word02081cea<>+0(SB)/4, $0x02081cea
+GLOBL word02081cea<>(SB), RODATA|NOPTR, $4
+
 // func mulTileAVX2(c *float32, stride int, a *float32, b *float32, k int)
 // Requires: AVX, FMA3
 TEXT ·mulTileAVX2(SB), NOSPLIT|RODATA, $0-40

@@ -489,6 +489,7 @@ func TestShortSlices(t *testing.T) {
 		"pairs":      func() { PairSums(new(Sums), scales[:33], make([]float32, 32, 64)) },
 		"e2m1":       func() { E2M1(codes[:15], scales[:32], scales[32:64], scales[64:], 32) },
 		"fit":        func() { GridFit(NF4, scales[:1], scales[:1], scales[:64], scales[:63:63], scales[:64], scales[:1]) },
+		"nearest":    func() { Nearest(NF4, codes[:16], scales[:16], scales[:16], scales[:15:15]) },
 		"dynamic":    func() { DynamicQuantize(make([]byte, 255, 256), make([]float32, 1), scales, 0) },
 		"decode":     func() { DynamicDequantize(scales[:255], make([]byte, 256), make([]float32, 1), 0) },
 	} {

@@ -56,6 +56,21 @@ func quantizeF32Generic(t Type, codes []byte, absmax []float32, src []float32, b
 	}
 }
 
+// nearestGeneric is the specification of Nearest.
+func nearestGeneric(t Type, codes []byte, values, x, scales []float32) {
+	b := &books[t]
+	codes, values, scales = codes[:len(x)], values[:len(x)], scales[:len(x)]
+	for i, v := range x {
+		s := scales[i]
+		var inv float32
+		if max(s, -s) >= 1e-37 {
+			inv = 1 / s
+		}
+		c := b.search(clampUnit(v * inv))
+		codes[i], values[i] = c, b.value[c]*s
+	}
+}
+
 // scale takes the elements of a block to [-1, 1]: those of a full block by multiplying with the reciprocal of the
 // clamped absmax, those of a short one by division.
 func scale(v []float32, absmax float32, full bool) {

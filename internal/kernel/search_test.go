@@ -72,3 +72,51 @@ func TestGridFitMeaning(t *testing.T) {
 		}
 	}
 }
+
+func TestNearest(t *testing.T) {
+	b := &buffers{t: t}
+	for _, typ := range allTypes {
+		rows(t, F32, 64, func(r row) {
+			if !r.finite || r.n > 200 {
+				return
+			}
+			x := floats(r.src)
+			rng := rand.New(rand.NewPCG(r.seed, 10))
+			scales := make([]float32, r.n)
+			for i, v := range x {
+				scales[i] = v * []float32{1, -1, 0.3, 1.5, -3, 0, 1e-30}[rng.IntN(7)]
+			}
+			codes, values := make([]byte, r.n), make([]float32, r.n)
+			nearestGeneric(typ, codes, values, x, scales)
+			assembly(t, func() {
+				b.reset(r.n%3 == 0)
+				c, v := b.bytes(r.n), b.floats(x)
+				Nearest(typ, c, v, b.floats(x), b.floats(scales))
+				sameBytes(t, "codes", codes, c)
+				sameFloats(t, "values", values, v)
+			})
+		})
+	}
+}
+
+// With the scale of a whole block the codes are those of Codes.
+func TestNearestMeaning(t *testing.T) {
+	src := patterns[0].elements(3, F32, 64, 64)
+	for _, typ := range allTypes {
+		for _, scale := range []float32{1, -2.5} {
+			scales, codes, values, packed := make([]float32, 64), make([]byte, 64), make([]float32, 64), make([]byte, 32)
+			for i := range scales {
+				scales[i] = scale
+			}
+			Nearest(typ, codes, values, floats(src), scales)
+			Codes(typ, F32, packed, scales[:1], src, 64)
+			decoded := make([]float32, 64)
+			DequantizeF32(typ, decoded, packed, scales[:1], 64)
+			for i, c := range codes {
+				if p := packed[i/2] >> (4 * (^i & 1)) & 15; c != p || values[i] != decoded[i] {
+					t.Fatalf("%v: element %d has code %d and value %v (want %d and %v)", typ, i, c, values[i], p, decoded[i])
+				}
+			}
+		}
+	}
+}

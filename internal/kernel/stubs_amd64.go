@@ -229,6 +229,11 @@ func e2m1AVX2(codes *byte, v *float32, x *float32, scale *float32, blocks int, b
 //go:noescape
 func gridFitAVX2(wq *float32, qq *float32, x *float32, hx *float32, h *float32, steps int, inv *float32, candidates int, t *float32)
 
+// nearestAVX2 is nearestGeneric for steps of 16 elements, at least one.
+//
+//go:noescape
+func nearestAVX2(codes *byte, values *float32, x *float32, scales *float32, steps int, t *float32)
+
 // mulTileAVX2 is mulTileGeneric.
 //
 //go:noescape

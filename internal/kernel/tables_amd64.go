@@ -72,11 +72,12 @@ func levels(t []float32) (level [4][8]float32) {
 	return level
 }
 
-// fitTable is what gridFitAVX2 looks up, see _asm/search.go: three levels and the fourth threshold as in bisection, and at
-// the place of that the values below and above it.
+// fitTable is what gridFitAVX2 and nearestAVX2 look up, see _asm/search.go: three levels and the fourth threshold as in
+// bisection, and at the place of that the values and the codes below and above it.
 type fitTable struct {
-	level        [4][8]float32
-	lower, upper [8]float32
+	level                [4][8]float32
+	lower, upper         [8]float32
+	lowerCode, upperCode [8]uint32
 }
 
 func newFitTables() (s [numTypes]fitTable) {
@@ -85,7 +86,9 @@ func newFitTables() (s [numTypes]fitTable) {
 		s[t].level = levels(b.threshold[:15])
 		for i := range 8 {
 			p := -i & 7
-			s[t].lower[i], s[t].upper[i] = b.value[b.order[2*p]], b.value[b.order[2*p+1]]
+			lower, upper := b.order[2*p], b.order[2*p+1]
+			s[t].lower[i], s[t].upper[i] = b.value[lower], b.value[upper]
+			s[t].lowerCode[i], s[t].upperCode[i] = uint32(lower), uint32(upper)
 		}
 	}
 	return s

@@ -174,10 +174,14 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Parse reads a manifest. Its errors are *Error. Members it does not know are let pass.
+// Parse reads a manifest. Its errors are *Error, and *checkpoint.InputError for one of too many tensors. Members it does not know are let pass.
 func Parse(raw []byte) (*Manifest, error) {
 	if len(raw) > MaxSize {
 		return nil, &Error{Name, fmt.Sprintf("at most %d bytes", MaxSize), fmt.Sprint(len(raw)), nil}
+	}
+	// Three numbers or names a tensor are more than there are.
+	if err := checkpoint.BoundTokens(Name, raw, 3*checkpoint.MaxTensors); err != nil {
+		return nil, err
 	}
 	var f file
 	if err := json.Unmarshal(raw, &f); err != nil {

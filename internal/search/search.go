@@ -85,10 +85,10 @@ func NewWeights(moments []float32) (Weights, error) {
 }
 
 // Scales finds the scales of the blocks of x, whose first element is element at of its tensor and the first of a block.
-// The elements of x are finite. Element i of a tensor is in column i%columns, of as many as there are weights.
+// Element i of a tensor is in column i%columns, of as many as there are weights.
 //
 // The scale of a block whose weights are all 0 is found as without weights, that of a block of zeros is 0, and where the
-// largest magnitude is below 2^-100 it is that magnitude.
+// largest magnitude is below 2^-100 it is that magnitude. That of a block with a NaN or an infinity is one.
 func (s *Search) Scales(scales, x []float32, at int64, w Weights) {
 	for b := range scales {
 		lo := b * s.m.BlockSize
@@ -117,7 +117,7 @@ func (s *Search) block(x []float32) float32 {
 	for _, v := range x {
 		a = max(a, max(v, -v))
 	}
-	if a < smallest {
+	if a < smallest || !(a <= math.MaxFloat32) {
 		return a
 	}
 	// In units of the absmax nothing overflows, and the grid is the same for all blocks.

@@ -43,6 +43,7 @@ func main() {
 	pairSumsAVX512()
 	e2m1AVX2()
 	gridFitAVX2()
+	nearestAVX2()
 	mulTileAVX2()
 	mulRowAVX2()
 	Generate()

@@ -81,3 +81,62 @@ func gridFitAVX2() {
 	VZEROUPPER()
 	RET()
 }
+
+// nearestAVX2 takes eight elements at a time, each with its own scale.
+func nearestAVX2() {
+	const name = "nearestAVX2"
+	TEXT(name, 8|4, "func(codes *byte, values, x, scales *float32, steps int, t *float32)")
+	Doc(name + " is nearestGeneric for steps of 16 elements, at least one.")
+	Pragma("noescape")
+	codes, values, x, scales, table := ptr("codes"), ptr("values"), ptr("x"), ptr("scales"), ptr("t")
+	row := func(i int) Mem { return table.Offset(32 * i) }
+	magnitude, least, one := allY(word(0x7fffffff)), allY(float(1e-37)), allY(float(1))
+	n := Load(Param("steps"), GP64())
+	loop("step", n, 1, func() {
+		var found [2]VecVirtual
+		for i := range 2 {
+			s, v, r, t, level := YMM(), YMM(), YMM(), YMM(), YMM()
+			VMOVUPS(scales.Offset(32*i), s)
+			VANDPS(magnitude, s, t)
+			VCMPPS(Imm(ge), least, t, t)
+			VDIVPS(s, one, v)
+			VANDPS(t, v, v)
+			VMULPS(x.Offset(32*i), v, v)
+			VCMPPS(Imm(gt), row(0), v, r)
+			for l := 1; l <= 2; l++ {
+				VMOVUPS(row(l), level)
+				VPERMILPS(r, level, t)
+				VCMPPS(Imm(gt), t, v, t)
+				VPADDD(r, r, r)
+				VPADDD(t, r, r)
+			}
+			VPERMPS(row(3), r, t)
+			VCMPPS(Imm(gt), t, v, t)
+			lookUp := func(lower int) VecVirtual {
+				a, b := YMM(), YMM()
+				VPERMPS(row(lower), r, a)
+				VPERMPS(row(lower+1), r, b)
+				VBLENDVPS(t, b, a, a)
+				return a
+			}
+			v = lookUp(4)
+			VMULPS(s, v, v)
+			VMOVUPS(v, values.Offset(32*i))
+			found[i] = lookUp(6)
+		}
+		VPACKUSDW(found[1], found[0], found[0])
+		VPERMQ(Imm(0xd8), found[0], found[0])
+		upper := XMM()
+		VEXTRACTI128(Imm(1), found[0], upper)
+		VPACKUSWB(upper, found[0].AsX(), upper)
+		VMOVDQU(upper, codes)
+		advance(codes, 16)
+		advance(values, 64)
+		advance(x, 64)
+		advance(scales, 64)
+	})
+	VZEROUPPER()
+	RET()
+}
+
+const ge = 0x1d // VCMPPS: first operand not less, false for NaN, quiet

@@ -1,0 +1,305 @@
+package feedback
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/linalg"
+	"github.com/nf4kit/nf4kit/internal/search"
+)
+
+// layer is random rows of weights with correlated inputs, some of them much larger than others and one dead.
+type layer struct {
+	n, rows       int
+	gram, heldout []float32
+	x, scales     []float32
+}
+
+const blockSize = 64
+
+func newLayer(seed uint64, n, rows int) *layer {
+	r := rand.New(rand.NewPCG(seed, 2))
+	l := &layer{n: n, rows: rows, x: make([]float32, n*rows)}
+	// Inputs are mixtures of few sources, and noise.
+	mix := make([]float32, n*(n/4+1))
+	for i := range mix {
+		mix[i] = float32(r.NormFloat64())
+	}
+	size := make([]float32, n)
+	for i := range size {
+		size[i] = float32(math.Exp(r.NormFloat64()))
+	}
+	if n > 4 {
+		size[3] = 0
+	}
+	gram := func(tokens int) []float32 {
+		k := n/4 + 1
+		in := make([]float32, tokens*n)
+		for t := range tokens {
+			src := make([]float64, k)
+			for i := range src {
+				src[i] = r.NormFloat64() * math.Exp2(-6*float64(i)/float64(k))
+			}
+			for c := range n {
+				v := 0.3 * r.NormFloat64()
+				for i, s := range src {
+					v += float64(mix[c*k+i]) * s
+				}
+				in[t*n+c] = float32(v) * size[c]
+			}
+		}
+		g := make([]float32, n*n)
+		m := linalg.New(in, tokens, n)
+		linalg.MulAdd(linalg.New(g, n, n), m.T(), m, 1)
+		for i := range g {
+			g[i] /= float32(tokens)
+		}
+		return g
+	}
+	l.gram, l.heldout = gram(4*n+10), gram(n+10)
+	for i := range l.x {
+		l.x[i] = float32(r.NormFloat64()) * 0.02
+	}
+	moments := make([]float32, n)
+	for i := range moments {
+		moments[i] = l.gram[i*n+i]
+	}
+	w, err := search.NewWeights(moments)
+	if err != nil {
+		panic(err)
+	}
+	l.scales = make([]float32, (len(l.x)+blockSize-1)/blockSize)
+	search.New(search.Method{Type: kernel.NF4, BlockSize: blockSize, Signed: true}).Scales(l.scales, l.x, 0, w)
+	return l
+}
+
+func (l *layer) quantize(t *testing.T, damping float64, jobs int) []byte {
+	t.Helper()
+	f, err := NewFactor(l.gram, l.n, damping, jobs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := make([]byte, (len(l.x)+1)/2)
+	f.Quantize(kernel.NF4, codes, l.x, l.scales, blockSize)
+	return codes
+}
+
+func (l *layer) decode(codes []byte) []float32 {
+	v := make([]float32, len(l.x))
+	kernel.DequantizeF32(kernel.NF4, v, codes, l.scales, blockSize)
+	return v
+}
+
+func (l *layer) nearest() []byte {
+	codes, src := make([]byte, (len(l.x)+1)/2), make([]byte, 4*len(l.x))
+	kernel.Narrow(src, kernel.F32, l.x)
+	kernel.Codes(kernel.NF4, kernel.F32, codes, l.scales, src, blockSize)
+	return codes
+}
+
+// gptq is the algorithm as its paper has it, in float64: after each column the columns that follow are corrected by means
+// of the Cholesky factor of the inverse.
+func gptq(l *layer, damping float64) []float32 {
+	n := l.n
+	order := descending(l.gram, n)
+	var mean float64
+	for i := range n {
+		mean += float64(l.gram[i*n+i]) / float64(n)
+	}
+	h := make([][]float64, n)
+	for i := range h {
+		h[i] = make([]float64, 2*n)
+		for j := range n {
+			h[i][j] = float64(l.gram[int(order[i])*n+int(order[j])])
+		}
+		h[i][i] += damping * mean
+		h[i][n+i] = 1
+	}
+	for p := range n { // Gauss-Jordan
+		d := h[p][p]
+		for j := range h[p] {
+			h[p][j] /= d
+		}
+		for i := range n {
+			if f := h[i][p]; i != p && f != 0 {
+				for j := range h[i] {
+					h[i][j] -= f * h[p][j]
+				}
+			}
+		}
+	}
+	u := make([][]float64, n) // upper: inverse = u' u
+	for i := range n {
+		u[i] = make([]float64, n)
+		for j := i; j < n; j++ {
+			sum := h[i][n+j]
+			for k := range i {
+				sum -= u[k][i] * u[k][j]
+			}
+			if i == j {
+				u[i][i] = math.Sqrt(sum)
+			} else {
+				u[i][j] = sum / u[i][i]
+			}
+		}
+	}
+	values := kernel.Values(kernel.NF4)
+	v := make([]float32, len(l.x))
+	for r := range l.rows {
+		w := make([]float64, n)
+		for k, c := range order {
+			w[k] = float64(l.x[r*n+int(c)])
+		}
+		for k, c := range order {
+			e := r*n + int(c)
+			best := math.Inf(1)
+			for _, q := range values {
+				if d := math.Abs(w[k] - float64(q*l.scales[e/blockSize])); d < best {
+					best, v[e] = d, q*l.scales[e/blockSize]
+				}
+			}
+			lost := (w[k] - float64(v[e])) / u[k][k]
+			for j := k + 1; j < n; j++ {
+				w[j] -= lost * u[k][j]
+			}
+		}
+	}
+	return v
+}
+
+// The values are those of the algorithm as published, but for what its many roundings can turn around.
+func TestAgainstGPTQ(t *testing.T) {
+	for _, c := range []struct{ n, rows int }{{1, 3}, {7, 5}, {48, 17}, {49, 16}, {100, 9}, {160, 33}} {
+		l := newLayer(uint64(c.n), c.n, c.rows)
+		want, got := gptq(l, .05), l.decode(l.quantize(t, .05, 1))
+		other := 0
+		for i := range want {
+			if want[i] != got[i] {
+				other++
+			}
+		}
+		if other > len(want)/50 {
+			t.Errorf("%+v: %d of %d values differ", c, other, len(want))
+		}
+		a, b := OutputError(l.gram, c.n, l.x, want, 1), OutputError(l.gram, c.n, l.x, got, 1)
+		if math.Abs(a-b) > 0.02*a {
+			t.Errorf("%+v: output error %.6g (want %.6g)", c, b, a)
+		}
+	}
+}
+
+func TestFeedbackHelps(t *testing.T) {
+	l := newLayer(1, 192, 40)
+	plain := OutputError(l.heldout, l.n, l.x, l.decode(l.nearest()), 1)
+	for _, d := range Dampings {
+		e := OutputError(l.heldout, l.n, l.x, l.decode(l.quantize(t, d, 1)), 1)
+		t.Logf("damping %g: held-out output error %.3f of that without feedback", d, e/plain)
+		if e > 0.8*plain {
+			t.Errorf("damping %g: held-out output error %.4g, without feedback %.4g", d, e, plain)
+		}
+	}
+	f, damping, err := Choose(l.gram, l.heldout, l.n, kernel.NF4, l.x, l.scales, blockSize, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := make([]byte, len(l.x)/2)
+	f.Quantize(kernel.NF4, codes, l.x, l.scales, blockSize)
+	chosen := OutputError(l.heldout, l.n, l.x, l.decode(codes), 1)
+	for _, d := range Dampings {
+		if e := OutputError(l.heldout, l.n, l.x, l.decode(l.quantize(t, d, 1)), 1); e < chosen {
+			t.Errorf("damping %g chosen with error %.4g; %g has %.4g", damping, chosen, d, e)
+		}
+	}
+}
+
+// Where rows are cut, which kernel runs and how many workers factor makes no difference.
+func TestSame(t *testing.T) {
+	l := newLayer(1, 192, 40) // 192 columns: a row is 3 blocks
+	want := l.quantize(t, .1, 1)
+	for _, impl := range kernel.List() {
+		restore, err := kernel.Select(impl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := l.quantize(t, .1, 3); !slices.Equal(want, got) {
+			t.Errorf("%s: other codes", impl)
+		}
+		restore()
+	}
+	f, err := NewFactor(l.gram, l.n, .1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rows := range []int{1, 7, 16, 39} {
+		got := make([]byte, len(want))
+		for r := 0; r < l.rows; r += rows {
+			lo, hi := r*l.n, min(r+rows, l.rows)*l.n
+			f.Quantize(kernel.NF4, got[lo/2:hi/2], l.x[lo:hi], l.scales[lo/blockSize:hi/blockSize], blockSize)
+		}
+		if !slices.Equal(want, got) {
+			t.Errorf("%d rows at a time: other codes", rows)
+		}
+	}
+}
+
+// Rows that do not end with a block or a byte.
+func TestOddColumns(t *testing.T) {
+	l := newLayer(5, 37, 3)
+	codes := l.quantize(t, .1, 1)
+	if got := codes[len(codes)-1] & 15; got != 7 {
+		t.Errorf("the missing nibble is %d (want 7)", got)
+	}
+	e, plain := OutputError(l.gram, l.n, l.x, l.decode(codes), 1), OutputError(l.gram, l.n, l.x, l.decode(l.nearest()), 1)
+	if e > plain {
+		t.Errorf("output error %.4g, without feedback %.4g", e, plain)
+	}
+}
+
+func TestBadGram(t *testing.T) {
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	for name, c := range map[string]struct {
+		gram     []float32
+		row, col int
+	}{
+		"NaN":           {[]float32{1, 0, 0, nan}, 1, 1},
+		"infinity":      {[]float32{1, inf, inf, 2}, 1, 0},
+		"negative":      {[]float32{-1, 0, 0, 1}, 0, 0},
+		"not symmetric": {[]float32{1, 0.5, 0, 1}, 1, 0},
+		"too large":     {[]float32{1, 3, 3, 1}, 1, 0},
+	} {
+		var e *GramError
+		if err := Check(c.gram, 2); !errors.As(err, &e) || e.Row != c.row || e.Col != c.col {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+	if err := Check([]float32{1, 0.5, 0.5, 1}, 2); err != nil {
+		t.Error(err)
+	}
+	if Check(make([]float32, 5), 2) == nil {
+		t.Error("5 elements for 2 x 2: no error")
+	}
+	if _, err := NewFactor(make([]float32, 4), 2, .1, 1); err == nil {
+		t.Error("zeros: no error")
+	}
+	// A rank of 1 in 3 columns, and a pair beyond what any inputs have.
+	if _, err := NewFactor([]float32{1, -.9, -.9, -.9, 1, -.9, -.9, -.9, 1}, 3, .1, 1); err == nil {
+		t.Error("not positive definite: no error")
+	}
+}
+
+func BenchmarkQuantize(b *testing.B) {
+	l := newLayer(1, 576, 256)
+	f, err := NewFactor(l.gram, l.n, .1, 1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	codes := make([]byte, len(l.x)/2)
+	for b.Loop() {
+		f.Quantize(kernel.NF4, codes, l.x, l.scales, blockSize)
+	}
+	b.ReportMetric(b.Elapsed().Seconds()*1e9/float64(b.N)/float64(len(l.x)), "ns/weight")
+}
