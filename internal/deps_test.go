@@ -43,17 +43,20 @@ var rank = map[string]int{
 	"internal/memplan":      2,
 	"internal/memplan/page": 3,
 
-	"internal/convert": 3,
+	"internal/weights":  3,
+	"internal/quantize": 3,
 
-	"internal/quality":   4,
-	"internal/footprint": 4,
-	"internal/origin":    4,
+	"internal/convert": 4,
 
-	"internal/measure": 5,
-	"internal/verify":  5,
-	"internal/report":  6,
+	"internal/quality":   5,
+	"internal/footprint": 5,
+	"internal/origin":    5,
 
-	"cmd/nf4kit": 7,
+	"internal/measure": 6,
+	"internal/verify":  6,
+	"internal/report":  7,
+
+	"cmd/nf4kit": 8,
 
 	"examples/pack": 2, // of public packages alone, see TestExamplesOutside
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -43,7 +44,7 @@ var exits = []struct {
 	{2, "wrong flags or arguments", as[*usageError]},
 	{3, "something in SRC is wrong or not supported", func(err error) bool {
 		return as[*checkpoint.InputError](err) || as[*safetensors.FormatError](err) || as[*safetensors.UnsupportedError](err) ||
-			as[*fourbit.Problem](err) || as[*bnb.StateError](err) || as[*convert.ValueError](err) || as[*convert.SourceError](err)
+			as[*fourbit.Problem](err) || as[*bnb.StateError](err) || as[*weights.ValueError](err) || as[*convert.SourceError](err)
 	}},
 	{4, "a check or threshold was not met", as[*checkError]},
 	{5, "not enough disk or memory", func(err error) bool { return as[*checkpoint.SpaceError](err) || checkpoint.IsNoSpace(err) }},

@@ -4,9 +4,13 @@ import (
 	"encoding/binary"
 	"io"
 	"math"
+	"sync"
 
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/quantize"
+	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4"
 )
 
@@ -36,34 +40,53 @@ func (x *execution) dequantizer(it *Item) *dequantizer {
 	d := &dequantizer{execution: x, item: it, packed: it.packed, dst: kernelElem(it.Out), n: it.Elems()}
 	d.dstSize = int64(d.dst.Size())
 	d.standard = d.nestedMap == doublequant.Map() && d.nestedBlock == doublequant.BlockSize
-	d.step = rangeBytes / d.dstSize
+	d.step = quantize.RangeBytes / d.dstSize
 	return d
 }
 
-func (x *execution) newDequantizer(it *Item) *job {
+func (x *execution) dequantize(it *Item, each stream.Each[*quantize.Worker]) error {
 	d := x.dequantizer(it)
-	tasks := int((d.n + d.step - 1) / d.step)
-	return &job{name: it.Name, stages: []stage{{func() (int, error) { return tasks, nil }, d.decode}}}
-}
-
-func (d *dequantizer) decode(w *worker, task int) error {
-	first := int64(task) * d.step
-	n := min(d.step, d.n-first)
-	out, err := d.values(w, first, n)
+	part, err := x.part(it.Name)
 	if err != nil {
 		return err
 	}
-	if err := d.sink.WriteAt(d.item.Name, out, first*d.dstSize); err != nil {
-		return err
+	return each(int((d.n+d.step-1)/d.step), func(w *quantize.Worker, task int) error {
+		first := int64(task) * d.step
+		n := min(d.step, d.n-first)
+		out, err := d.values(w, first, n)
+		if err != nil {
+			return err
+		}
+		if _, err := part.WriteAt(out, first*d.dstSize); err != nil {
+			return err
+		}
+		x.advance(it, n/2)
+		return nil
+	})
+}
+
+// scratch is what one range needs beyond a worker's own.
+type scratch struct {
+	scale []float32
+	bytes []byte
+	dq    []byte
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+func grow[T any](p *[]T, n int) []T {
+	if cap(*p) < n {
+		*p = make([]T, n)
 	}
-	d.advance(d.item, n/2)
-	return nil
+	return (*p)[:n]
 }
 
 // values decodes elements from first on, which begins a block.
-func (d *dequantizer) values(w *worker, first, n int64) ([]byte, error) {
+func (d *dequantizer) values(worker *quantize.Worker, first, n int64) ([]byte, error) {
+	w := scratches.Get().(*scratch)
+	defer scratches.Put(w)
 	bs := int64(d.blockSize)
-	codes := w.slab[rangeBytes:][:(n+1)/2]
+	codes := worker.Rounded()[:(n+1)/2]
 	if err := readFull(d.codes, codes, first/2); err != nil {
 		return nil, err
 	}
@@ -71,17 +94,17 @@ func (d *dequantizer) values(w *worker, first, n int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := w.slab[:n*d.dstSize]
+	out := worker.Range()[:n*d.dstSize]
 	kernel.Dequantize(kernelType(d.typ), d.dst, out, codes, scale, int(n), d.blockSize)
 	if at := kernel.FirstNonFinite(d.dst, out, int(n)); at >= 0 {
-		return nil, &ValueError{Tensor: d.item.Name, File: d.item.File, Index: first + int64(at), Shape: d.item.Shape,
-			Value: valueAt(out, d.dst, at), DType: d.item.Out}
+		return nil, &weights.ValueError{Tensor: d.item.Name, File: d.item.File, Index: first + int64(at), Shape: d.item.Shape,
+			Value: weights.ValueAt(out, d.dst, at), DType: d.item.Out}
 	}
 	return out, nil
 }
 
 // scales decodes the scales [first, first+n).
-func (d *dequantizer) scales(w *worker, first int64, n int) ([]float32, error) {
+func (d *dequantizer) scales(w *scratch, first int64, n int) ([]float32, error) {
 	dst := grow(&w.scale, n)
 	if d.nested == nil {
 		b := grow(&w.bytes, 4*n)

@@ -11,41 +11,6 @@ import (
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
-// A ValueError reports a weight that cannot be quantized or written: a NaN or
-// an infinity, or a number too large for the run dtype.
-type ValueError struct {
-	File, Tensor string
-	Index        int64 // in row-major order
-	Shape        []int64
-	Value        float64
-	DType        safetensors.DType // what it was to be rounded to
-}
-
-func (e *ValueError) Error() string {
-	at := fmt.Sprintf("%s: tensor %q: element %d (%s)", e.File, e.Tensor, e.Index, subscript(e.Index, e.Shape))
-	if math.IsNaN(e.Value) || math.IsInf(e.Value, 0) {
-		return fmt.Sprintf("%s is %v; want finite weights", at, e.Value)
-	}
-	return fmt.Sprintf("%s is %g, which overflows %s; want a run dtype that holds it", at, e.Value, torchName(e.DType))
-}
-
-// subscript writes a row-major index as "[3, 17]".
-func subscript(i int64, shape []int64) string {
-	s := make([]int64, len(shape))
-	for d := len(shape) - 1; d >= 0; d-- {
-		s[d] = i % max(shape[d], 1)
-		i /= max(shape[d], 1)
-	}
-	out := "["
-	for d, v := range s {
-		if d > 0 {
-			out += ", "
-		}
-		out += fmt.Sprint(v)
-	}
-	return out + "]"
-}
-
 func kernelElem(d safetensors.DType) kernel.Elem {
 	switch d {
 	case safetensors.BF16:
@@ -58,13 +23,6 @@ func kernelElem(d safetensors.DType) kernel.Elem {
 
 func kernelType(t nf4.Type) kernel.Type {
 	if t == nf4.FP4 {
-		return kernel.FP4
-	}
-	return kernel.NF4
-}
-
-func otherType(t kernel.Type) kernel.Type {
-	if t == kernel.NF4 {
 		return kernel.FP4
 	}
 	return kernel.NF4
@@ -136,17 +94,13 @@ func (r transposed) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// valueAt is element i of src.
-func valueAt(src []byte, e kernel.Elem, i int) float64 {
-	var b [4]byte
-	kernel.Convert(b[:], kernel.F32, src[i*e.Size():][:e.Size()], e, 1)
-	return float64(math.Float32frombits(binary.LittleEndian.Uint32(b[:])))
-}
-
-// firstOf is the smaller of two indices, of which -1 is none.
-func firstOf(a, b int) int {
-	if a < 0 || b >= 0 && b < a {
-		return b
+func readFull(r io.ReaderAt, p []byte, off int64) error {
+	n, err := r.ReadAt(p, off)
+	if n == len(p) {
+		return nil
 	}
-	return a
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
 }

@@ -3,29 +3,29 @@ package convert
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/quantize"
 	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
-// A Sink takes the tensors of a plan. WriteAt is called from several
-// goroutines, on ranges that do not overlap; ReadAt only for what was written.
+// A Sink takes the tensors of a plan. Their WriteAt is called from several goroutines, on ranges that
+// do not overlap; ReadAt only for what was written.
 type Sink interface {
-	WriteAt(shard int, tensor string, p []byte, off int64) error
-	ReadAt(shard int, tensor string, p []byte, off int64) error
+	Part(shard int, tensor string) (quantize.Part, error)
 	Temp() (*os.File, error) // a scratch file that the caller removes
 }
 
 // A Result is what execution found out about one item.
 type Result struct {
-	Measured       bool
-	ReadTwice      bool        // larger than the budget: read again for the error figures
-	Written, Other kernel.Sums // error of the written type, and of the other of NF4 and FP4 with the same scales
-	NonFinite      int64       // index of the first NaN or infinity of a kept tensor, or -1
+	quantize.Result
+	NonFinite int64 // index of the first NaN or infinity of a kept tensor, or -1
 }
 
 // Execution holds the options that are not part of a plan, since no output
@@ -49,45 +49,29 @@ func (o *Execution) stream() stream.Options {
 	return stream.Options{Jobs: max(o.Jobs, 0), Memory: max(o.MaxMemory, 0)}
 }
 
-// execution is a run of a plan: what its jobs share.
+// execution is a run of a plan: what the work on its tensors shares.
 type execution struct {
 	plan    *Plan
-	sink    shardSink
-	measure bool
+	sink    Sink
+	run     quantize.Run
 	workers int
-	budget  int64
 	results []Result
-	pool    slabPool
-	floats  floatPool
 
 	progressMu sync.Mutex
 	progress   func(string, int64)
 }
 
-// shardSink addresses a Sink by tensor name alone.
-type shardSink struct {
-	Sink
-	shard map[string]int
-}
-
-func (s shardSink) WriteAt(name string, p []byte, off int64) error {
-	if err := s.Sink.WriteAt(s.shard[name], name, p, off); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return nil
-}
-
-func (s shardSink) ReadAt(name string, p []byte, off int64) error {
-	if err := s.Sink.ReadAt(s.shard[name], name, p, off); err != nil {
-		return fmt.Errorf("read back %s: %w", name, err)
-	}
-	return nil
+// work is that on one tensor.
+type work struct {
+	name string
+	cost int64
+	do   func(stream.Each[*quantize.Worker]) error
 }
 
 // Execute reads the tensors of the plan, quantizes or copies them, and writes
 // every byte of every tensor of the plan to sink. The results are those of
 // p.Items, in their order. Errors name the tensor; a weight that cannot be
-// quantized is a [*ValueError].
+// quantized is a [*weights.ValueError].
 func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result, error) {
 	if err := opt.Validate(); err != nil {
 		return nil, err
@@ -95,31 +79,43 @@ func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result,
 	limits := opt.stream()
 	x := &execution{
 		plan:     p,
-		sink:     shardSink{sink, p.shardOf},
-		measure:  !opt.NoError,
+		sink:     sink,
+		run:      quantize.Run{Budget: limits.Budget(), Measure: !opt.NoError, Temp: sink.Temp},
 		workers:  limits.Workers(),
-		budget:   limits.Budget(),
 		results:  make([]Result, len(p.Items)),
 		progress: opt.Progress,
 	}
-	jobs := make([]*job, 0, len(p.Items))
+	list := make([]work, 0, len(p.Items))
 	for i := range p.Items {
 		it := &p.Items[i]
 		x.results[i].NonFinite = -1
+		w := work{name: it.Name}
 		switch {
 		case it.Elems() == 0:
+			continue
 		case it.Quantize:
-			jobs = append(jobs, x.newQuantizer(it))
+			j := x.run.New(x.weight(it))
+			w.cost, w.do = j.Cost(), func(each stream.Each[*quantize.Worker]) error { return x.quantize(it, j, each) }
 		case len(it.pieces) > 0:
-			jobs = append(jobs, x.newRestorer(it))
+			r := x.newRestorer(it)
+			w.cost, w.do = r.cost(), r.run
 		case it.packed != nil:
-			jobs = append(jobs, x.newDequantizer(it))
+			w.do = func(each stream.Each[*quantize.Worker]) error { return x.dequantize(it, each) }
 		default:
-			jobs = append(jobs, x.newCopier(it))
+			w.do = func(each stream.Each[*quantize.Worker]) error { return x.copy(it, each) }
 		}
+		list = append(list, w)
 	}
-	e := &engine{workers: x.workers, budget: x.budget}
-	if err := e.run(ctx, jobs, newWorker); err != nil {
+	err := stream.Run(ctx, limits, quantize.NewWorker, len(list), func(i int) int64 { return list[i].cost },
+		func(i int, each stream.Each[*quantize.Worker]) error {
+			err := list[i].do(each)
+			list[i].do = nil
+			if err != nil {
+				return fmt.Errorf("%s: %w", list[i].name, err)
+			}
+			return nil
+		})
+	if err != nil {
 		return nil, err
 	}
 	return x.results, nil
@@ -134,144 +130,157 @@ func (x *execution) advance(it *Item, bytes int64) {
 	x.progress(it.Name, bytes)
 }
 
-// A floatPool recycles the arrays in which jobs hold scales: the tensors of a
-// model have few distinct sizes.
-type floatPool struct {
-	mu   sync.Mutex
-	free [][]float32
+// part is a tensor of the output.
+func (x *execution) part(name string) (quantize.Part, error) {
+	p, err := x.sink.Part(x.plan.shardOf[name], name)
+	return named{p, name}, err
 }
 
-const maxPooled = 16
+// named says which tensor an error is about.
+type named struct {
+	quantize.Part
+	name string
+}
 
-func (p *floatPool) get(n int) []float32 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i, s := range p.free {
-		if cap(s) >= n && cap(s) <= 2*n {
-			p.free = append(p.free[:i], p.free[i+1:]...)
-			return s[:n]
+func (n named) WriteAt(p []byte, off int64) (int, error) {
+	k, err := n.Part.WriteAt(p, off)
+	if err != nil {
+		err = fmt.Errorf("write %s: %w", n.name, err)
+	}
+	return k, err
+}
+
+func (n named) ReadAt(p []byte, off int64) (int, error) {
+	k, err := n.Part.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("read back %s: %w", n.name, err)
+	}
+	return k, err
+}
+
+// weight is what is to be quantized of an item. Its source and its parts are opened in their turn.
+func (x *execution) weight(it *Item) *quantize.Weight {
+	return &quantize.Weight{
+		Elem: it.elem, Run: kernelElem(x.plan.RunDType), Rows: it.Shape[0], Cols: it.Shape[1],
+		Type: kernelType(it.Spec.Type), BlockSize: it.Spec.Block(), DoubleQuant: !it.Spec.NoDoubleQuant, Method: quantize.Absmax{},
+		State: func(offset float32) ([]byte, error) {
+			s := it.State(x.plan.RunDType)
+			if !s.NoDoubleQuant {
+				s.NestedOffset = offset
+			}
+			return s.Encode()
+		},
+		Bad: func(index int64, value float64) error {
+			return &weights.ValueError{Tensor: it.Name, File: it.File, Index: index, Shape: it.Shape, Value: value, DType: x.plan.RunDType}
+		},
+		Progress: func(bytes int64) { x.advance(it, bytes) },
+	}
+}
+
+func (x *execution) quantize(it *Item, j *quantize.Job, each stream.Each[*quantize.Worker]) error {
+	j.Source = it.pages()
+	names := it.Spec.Names(it.Name)
+	for _, p := range []struct {
+		part *quantize.Part
+		name string
+	}{
+		{&j.Parts.Codes, names.Weight}, {&j.Parts.Absmax, names.Absmax}, {&j.Parts.QuantMap, names.QuantMap},
+		{&j.Parts.NestedAbsmax, names.NestedAbsmax}, {&j.Parts.NestedQuantMap, names.NestedQuantMap}, {&j.Parts.State, names.QuantState},
+	} {
+		if _, ok := x.plan.shardOf[p.name]; !ok {
+			continue // of double quantization
+		}
+		var err error
+		if *p.part, err = x.part(p.name); err != nil {
+			return err
 		}
 	}
-	return make([]float32, n)
+	r, err := j.Quantize(each)
+	x.results[it.index].Result = r
+	return err
 }
 
-func (p *floatPool) put(s []float32) {
-	if s == nil {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.free) == maxPooled {
-		p.free = append(p.free[:0], p.free[1:]...)
-	}
-	p.free = append(p.free, s)
-}
-
-// ahead is how far before the workers the source is read, and behind them
-// dropped, where its pages were not in memory when the tensor's turn came: a
-// 140 GB run leaves the page cache as it found it.
-const ahead = 8 * rangeBytes
-
-// pages manages the page cache of one tensor that is read in ranges of step
-// source bytes. The zero value does nothing.
+// pages is a source with hints for the page cache, where those of the tensor were not in memory when
+// its turn came.
 type pages struct {
-	t    *checkpoint.Tensor
-	step int64
+	io.ReaderAt
+	t     *checkpoint.Tensor
+	bytes int64 // of t for one of the reader: 2 where float64 is read as float32
 }
 
-func newPages(it *Item, elems int64) pages {
-	if it.cache == nil || it.SrcBytes <= rangeBytes || it.cache.Cached() {
-		return pages{}
+func (it *Item) pages() pages {
+	p := pages{ReaderAt: it.Source, bytes: 1}
+	if it.cache == nil || it.SrcBytes <= quantize.RangeBytes || it.cache.Cached() {
+		return p
 	}
-	return pages{it.cache, elems * int64(it.DType.Bits()) / 8}
+	if _, ok := it.Source.(narrowed); ok {
+		p.bytes = 2
+	}
+	p.t = it.cache
+	return p
 }
 
-// reading is called before range i is read.
-func (p pages) reading(i int) {
-	if p.t == nil {
-		return
-	}
-	if i == 0 {
-		p.t.Prefetch(0, ahead)
-	}
-	p.t.Prefetch(int64(i)*p.step+ahead, p.step)
-}
-
-// done is called when range i will not be read again.
-func (p pages) done(i int) {
+// Prefetch asks for bytes that will be read.
+func (p pages) Prefetch(off, n int64) {
 	if p.t != nil {
-		p.t.Drop(int64(i)*p.step, p.step)
+		p.t.Prefetch(p.bytes*off, p.bytes*n)
 	}
 }
 
-// copier is the job that writes a kept tensor, in the run dtype if it is a
-// matrix of floats in another.
-type copier struct {
-	*execution
-	item             *Item
-	src, dst         kernel.Elem
-	srcSize, dstSize int64
-	float            bool
-	n, step          int64
-	pages            pages
-
-	mu sync.Mutex
+// Drop gives up bytes that will not be read again.
+func (p pages) Drop(off, n int64) {
+	if p.t != nil {
+		p.t.Drop(p.bytes*off, p.bytes*n)
+	}
 }
 
-func (x *execution) newCopier(it *Item) *job {
-	c := &copier{execution: x, item: it, n: it.Elems(), float: isFloat(it.DType)}
-	if c.float {
-		c.src, c.dst = it.elem, kernelElem(it.Out)
-		c.srcSize, c.dstSize = int64(c.src.Size()), int64(c.dst.Size())
-	} else {
-		// Elements of any other dtype are copied as bytes, whole or part of an element.
-		c.n, c.srcSize, c.dstSize = it.SrcBytes, 1, 1
-	}
-	if it.DType == safetensors.F64 && it.Out == safetensors.F64 {
-		c.float, c.n, c.srcSize, c.dstSize = false, it.SrcBytes, 1, 1
-	}
-	c.step = rangeBytes / max(c.srcSize, c.dstSize)
-	tasks := int((c.n + c.step - 1) / c.step)
-	return &job{name: it.Name, stages: []stage{{func() (int, error) {
-		c.pages = newPages(it, c.step*c.srcSize*8/int64(it.DType.Bits()))
-		return tasks, nil
-	}, c.copy}}}
-}
-
-func (c *copier) copy(w *worker, task int) error {
-	first := int64(task) * c.step
-	n := min(c.step, c.n-first)
-	src := w.slab[:n*c.srcSize]
-	c.pages.reading(task)
-	if err := readFull(c.item.Source, src, first*c.srcSize); err != nil {
+// copy writes a kept tensor: floats in the dtype that was decided, all else as it is.
+func (x *execution) copy(it *Item, each stream.Each[*quantize.Worker]) error {
+	dst, err := x.part(it.Name)
+	if err != nil {
 		return err
 	}
-	c.pages.done(task)
-	out := src
-	if c.float {
-		out = w.run[:n*c.dstSize]
-		overflow, nonFinite := kernel.Convert(out, c.dst, src, c.src, int(n))
-		if overflow >= 0 {
-			return &ValueError{Tensor: c.item.Name, File: c.item.File, Index: first + int64(overflow), Shape: c.item.Shape,
-				Value: valueAt(src, c.src, overflow), DType: c.item.Out}
+	src := it.pages()
+	n, from, to := it.SrcBytes, int64(1), int64(1)
+	float := isFloat(it.DType) && (it.DType != safetensors.F64 || it.Out != safetensors.F64)
+	if float {
+		n, from, to = it.Elems(), int64(it.elem.Size()), int64(kernelElem(it.Out).Size())
+	}
+	step := quantize.RangeBytes / max(from, to)
+	var mu sync.Mutex
+	return each(int((n+step-1)/step), func(w *quantize.Worker, task int) error {
+		first := int64(task) * step
+		k := min(step, n-first)
+		in := w.Range()[:k*from]
+		if task == 0 {
+			src.Prefetch(0, quantize.Ahead)
 		}
-		if nonFinite >= 0 {
-			c.warn(first + int64(nonFinite))
+		src.Prefetch(first*from+quantize.Ahead, k*from)
+		if err := readFull(src, in, first*from); err != nil {
+			return err
 		}
-	}
-	if err := c.sink.WriteAt(c.item.Name, out, first*c.dstSize); err != nil {
-		return err
-	}
-	c.advance(c.item, int64(len(src)))
-	return nil
-}
-
-// warn keeps the lowest index, whatever order the tasks run in.
-func (c *copier) warn(index int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	r := &c.results[c.item.index]
-	if r.NonFinite < 0 || index < r.NonFinite {
-		r.NonFinite = index
-	}
+		src.Drop(first*from, k*from)
+		out := in
+		if float {
+			out = w.Rounded()[:k*to]
+			overflow, nonFinite := kernel.Convert(out, kernelElem(it.Out), in, it.elem, int(k))
+			if overflow >= 0 {
+				return &weights.ValueError{Tensor: it.Name, File: it.File, Index: first + int64(overflow), Shape: it.Shape,
+					Value: weights.ValueAt(in, it.elem, overflow), DType: it.Out}
+			}
+			if nonFinite >= 0 { // the lowest index, whatever order the tasks run in
+				mu.Lock()
+				r := &x.results[it.index]
+				if at := first + int64(nonFinite); r.NonFinite < 0 || at < r.NonFinite {
+					r.NonFinite = at
+				}
+				mu.Unlock()
+			}
+		}
+		if _, err := dst.WriteAt(out, first*to); err != nil {
+			return err
+		}
+		x.advance(it, int64(len(in)))
+		return nil
+	})
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
@@ -162,7 +163,7 @@ func TestValueErrors(t *testing.T) {
 			}
 			for _, jobs := range []int{1, 4} {
 				_, err = p.Execute(context.Background(), newMemSink(t, p), Execution{Jobs: jobs})
-				var ve *ValueError
+				var ve *weights.ValueError
 				if !errors.As(err, &ve) || ve.Error() != c.want {
 					t.Errorf("%d jobs: error %v\nwant %s", jobs, err, c.want)
 				}

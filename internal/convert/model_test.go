@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/quantize"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -132,19 +133,18 @@ func newMemSink(t testing.TB, p *Plan) *memSink {
 	return s
 }
 
-func (s *memSink) WriteAt(_ int, name string, p []byte, off int64) error {
-	b := s.data[name]
-	if off < 0 || off+int64(len(p)) > int64(len(b)) {
-		return fmt.Errorf("%d bytes at %d of %d", len(p), off, len(b))
+func (s *memSink) Part(_ int, name string) (quantize.Part, error) { return memPart{s.data[name]}, nil }
+
+type memPart struct{ data []byte }
+
+func (p memPart) WriteAt(b []byte, off int64) (int, error) {
+	if off < 0 || off+int64(len(b)) > int64(len(p.data)) {
+		return 0, fmt.Errorf("%d bytes at %d of %d", len(b), off, len(p.data))
 	}
-	copy(b[off:], p)
-	return nil
+	return copy(p.data[off:], b), nil
 }
 
-func (s *memSink) ReadAt(_ int, name string, p []byte, off int64) error {
-	copy(p, s.data[name][off:])
-	return nil
-}
+func (p memPart) ReadAt(b []byte, off int64) (int, error) { return copy(b, p.data[off:]), nil }
 
 func (s *memSink) Temp() (*os.File, error) { return os.CreateTemp(s.dir, "spill") }
 

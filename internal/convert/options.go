@@ -3,7 +3,6 @@ package convert
 import (
 	"fmt"
 	"regexp"
-	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
@@ -93,21 +92,6 @@ func runDType(name string) (safetensors.DType, error) {
 		return safetensors.F16, nil
 	}
 	return 0, fmt.Errorf("dtype %q: want auto, bfloat16 or float16", name)
-}
-
-// torchName is the name that torch gives a float dtype.
-func torchName(d safetensors.DType) string {
-	switch d {
-	case safetensors.BF16:
-		return "bfloat16"
-	case safetensors.F16:
-		return "float16"
-	case safetensors.F32:
-		return "float32"
-	case safetensors.F64:
-		return "float64"
-	}
-	return strings.ToLower(d.String())
 }
 
 // Validate reports options that contradict each other or are out of range.

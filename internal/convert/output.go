@@ -9,6 +9,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/manifest"
+	"github.com/nf4kit/nf4kit/internal/quantize"
 )
 
 // shardFiles is the Sink of a plan's weights files.
@@ -51,29 +52,44 @@ func (p *Plan) OpenSink(out *checkpoint.Output, record *manifest.Recorder) (File
 	return s, nil
 }
 
-func (s *shardFiles) WriteAt(shard int, tensor string, p []byte, off int64) error {
-	w := s.shards[shard]
-	if err := w.WriteAt(tensor, p, off); err != nil {
-		return err
-	}
-	// Every writebackBytes or so, the disk is told to begin with what is there.
-	if n := s.unflushed[shard].Add(int64(len(p))); n >= writebackBytes {
-		if s.unflushed[shard].CompareAndSwap(n, 0) {
-			w.StartWriteback(0, s.plan.Shards[shard].Layout.Size())
-		}
-	}
-	if s.record == nil {
-		return nil
-	}
-	return s.record.WriteAt(tensor, p, off)
+// shardPart is a tensor of a weights file.
+type shardPart struct {
+	*shardFiles
+	shard    int
+	name     string
+	at, size int64
 }
 
-func (s *shardFiles) ReadAt(shard int, tensor string, p []byte, off int64) error {
+func (s *shardFiles) Part(shard int, tensor string) (quantize.Part, error) {
 	at, size, ok := s.plan.Shards[shard].Layout.Offset(tensor)
-	if !ok || off < 0 || off > size-int64(len(p)) {
-		return fmt.Errorf("convert: internal error: %d bytes at %d lie outside %s", len(p), off, tensor)
+	if !ok {
+		return nil, fmt.Errorf("convert: internal error: no tensor %s in %s", tensor, s.plan.Shards[shard].Name)
 	}
-	return readFull(s.shards[shard], p, at+off)
+	return &shardPart{s, shard, tensor, at, size}, nil
+}
+
+func (t *shardPart) WriteAt(p []byte, off int64) (int, error) {
+	w := t.shards[t.shard]
+	if err := w.WriteAt(t.name, p, off); err != nil {
+		return 0, err
+	}
+	// Every writebackBytes or so, the disk is told to begin with what is there.
+	if n := t.unflushed[t.shard].Add(int64(len(p))); n >= writebackBytes {
+		if t.unflushed[t.shard].CompareAndSwap(n, 0) {
+			w.StartWriteback(0, t.plan.Shards[t.shard].Layout.Size())
+		}
+	}
+	if t.record == nil {
+		return len(p), nil
+	}
+	return len(p), t.record.WriteAt(t.name, p, off)
+}
+
+func (t *shardPart) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 || off > t.size-int64(len(p)) {
+		return 0, fmt.Errorf("convert: internal error: %d bytes at %d lie outside %s", len(p), off, t.name)
+	}
+	return t.shards[t.shard].ReadAt(p, t.at+off)
 }
 
 func (s *shardFiles) Temp() (*os.File, error) { return s.out.Temp() }

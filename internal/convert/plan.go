@@ -13,6 +13,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/decode"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
@@ -144,7 +145,7 @@ func (t Totals) QuantBitsPerParam() float64 { return ratio(8*float64(t.QuantByte
 func (t Totals) CodeBitsPerParam() float64 { return ratio(8*float64(t.CodeBytes), t.QuantParams) }
 
 // TorchDType is the run dtype as torch spells it, "bfloat16".
-func (p *Plan) TorchDType() string { return torchName(p.RunDType) }
+func (p *Plan) TorchDType() string { return weights.TorchName(p.RunDType) }
 
 func ratio(a float64, n int64) float64 {
 	if n == 0 {
@@ -235,7 +236,7 @@ func newPlan(src *checkpoint.Source, scheme *decode.Scheme, opt *Options, common
 	if err != nil {
 		return nil, err
 	}
-	return p, p.directory(torchName(p.RunDType), object)
+	return p, p.directory(weights.TorchName(p.RunDType), object)
 }
 
 // resolve finds the family of a model directory.
@@ -457,7 +458,7 @@ func (p *Plan) shards(groups []checkpoint.Group, maxSize int64) error {
 		return err
 	}
 	p.shardOf = map[string]int{}
-	weights := map[string]string{}
+	fileOf := map[string]string{}
 	for s, f := range files {
 		for _, e := range f.Entries {
 			if _, ok := p.shardOf[e.Name]; ok {
@@ -465,7 +466,7 @@ func (p *Plan) shards(groups []checkpoint.Group, maxSize int64) error {
 					Msg: "two tensors of the output would have this name"}
 			}
 			p.shardOf[e.Name] = s
-			weights[e.Name] = f.Name
+			fileOf[e.Name] = f.Name
 		}
 		l, err := safetensors.NewLayout(f.Entries, map[string]string{"format": "pt"})
 		if err != nil {
@@ -478,7 +479,7 @@ func (p *Plan) shards(groups []checkpoint.Group, maxSize int64) error {
 		p.Items[i].Shard = p.shardOf[p.Items[i].Name]
 	}
 	if len(files) > 1 {
-		ix := checkpoint.Index{TotalParameters: p.Totals.Params, TotalSize: p.Totals.OutBytes, WeightMap: weights}
+		ix := checkpoint.Index{TotalParameters: p.Totals.Params, TotalSize: p.Totals.OutBytes, WeightMap: fileOf}
 		p.Index, p.indexName = ix.Encode(), checkpoint.IndexName(base)
 	}
 	return nil

@@ -7,6 +7,9 @@ import (
 	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/quantize"
+	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -146,6 +149,7 @@ type restorer struct {
 	dst   kernel.Elem
 	tiles []tile
 	bytes int64 // of a tile's buffer
+	out   quantize.Part
 
 	mu   sync.Mutex
 	free [][]byte
@@ -160,10 +164,10 @@ type tile struct {
 // minRun is the least number of the piece's columns that a tile takes at once where whole columns do not fit.
 const minRun = 64
 
-func (x *execution) newRestorer(it *Item) *job {
+func (x *execution) newRestorer(it *Item) *restorer {
 	r := &restorer{execution: x, item: it, dst: kernelElem(it.Out)}
 	size := int64(r.dst.Size())
-	room := max(rangeBytes, x.budget/int64(2*x.workers)) / size
+	room := max(quantize.RangeBytes, x.run.Budget/int64(2*x.workers)) / size
 	for i := range it.pieces {
 		pc := &it.pieces[i]
 		out, in := pc.item.Shape[0], pc.item.Shape[1]
@@ -179,9 +183,18 @@ func (x *execution) newRestorer(it *Item) *job {
 			}
 		}
 	}
-	n := len(r.tiles)
-	return &job{name: it.Name, cost: r.bytes * int64(min(n, x.workers)), stages: []stage{{func() (int, error) { return n, nil }, r.restore}},
-		end: func() { r.free = nil }}
+	return r
+}
+
+// cost is what the tiles in work take.
+func (r *restorer) cost() int64 { return r.bytes * int64(min(len(r.tiles), r.workers)) }
+
+func (r *restorer) run(each stream.Each[*quantize.Worker]) (err error) {
+	if r.out, err = r.part(r.item.Name); err != nil {
+		return err
+	}
+	defer func() { r.free = nil }()
+	return each(len(r.tiles), r.restore)
 }
 
 func (r *restorer) buffer() []byte {
@@ -195,7 +208,7 @@ func (r *restorer) buffer() []byte {
 	return make([]byte, r.bytes)
 }
 
-func (r *restorer) restore(w *worker, task int) error {
+func (r *restorer) restore(w *quantize.Worker, task int) error {
 	t := r.tiles[task]
 	buf := r.buffer()
 	defer func() {
@@ -206,7 +219,7 @@ func (r *restorer) restore(w *worker, task int) error {
 	it, size, in := &t.piece.item, int64(r.dst.Size()), t.piece.item.Shape[1]
 	values := r.valuesOf(it)
 	rows := t.row1 - t.row0
-	step := rangeBytes / int64(max(r.dst.Size(), it.elem.Size())) // a multiple of every block size
+	step := quantize.RangeBytes / int64(max(r.dst.Size(), it.elem.Size())) // a multiple of every block size
 	end := t.row1 * in
 	for first := t.row0 * in / maxBlock * maxBlock; first < end; first += step {
 		n := min(step, it.Elems()-first)
@@ -223,7 +236,7 @@ func (r *restorer) restore(w *worker, task int) error {
 	}
 	for col := t.col0; col < t.col1; col++ {
 		at := t.piece.first + col*t.piece.stride + t.row0
-		if err := r.sink.WriteAt(r.item.Name, buf[(col-t.col0)*rows*size:][:rows*size], at*size); err != nil {
+		if _, err := r.out.WriteAt(buf[(col-t.col0)*rows*size:][:rows*size], at*size); err != nil {
 			return err
 		}
 	}
@@ -235,19 +248,19 @@ func (r *restorer) restore(w *worker, task int) error {
 const maxBlock = 4096
 
 // valuesOf reads elements of a piece in the dtype of the output, from a multiple of maxBlock on.
-func (r *restorer) valuesOf(it *Item) func(w *worker, first, n int64) ([]byte, error) {
+func (r *restorer) valuesOf(it *Item) func(w *quantize.Worker, first, n int64) ([]byte, error) {
 	if it.packed != nil {
 		d := r.dequantizer(it)
 		return d.values
 	}
-	return func(w *worker, first, n int64) ([]byte, error) {
-		src := w.slab[:n*int64(it.elem.Size())]
+	return func(w *quantize.Worker, first, n int64) ([]byte, error) {
+		src := w.Range()[:n*int64(it.elem.Size())]
 		if err := readFull(it.Source, src, first*int64(it.elem.Size())); err != nil {
 			return nil, err
 		}
-		out := w.run[:n*int64(r.dst.Size())]
+		out := w.Rounded()[:n*int64(r.dst.Size())]
 		if at, _ := kernel.Convert(out, r.dst, src, it.elem, int(n)); at >= 0 {
-			return nil, &ValueError{Tensor: it.Name, File: it.File, Index: first + int64(at), Shape: it.Shape, Value: valueAt(src, it.elem, at), DType: it.Out}
+			return nil, &weights.ValueError{Tensor: it.Name, File: it.File, Index: first + int64(at), Shape: it.Shape, Value: weights.ValueAt(src, it.elem, at), DType: it.Out}
 		}
 		return out, nil
 	}

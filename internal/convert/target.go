@@ -7,6 +7,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
@@ -209,7 +210,7 @@ func (p *Plan) quantizationConfig(opt *Options) ([]byte, error) {
 	}
 	qc.SkipModules = p.SkipList
 	if qc.ComputeDType == "" || qc.ComputeDType == "auto" {
-		qc.ComputeDType = torchName(p.RunDType)
+		qc.ComputeDType = weights.TorchName(p.RunDType)
 	}
 	return qc.Encode()
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/complete"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -58,10 +59,10 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 	if p.RunDType, err = dequantizedDType(opt.DType, groups); err != nil {
 		return nil, err
 	}
-	weights := map[string]*fourbit.Weight{}
+	packed := map[string]*fourbit.Weight{}
 	sidecars := map[string]bool{}
 	for _, w := range groups.Weights {
-		weights[w.Name] = w
+		packed[w.Name] = w
 		for _, t := range []fourbit.Tensor{w.Absmax, w.QuantMap, w.NestedAbsmax, w.NestedQuantMap, w.QuantState} {
 			if t.Tensor != nil {
 				sidecars[t.Name] = true
@@ -78,7 +79,7 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 		if p.Model != nil {
 			it.Class = p.Model.ClassifyTensor(t.Name, len(t.Shape))
 		}
-		if w := weights[t.Name]; w != nil {
+		if w := packed[t.Name]; w != nil {
 			it.Out = p.RunDType
 			if err := it.unpack(w); err != nil {
 				return nil, err
@@ -192,7 +193,7 @@ func (p *Plan) layOutPlain(opt DequantizeOptions) error {
 	if err := p.shards(entries, opt.MaxShardSize); err != nil {
 		return err
 	}
-	return p.directory(torchName(p.RunDType), nil)
+	return p.directory(weights.TorchName(p.RunDType), nil)
 }
 
 // unpack sets the item up to be decoded from w.

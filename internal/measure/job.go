@@ -9,10 +9,10 @@ import (
 	"sync/atomic"
 
 	"github.com/nf4kit/nf4kit/doublequant"
-	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/origin"
 	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
 // job measures one tensor: a first pass over its chunks finds every scale, a second one encodes with them.
@@ -199,7 +199,7 @@ func (j *job) load(w *scratch, k int, read bool) (src, run []byte, err error) {
 func (j *job) bad(src []byte, c int64, at int) error {
 	var v [1]float32
 	kernel.Widen(v[:], src[at*j.Elem.Size():], j.Elem)
-	return &convert.ValueError{File: j.File, Tensor: j.Name, Index: c*kernel.Chunk + int64(at), Shape: j.Shape, Value: float64(v[0]), DType: j.opt.Run}
+	return &weights.ValueError{File: j.File, Tensor: j.Name, Index: c*kernel.Chunk + int64(at), Shape: j.Shape, Value: float64(v[0]), DType: j.opt.Run}
 }
 
 // scan is the first pass: the largest magnitudes of blocks, rows and the tensor.

@@ -93,7 +93,7 @@ func (r *Result) WeightedRelRMSE() float64 {
 // Figures are those of package quality.
 func (r *Result) Figures() quality.Figures { return quality.Of(r.Sums) }
 
-// Run measures tensors. A weight that is not finite, or overflows the run dtype, is a *convert.ValueError.
+// Run measures tensors. A weight that is not finite, or overflows the run dtype, is a *weights.ValueError.
 func Run(ctx context.Context, tensors []origin.Elements, opt Options) ([]Tensor, error) {
 	if err := opt.Validate(); err != nil {
 		return nil, err

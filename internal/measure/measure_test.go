@@ -10,10 +10,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/origin"
 	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -101,7 +101,7 @@ func TestNotFinite(t *testing.T) {
 		binary.LittleEndian.PutUint32(raw[4*c.at:], math.Float32bits(c.value))
 		e.Source = bytes.NewReader(raw)
 		_, err := Run(t.Context(), []origin.Elements{e}, Options{Formats: allFormats(t), Run: c.run})
-		var ve *convert.ValueError
+		var ve *weights.ValueError
 		if !errors.As(err, &ve) || ve.Index != int64(c.at) {
 			t.Errorf("%v at %d: error %v", c.value, c.at, err)
 		}

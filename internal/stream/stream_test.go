@@ -118,3 +118,88 @@ func TestWorkers(t *testing.T) {
 		}
 	}
 }
+
+// TestRunInOrder has one worker run the tasks of tensors one after the other, and begin the next
+// only when nothing else is to be done.
+func TestRunInOrder(t *testing.T) {
+	var ran []string
+	err := Run(t.Context(), Options{Jobs: 1}, func() int { return 0 }, 30, noCost, func(i int, each Each[int]) error {
+		for stage := range 3 {
+			err := each(1+i%4, func(_ int, k int) error { ran = append(ran, fmt.Sprintf("%02d %d %d", i, stage, k)); return nil })
+			if err != nil {
+				return err
+			}
+		}
+		return each(0, nil)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Tasks of the next tensors may come between two sets of one, never between two tasks of a set.
+	at := map[string]int{}
+	for k, r := range ran {
+		at[r] = k
+	}
+	for i := range 30 {
+		for stage := range 3 {
+			for k := 1; k < 1+i%4; k++ {
+				a, b := fmt.Sprintf("%02d %d %d", i, stage, k-1), fmt.Sprintf("%02d %d %d", i, stage, k)
+				if at[b] < at[a] {
+					t.Errorf("task %q ran before %q", b, a)
+				}
+				for _, between := range ran[at[a]+1 : at[b]] {
+					if between > b {
+						t.Errorf("task %q, of a later tensor, ran between %q and %q", between, a, b)
+					}
+				}
+			}
+		}
+	}
+	if len(at) != len(ran) {
+		t.Errorf("%d tasks ran, %d different ones", len(ran), len(at))
+	}
+}
+
+// TestRunFirstErrorOfASet has a later tensor, and a later task, fail before an earlier one.
+func TestRunFirstErrorOfASet(t *testing.T) {
+	for jobs := 1; jobs < 6; jobs++ {
+		var after atomic.Int64
+		err := Run(t.Context(), Options{Jobs: jobs}, func() int { return 0 }, 20, noCost, func(i int, each Each[int]) error {
+			if err := each(4, func(_ int, k int) error {
+				if i > 9 {
+					after.Add(1)
+					return errors.New("of a later tensor")
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+			return each(4, func(_ int, k int) error {
+				if i == 9 && k > 0 {
+					return fmt.Errorf("tensor %d, task %d", i, k)
+				}
+				return nil
+			})
+		})
+		if err == nil || err.Error() != "tensor 9, task 1" {
+			t.Errorf("%d jobs: error %v, want that of tensor 9, task 1", jobs, err)
+		}
+		if n := after.Load(); n > int64(4*2*jobs) {
+			t.Errorf("%d jobs: %d tasks of tensors behind the failed one ran", jobs, n)
+		}
+	}
+}
+
+// TestRunErrorOutsideOfTasks is that of a tensor's own function.
+func TestRunErrorOutsideOfTasks(t *testing.T) {
+	bad := errors.New("bad")
+	err := Run(t.Context(), Options{Jobs: 3}, func() int { return 0 }, 5, noCost, func(i int, each Each[int]) error {
+		if i == 2 {
+			return bad
+		}
+		return each(2, func(int, int) error { return nil })
+	})
+	if !errors.Is(err, bad) {
+		t.Errorf("error %v, want %v", err, bad)
+	}
+}

@@ -6,9 +6,9 @@ import (
 	"math"
 
 	"github.com/nf4kit/nf4kit/doublequant"
-	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -43,7 +43,7 @@ func (d *derivation) codes(w *scratch, first int64, n int) error {
 		if at := max(overflow, nonFinite); at >= 0 {
 			var v [1]float32
 			kernel.Widen(v[:], src[at*d.src.Elem.Size():], d.src.Elem)
-			return &convert.ValueError{File: d.src.File, Tensor: d.src.Name, Index: first + int64(at), Shape: d.src.Shape,
+			return &weights.ValueError{File: d.src.File, Tensor: d.src.Name, Index: first + int64(at), Shape: d.src.Shape,
 				Value: float64(v[0]), DType: map[kernel.Elem]safetensors.DType{kernel.BF16: safetensors.BF16, kernel.F16: safetensors.F16}[d.run]}
 		}
 	}

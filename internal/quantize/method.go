@@ -1,0 +1,71 @@
+package quantize
+
+import (
+	"fmt"
+
+	"github.com/nf4kit/nf4kit/internal/kernel"
+)
+
+// A Method chooses the scales and the codes of a weight. Its functions are called from several
+// goroutines, each with a panel of its own, and must depend on nothing but that.
+type Method interface {
+	// Needs says what the method takes of a weight.
+	Needs(w *Weight) Needs
+	// Scales writes the scale of every block of p. A method of one pass writes the codes too, in
+	// bitsandbytes' order of nibbles; for one of two, codes is nil.
+	Scales(p *Panel, scale []float32, codes []byte)
+	// Codes writes the codes of p, for the scales that a loader will decode. It is the second pass.
+	Codes(p *Panel, scale []float32, codes []byte)
+}
+
+// Needs is what a method takes.
+type Needs struct {
+	Passes int   // over the values: 1 or 2
+	Rows   bool  // panels are to be whole rows
+	Memory int64 // bytes that the method holds while the weight is worked on
+}
+
+// A Panel is a part of a weight: a whole number of blocks, except at the end. It is a whole number of
+// rows too if the method asked for rows and the shape has such a number that fits the range of a
+// worker; Rows is 0 otherwise.
+type Panel struct {
+	First     int64 // element of the weight
+	N         int   // elements
+	Rows      int   // of Cols elements
+	Cols      int64 // of the weight
+	Values    []byte
+	Elem      kernel.Elem // of Values
+	Type      kernel.Type
+	BlockSize int
+	Inputs    Inputs
+}
+
+// Inputs is what is known of the vectors that a weight is multiplied with.
+type Inputs struct {
+	Moments []float32 // mean square of each column's; nil: not known
+	Gram    []float32 // mean products, Cols x Cols, row-major; nil: not known
+}
+
+// ByName finds a method by the name that flags and manifests use.
+func ByName(name string) (Method, error) {
+	switch name {
+	case "absmax":
+		return Absmax{}, nil
+	}
+	return nil, fmt.Errorf("scale method %q: want absmax", name)
+}
+
+// Absmax is bitsandbytes' method: a block's scale is its largest magnitude, and codes are nearest in
+// units of it, before double quantization.
+type Absmax struct{}
+
+// Needs is one pass over anything.
+func (Absmax) Needs(*Weight) Needs { return Needs{Passes: 1} }
+
+// Scales writes scales and codes.
+func (Absmax) Scales(p *Panel, scale []float32, codes []byte) {
+	kernel.Quantize(p.Type, p.Elem, codes, scale, p.Values, p.BlockSize)
+}
+
+// Codes is not called.
+func (Absmax) Codes(*Panel, []float32, []byte) {}

@@ -1,0 +1,202 @@
+package quantize
+
+import (
+	"encoding/binary"
+	"io"
+	"math"
+	"sync"
+
+	"github.com/nf4kit/nf4kit/internal/kernel"
+)
+
+// Ahead is how far before the workers a source is read, and behind them dropped: a run of 140 GB
+// leaves the page cache as it found it.
+const Ahead = 8 * RangeBytes
+
+// A Worker owns the scratch memory of one goroutine.
+type Worker struct {
+	slab  []byte    // a range of the source and its codes, when the job holds none
+	run   []byte    // the range in the run dtype
+	scale []float32 // decoded scales of a range
+	abs   []float32 // scales read back
+	bytes []byte    // scales as bytes
+	dq    []byte    // double-quantized scales of a range
+}
+
+// NewWorker makes one.
+func NewWorker() *Worker {
+	return &Worker{slab: make([]byte, slabBytes), run: make([]byte, RangeBytes)}
+}
+
+// Range is scratch for the bytes of a range, and Rounded for them in another dtype.
+func (w *Worker) Range() []byte   { return w.slab[:RangeBytes] }
+func (w *Worker) Rounded() []byte { return w.run }
+
+func grow[T any](p *[]T, n int) []T {
+	if cap(*p) < n {
+		*p = make([]T, n)
+	}
+	return (*p)[:n]
+}
+
+// reading says how a range is read.
+type reading struct {
+	fill bool // into memory, where it stays
+	last bool // it is not read again
+}
+
+// open reads panel task.
+func (j *Job) open(w *Worker, task int, how reading) (p *Panel, src []byte, err error) {
+	first := int64(task) * j.panel
+	n := min(j.panel, j.n-first)
+	src, run, err := j.load(w, first, n, how)
+	if err != nil {
+		return nil, nil, err
+	}
+	p = &Panel{First: first, N: int(n), Cols: j.Cols, Values: run, Elem: j.Run, Type: j.Type, BlockSize: j.BlockSize, Inputs: j.Inputs}
+	if j.rows {
+		p.Rows = int(n / j.Cols)
+	}
+	return p, src, nil
+}
+
+// fill reads a range into memory.
+func (j *Job) fill(w *Worker, task int) error {
+	first := int64(task) * j.step
+	_, err := j.values(w, first, min(j.step, j.n-first), reading{fill: true, last: true})
+	return err
+}
+
+// load gives elements [first, first+n) as they are stored and rounded to the run dtype. The second
+// result is the first when the source has that dtype already.
+func (j *Job) load(w *Worker, first, n int64, how reading) (src, run []byte, err error) {
+	if src, err = j.values(w, first, n, how); err != nil || j.Elem == j.Run {
+		return src, src, err
+	}
+	run = w.run[:n*int64(j.Run.Size())]
+	overflow, nonFinite := kernel.Convert(run, j.Run, src, j.Elem, int(n))
+	if at := firstOf(overflow, nonFinite); at >= 0 {
+		return nil, nil, j.Bad(first+int64(at), valueAt(src, j.Elem, at))
+	}
+	return src, run, nil
+}
+
+// values are the elements as the source has them: from memory where they are held.
+func (j *Job) values(w *Worker, first, n int64, how reading) ([]byte, error) {
+	task := first / j.step
+	if j.held && !how.fill {
+		if first+n <= (task+1)*j.step {
+			return j.slabs[task][(first-task*j.step)*j.size:][:n*j.size], nil
+		}
+		head := (task+1)*j.step - first
+		src := w.slab[:n*j.size]
+		copy(src, j.slabs[task][(j.step-head)*j.size:][:head*j.size])
+		copy(src[head*j.size:], j.slabs[task+1])
+		return src, nil
+	}
+	slab := w.slab
+	if how.fill {
+		slab = j.run.slabs.get()
+		j.slabs[task] = slab
+	}
+	src := slab[:n*j.size]
+	if first == 0 {
+		j.Source.Prefetch(0, Ahead)
+	}
+	j.Source.Prefetch(first*j.size+Ahead, int64(len(src)))
+	if err := readFull(j.Source, src, first*j.size); err != nil {
+		return nil, err
+	}
+	if how.last {
+		j.Source.Drop(first*j.size, int64(len(src)))
+	}
+	return src, nil
+}
+
+// firstOf is the smaller of two indices, of which -1 is none.
+func firstOf(a, b int) int {
+	if a < 0 || b >= 0 && b < a {
+		return b
+	}
+	return a
+}
+
+func valueAt(src []byte, e kernel.Elem, i int) float64 {
+	var b [4]byte
+	kernel.Convert(b[:], kernel.F32, src[i*e.Size():][:e.Size()], e, 1)
+	return float64(math.Float32frombits(binary.LittleEndian.Uint32(b[:])))
+}
+
+// A slabPool recycles the buffers in which jobs hold ranges.
+type slabPool struct {
+	mu   sync.Mutex
+	free [][]byte
+}
+
+func (p *slabPool) get() []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.free); n > 0 {
+		s := p.free[n-1]
+		p.free = p.free[:n-1]
+		return s
+	}
+	return make([]byte, slabBytes)
+}
+
+func (p *slabPool) put(s []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free = append(p.free, s)
+}
+
+// A floatPool recycles the arrays in which jobs hold scales: the tensors of a model have few distinct
+// sizes.
+type floatPool struct {
+	mu   sync.Mutex
+	free [][]float32
+}
+
+const maxPooled = 16
+
+func (p *floatPool) get(n int) []float32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, s := range p.free {
+		if cap(s) >= n && cap(s) <= 2*n {
+			p.free = append(p.free[:i], p.free[i+1:]...)
+			return s[:n]
+		}
+	}
+	return make([]float32, n)
+}
+
+func (p *floatPool) put(s []float32) {
+	if s == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.free) == maxPooled {
+		p.free = append(p.free[:0], p.free[1:]...)
+	}
+	p.free = append(p.free, s)
+}
+
+func ceilDiv(a, b int64) int { return int((a + b - 1) / b) }
+
+func readFull(r io.ReaderAt, p []byte, off int64) error {
+	n, err := r.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func writeFull(w io.WriterAt, p []byte, off int64) error {
+	_, err := w.WriteAt(p, off)
+	return err
+}
