@@ -239,7 +239,41 @@ func (m *Model) SkipList(t Target, kept, quantized []Tensor) (list []string, bad
 	if len(bad) > 0 && len(null) == 0 {
 		return nil, nil
 	}
+	if len(bad) == 0 {
+		list = m.served(t, list, kept, quantized)
+	}
 	return list, bad
+}
+
+// served adds what vLLM and SGLang need beside the targets to keep the same modules, if a list can serve all of them.
+func (m *Model) served(t Target, list []string, kept, quantized []Tensor) []string {
+	if m.Diffusers || t&(VLLM|SGLang) != 0 {
+		return list
+	}
+	all := (t | VLLM).loaders()
+	if t == 0 {
+		all = (Transformers5 | Transformers4 | VLLM).loaders()
+	}
+	entries := make([]skipEntry, len(list))
+	for i, text := range list {
+		entries[i] = newSkipEntry(text)
+	}
+	var missed []*pathGroup
+	for _, g := range groups(kept, []Loader{LoaderVLLM}) {
+		if len(g.missed(entries)) > 0 {
+			missed = append(missed, g)
+		}
+	}
+	if len(missed) == 0 {
+		return list
+	}
+	more := append(slices.Clone(list), cover(missed, groups(quantized, all))...)
+	slices.Sort(more)
+	more = slices.Compact(more)
+	if len(more) > MaxSkip || len(checkGroups(more, all, groups(kept, all), groups(quantized, all))) > 0 {
+		return list
+	}
+	return more
 }
 
 // cover picks entries greedily: the one that covers most patterns first.

@@ -309,3 +309,40 @@ func TestSkipListExpressions(t *testing.T) {
 		}
 	}
 }
+
+// TestServed: the list for transformers 5 and 4 keeps the same modules in vLLM and SGLang, where one list can.
+func TestServed(t *testing.T) {
+	names := []string{
+		"vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight", "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight",
+		"language_model.model.layers.0.self_attn.q_proj.weight", "language_model.model.layers.0.mlp.down_proj.weight",
+	}
+	m, err := Resolve(Query{ModelType: "gemma3", Architectures: []string{"Gemma3ForConditionalGeneration"}, Sub: map[string]string{
+		"text_config": "gemma3_text", "vision_config": "siglip_vision_model"}}, names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kept, quantized []Tensor
+	for _, n := range names {
+		if c := m.Classify(n); c.Tower {
+			kept = append(kept, Tensor{n, c})
+		} else {
+			quantized = append(quantized, Tensor{n, c})
+		}
+	}
+	if len(kept) != 2 || len(quantized) != 2 {
+		t.Fatalf("kept %v, quantized %v", kept, quantized)
+	}
+	list, bad := m.SkipList(0, kept, quantized)
+	if len(bad) > 0 {
+		t.Fatal(bad)
+	}
+	if bad := CheckSkip(list, Transformers5|Transformers4|VLLM|SGLang, kept, quantized); len(bad) > 0 {
+		t.Errorf("%v: %v", list, bad)
+	}
+	// The tower's name is a component of what is quantized; another of its components serves.
+	quantized = append(quantized, Tensor{"x", Class{Paths: []string{"a.vision_tower.fc1"}}})
+	list, bad = m.SkipList(0, kept, quantized)
+	if diff := cmp.Diff([]string{"encoder", "lm_head", "model.vision_tower", "score"}, list); diff != "" || len(bad) > 0 {
+		t.Errorf("list (-want +got):\n%s%v", diff, bad)
+	}
+}
