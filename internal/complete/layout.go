@@ -191,6 +191,9 @@ func (c *checker) group(g *group) {
 		} else {
 			bounds[h] = c.observed[container]
 		}
+		if h > 0 && c.observed[container] == 0 {
+			bounds[h] = 0 // a list inside layers that config.json may well deny: only lists that exist were counted
+		}
 	}
 	idx := make([]int64, len(bounds))
 	for {
