@@ -20,7 +20,6 @@ import (
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/manifest"
-	"github.com/nf4kit/nf4kit/internal/quality"
 	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
@@ -244,54 +243,10 @@ func compile(flag string, patterns []string) ([]*regexp.Regexp, error) {
 
 // checkReports refuses, before any work, a report that could not be written.
 func (o *ConvertOptions) checkReports() error {
-	for _, r := range o.Reports {
-		switch strings.ToLower(filepath.Ext(r)) {
-		case ".json", ".csv", ".html", ".md":
-		default:
-			return usagef("--report %s: want a name that ends in .json, .csv, .html or .md", r)
-		}
-		if o.NoError {
-			return usagef("--report %s: there is nothing to report with --no-error", r)
-		}
-		if err := checkReportDir(r); err != nil {
-			return err
-		}
+	if len(o.Reports) > 0 && o.NoError {
+		return usagef("--report %s: there is nothing to report with --no-error", o.Reports[0])
 	}
-	return nil
-}
-
-// checkReportDir tries whether a report can be written, which is found out too
-// late once the work is done.
-func checkReportDir(name string) error {
-	dir := filepath.Dir(name)
-	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
-		return usagef("--report %s: %s is not a directory", name, dir)
-	}
-	if fi, err := os.Stat(name); err == nil && fi.IsDir() {
-		return usagef("--report %s: it is a directory", name)
-	}
-	f, err := os.CreateTemp(dir, tempPattern)
-	if err != nil {
-		return fmt.Errorf("write report %s: %w", name, err)
-	}
-	return errors.Join(f.Close(), os.Remove(f.Name()))
-}
-
-// keepSource refuses a report that would replace a file of SRC.
-func keepSource(reports []string, src *checkpoint.Source) error {
-	for _, r := range reports {
-		ext := strings.ToLower(filepath.Ext(r))
-		if ext != ".json" && ext != ".md" || fileOf(r, src.Dir) == "" {
-			continue // no model has a file of the other kinds
-		}
-		if src.IsFile && filepath.Base(r) != "config.json" {
-			continue // a file beside others that have nothing to do with it
-		}
-		if _, err := os.Lstat(r); err == nil {
-			return usagef("--report %s: it is a file of %s", r, src.Path)
-		}
-	}
-	return nil
+	return checkReportNames(o.Reports)
 }
 
 // checkReportPlaces refuses a report that would replace a file of SRC or one
@@ -306,24 +261,6 @@ func (o *ConvertOptions) checkReportPlaces(p *convert.Plan) error {
 		}
 	}
 	return nil
-}
-
-// fileOf is the name of a file within dir, with slashes; "" if it is elsewhere.
-func fileOf(name, dir string) string {
-	parent, err := filepath.EvalSymlinks(filepath.Dir(name))
-	if err != nil {
-		return ""
-	}
-	if dir, err = filepath.EvalSymlinks(dir); err != nil {
-		return "" // not there yet
-	}
-	abs, err1 := filepath.Abs(filepath.Join(parent, filepath.Base(name)))
-	root, err2 := filepath.Abs(dir)
-	rel, err3 := filepath.Rel(root, abs)
-	if errors.Join(err1, err2, err3) != nil || !filepath.IsLocal(rel) {
-		return ""
-	}
-	return filepath.ToSlash(rel)
 }
 
 // runConvert is the command without cobra.
@@ -373,14 +310,17 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 		return err
 	}
 	err = write(ctx, g, p, x, m, o.Dst, o.Force, func(results []convert.Result) (map[string][]byte, error) {
-		s = newSummary(o, p, results, 0)
+		var err error
+		if s, err = newSummary(o, p, results); err != nil {
+			return nil, err
+		}
 		return s.card(src)
 	})
 	if err != nil {
 		return err
 	}
 	s.took = time.Since(start)
-	if err := s.writeReports(o.Reports); err != nil {
+	if err := writeReports(s.report, o.Reports); err != nil {
 		return err
 	}
 	if g.JSON {
@@ -471,7 +411,10 @@ func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution
 
 // printPlan is --dry-run.
 func printPlan(g *globals, o ConvertOptions, p *convert.Plan) error {
-	s := newSummary(o, p, nil, 0)
+	s, err := newSummary(o, p, nil)
+	if err != nil {
+		return err
+	}
 	if g.JSON {
 		return writeJSON(g.Stdout, s.json())
 	}
@@ -506,25 +449,6 @@ func printDecisions(w io.Writer, p *convert.Plan) {
 	for _, f := range p.Skipped {
 		escape.Fprintf(w, "  not copied  %s: %s\n", f.Rel, f.Reason)
 	}
-}
-
-// qualityTensors pairs items with what was measured of them.
-func qualityTensors(p *convert.Plan, results []convert.Result) []quality.Tensor {
-	var out []quality.Tensor
-	for i := range results {
-		it, r := &p.Items[i], &results[i]
-		if !r.Measured {
-			continue
-		}
-		other := it.Spec
-		other.Type = nf4.FP4
-		if it.Spec.Type == nf4.FP4 {
-			other.Type = nf4.NF4
-		}
-		out = append(out, quality.Tensor{Name: it.Name, Kind: it.Kind, Format: it.Spec.String(), Versus: other.String(),
-			ReadTwice: r.ReadTwice, Written: r.Written, Other: r.Other})
-	}
-	return out
 }
 
 func shapeText(shape []int64) string {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -167,7 +166,7 @@ func runMeasure(ctx context.Context, g *globals, o MeasureOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := checkReportNames(o.Reports, reportNames); err != nil {
+	if err := checkReportNames(o.Reports); err != nil {
 		return err
 	}
 	if o.Worst < 0 {
@@ -212,11 +211,9 @@ func runMeasure(ctx context.Context, g *globals, o MeasureOptions) error {
 	if n, k := weights.Load(), known.Load(); k < n {
 		warnf(g.Stderr, "%s has %d of the %d weights measured; the activation-weighted error is of those alone", o.Imatrix, k, n)
 	}
-	r.Tool, r.Source, r.Imatrix = "nf4kit "+versionText(), o.Src, o.Imatrix
-	for _, name := range o.Reports {
-		if err := createFile(name, reportWriter(r, name)); err != nil {
-			return fmt.Errorf("write report %s: %w", name, err)
-		}
+	r.Command, r.Tool, r.Source, r.Imatrix = "measure", "nf4kit "+versionText(), o.Src, o.Imatrix
+	if err := writeReports(r, o.Reports); err != nil {
+		return err
 	}
 	switch {
 	case g.JSON:
@@ -293,38 +290,6 @@ func (o *MeasureOptions) written(ctx context.Context, g *globals, src *checkpoin
 	return r, nil
 }
 
-// reportNames are the extensions of --report.
-var reportNames = []string{".html", ".md", ".json", ".csv"}
-
-func checkReportNames(names, ext []string) error {
-	for _, r := range names {
-		ok := false
-		for _, e := range ext {
-			ok = ok || strings.EqualFold(filepath.Ext(r), e)
-		}
-		if !ok {
-			return usagef("--report %s: want a name that ends in %s", r, strings.Join(ext, ", "))
-		}
-		if err := checkReportDir(r); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// reportWriter is the rendering that the name of a file asks for.
-func reportWriter(r *report.Report, name string) func(io.Writer) error {
-	switch strings.ToLower(filepath.Ext(name)) {
-	case ".html":
-		return r.WriteHTML
-	case ".md":
-		return r.WriteMarkdown
-	case ".csv":
-		return r.WriteCSV
-	}
-	return r.WriteJSON
-}
-
 // print is the terminal report: totals by format, the kinds, the layers as a line, and the worst tensors.
 func (o *MeasureOptions) print(w io.Writer, r *report.Report, took time.Duration) {
 	what := o.Src
@@ -339,16 +304,15 @@ func (o *MeasureOptions) print(w io.Writer, r *report.Report, took time.Duration
 	if len(r.Formats) == 0 {
 		return
 	}
-	weighted := r.Imatrix != ""
-	head := row("format", "bits/param", "rel RMSE", "SQNR dB", "mean |e|", "p99 |e|", "max |e|", "cosine", "zeros", "entropy", "outliers")
-	if weighted {
-		head = append(head, "act. RMSE")
+	cols := r.Columns()
+	head := row("format")
+	for _, c := range cols {
+		head = append(head, c.Label)
 	}
 	line := func(name string, f *report.Figures) []any {
-		cells := row(name, fmt.Sprintf("%.4f", f.Bits), interval(f), optional(f.SQNR, "%.2f"), sci(f.MeanAbs), optional(f.P99, "%.2e"), sci(f.MaxAbs),
-			optional(f.Cosine, "%.5f"), share(f.Zeros), optional(f.Entropy, "%.3f"), share(f.Outliers))
-		if weighted {
-			cells = append(cells, optional(f.WeightedRR, "%.4f"))
+		cells := row(name)
+		for _, text := range report.Texts(cols, f) {
+			cells = append(cells, text)
 		}
 		return cells
 	}
@@ -382,26 +346,4 @@ func (o *MeasureOptions) print(w io.Writer, r *report.Report, took time.Duration
 		}
 		escape.Fprintf(w, "\nrel RMSE by layer, 0 to %d:  %.4f %s %.4f\n", len(e)-1, lo, report.Sparkline(e), hi)
 	}
-}
-
-func interval(f *report.Figures) string {
-	s := optional(f.RelRMSE, "%.4f")
-	if f.Interval != nil {
-		s += fmt.Sprintf(" +- %.4f", *f.Interval)
-	}
-	return s
-}
-
-func optional(v *float64, format string) string {
-	if v == nil {
-		return "-"
-	}
-	return fmt.Sprintf(format, *v)
-}
-
-func share(v *float64) string {
-	if v == nil {
-		return "-"
-	}
-	return fmt.Sprintf("%.2f %%", 100**v)
 }

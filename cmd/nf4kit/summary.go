@@ -1,10 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"path"
 	"path/filepath"
 	"strings"
@@ -13,27 +13,50 @@ import (
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/escape"
-	"github.com/nf4kit/nf4kit/internal/quality"
 	"github.com/nf4kit/nf4kit/internal/report"
 )
 
 // A summary is what convert prints at its end.
 type summary struct {
-	o       ConvertOptions
-	p       *convert.Plan
-	tensors []quality.Tensor // nil without error figures
-	took    time.Duration
+	o      ConvertOptions
+	p      *convert.Plan
+	report *report.Report // without error figures, it has sizes alone
+	took   time.Duration
 }
 
-func newSummary(o ConvertOptions, p *convert.Plan, results []convert.Result, took time.Duration) *summary {
-	return &summary{o, p, qualityTensors(p, results), took}
+func newSummary(o ConvertOptions, p *convert.Plan, results []convert.Result) (*summary, error) {
+	r, err := report.FromConversion(converted(p, results))
+	if err != nil {
+		return nil, err
+	}
+	t := p.Totals
+	r.Tool, r.Source, r.Destination, r.RunDType = "nf4kit "+versionText(), o.Src, o.Dst, strings.ToLower(p.RunDType.String())
+	r.Sizes = &report.Sizes{
+		Parameters: t.Params, QuantParameters: t.QuantParams, QuantTensors: t.QuantCount, KeptTensors: t.KeptCount,
+		SourceBytes: t.SrcBytes, OutputBytes: t.OutBytes,
+		QuantBits: t.QuantBitsPerParam(), QuantCodeBits: t.CodeBitsPerParam(), BitsPerParameter: t.BitsPerParam(),
+	}
+	return &summary{o: o, p: p, report: r}, nil
+}
+
+// converted pairs items with what was measured of them.
+func converted(p *convert.Plan, results []convert.Result) []report.Converted {
+	var out []report.Converted
+	for i := range results {
+		it, r := &p.Items[i], &results[i]
+		if r.Measured {
+			out = append(out, report.Converted{Name: it.Name, Kind: it.Kind, Shape: it.Shape, Format: it.Spec,
+				ReadTwice: r.ReadTwice, Written: r.Written, Other: r.Other})
+		}
+	}
+	return out
 }
 
 func (s *summary) print(w io.Writer) error {
 	escape.Fprintf(w, "%s -> %s in %s (%s/s)\n\n", s.o.Src, s.o.Dst, durationText(s.took),
 		bytesText(int64(float64(s.p.Totals.SrcBytes)/max(s.took.Seconds(), 1e-9))))
 	s.printSizes(w)
-	if s.tensors != nil {
+	if len(s.report.Formats) > 0 {
 		fmt.Fprintln(w)
 		s.printErrors(w)
 	}
@@ -86,37 +109,48 @@ func (o *ConvertOptions) formatText() string {
 	return text
 }
 
+// printErrors is the table of kinds, what was written beside the other type.
 func (s *summary) printErrors(w io.Writer) {
-	sum := quality.Summarize(s.tensors)
-	name := func(format, fallback string) string {
-		if format == "" {
-			return fallback
-		}
-		return strings.ToUpper(format[:3])
+	r := s.report
+	// In a mixture of types the names say what it is; else the type alone, for all the rest is the same.
+	names := make([]string, len(r.Formats))
+	for i, f := range r.Formats {
+		names[i] = strings.ToUpper(cmp.Or(f.Kind, f.Name))
 	}
-	a, b := name(sum.Format, "written"), name(sum.Versus, "other type")
-	escape.Fprintf(w, "Reconstruction error of what was written, and of %s with the same blocks and scales:\n\n", b)
+	escape.Fprintf(w, "Reconstruction error of what was written, and of %s with the same blocks and scales:\n\n", names[1])
+	cols := r.Columns()
+	bits, errs := cols[:1], cols[1:] // the bits are the same in both
 	t := newTable(w)
-	t.AppendHeader(row("", "", "", a, "", "", "", "", b, "", "", "", ""))
-	t.AppendHeader(row("kind", "tensors", "weights", "rel RMSE", "SQNR dB", "mean |e|", "max |e|", "cosine",
-		"rel RMSE", "SQNR dB", "mean |e|", "max |e|", "cosine"))
-	line := func(r quality.Row) []any {
-		cells := row(r.Name, r.Tensors, countText(r.Written.Elements))
-		for _, f := range []quality.Figures{r.Written, r.Other} {
-			cells = append(cells, figureCells(f)...)
+	over, head := row("", "", "", ""), row("kind", "tensors", "weights", bits[0].Label)
+	for _, name := range names {
+		for i, c := range errs {
+			if i > 0 {
+				name = ""
+			}
+			over, head = append(over, name), append(head, c.Label)
+		}
+	}
+	t.AppendHeader(over)
+	t.AppendHeader(head)
+	line := func(r *report.Row) []any {
+		cells := row(r.Name, r.Tensors, countText(r.Elements), bits[0].Text(&r.Formats[0]))
+		for i := range r.Formats {
+			for _, text := range report.Texts(errs, &r.Formats[i]) {
+				cells = append(cells, text)
+			}
 		}
 		return cells
 	}
-	for _, k := range sum.Kinds {
-		t.AppendRow(line(k))
+	for i := range r.Kinds {
+		t.AppendRow(line(&r.Kinds[i]))
 	}
 	t.AppendSeparator()
-	t.AppendRow(line(sum.Total))
-	alignRight(t, 2, 13)
+	t.AppendRow(line(&r.Total))
+	alignRight(t, 2, len(head))
 	t.Render()
 	twice := 0
-	for i := range s.tensors {
-		if s.tensors[i].ReadTwice {
+	for i := range r.Tensors {
+		if r.Tensors[i].ReadTwice {
 			twice++
 		}
 	}
@@ -124,19 +158,6 @@ func (s *summary) printErrors(w io.Writer) {
 		escape.Fprintf(w, "%d tensors did not fit --max-memory and were read a second time for these figures.\n", twice)
 	}
 }
-
-func figureCells(f quality.Figures) []any {
-	if f.ZeroNorm {
-		return row("-", "-", sci(f.MeanAbs), sci(f.MaxAbs), "-")
-	}
-	sqnr := "exact"
-	if !math.IsInf(f.SQNR, 0) {
-		sqnr = fmt.Sprintf("%.2f", f.SQNR)
-	}
-	return row(fmt.Sprintf("%.4f", f.RelRMSE), sqnr, sci(f.MeanAbs), sci(f.MaxAbs), fmt.Sprintf("%.5f", f.Cosine))
-}
-
-func sci(v float64) string { return fmt.Sprintf("%.2e", v) }
 
 // printUse tells how to load the result.
 func (s *summary) printUse(w io.Writer) {
@@ -197,11 +218,10 @@ func (s *summary) card(src *checkpoint.Source) (map[string][]byte, error) {
 	}
 	c := report.Card{
 		Name: name + "-" + strings.ToLower(s.o.Type), BaseModel: base, Tags: []string{strings.ToLower(s.o.Type)},
-		Format: s.o.formatText(), Bits: s.p.Totals.BitsPerParam(),
-		Saved: 100 - percent(s.p.Totals.OutBytes, s.p.Totals.SrcBytes), Package: pkg, Class: class, DType: s.p.TorchDType(),
+		Format: s.o.formatText(), Bits: s.report.Sizes.BitsPerParameter,
+		Saved: s.report.Sizes.Saved(), Package: pkg, Class: class, DType: s.p.TorchDType(),
 	}
-	r := report.FromConversion("nf4kit "+versionText(), s.o.Src, strings.ToLower(s.p.RunDType.String()), s.tensors)
-	raw, err := report.ModelCard(old, c, r)
+	raw, err := report.ModelCard(old, c, s.report)
 	if err != nil {
 		return nil, err
 	}
@@ -220,50 +240,24 @@ func hubName(dir string) string {
 	return ""
 }
 
-// writeReports writes the files of --report.
-func (s *summary) writeReports(names []string) error {
-	if len(names) == 0 {
-		return nil
-	}
-	tool, run := "nf4kit "+versionText(), strings.ToLower(s.p.RunDType.String())
-	r := quality.NewReport(tool, s.o.Src, run, s.tensors)
-	page := report.FromConversion(tool, s.o.Src, run, s.tensors)
-	for _, name := range names {
-		fill := map[string]func(io.Writer) error{
-			".json": r.WriteJSON, ".csv": r.WriteCSV, ".html": page.WriteHTML, ".md": page.WriteMarkdown,
-		}[strings.ToLower(filepath.Ext(name))]
-		if err := createFile(name, fill); err != nil {
-			return fmt.Errorf("write report %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-// summaryJSON is the schema of convert --json.
+// summaryJSON is the schema of convert --json. The figures have the names that they have in a report.
 type summaryJSON struct {
-	Schema      string            `json:"schema"`
-	Source      string            `json:"source"`
-	Destination string            `json:"destination"`
-	DryRun      bool              `json:"dry_run"`
-	ModelType   string            `json:"model_type,omitempty"`
-	RunDType    string            `json:"run_dtype"`
-	Parameters  int64             `json:"parameters"`
-	Quantized   int64             `json:"quantized_parameters"`
-	QuantCount  int               `json:"quantized_tensors"`
-	KeptCount   int               `json:"kept_tensors"`
-	SourceBytes int64             `json:"source_bytes"`
-	OutputBytes int64             `json:"output_bytes"`
-	BitsQuant   float64           `json:"bits_per_parameter_quantized"`
-	BitsCodes   float64           `json:"bits_per_parameter_codes_and_constants"`
-	BitsAll     float64           `json:"bits_per_parameter"`
-	Seconds     float64           `json:"seconds,omitempty"`
-	SkipModules []string          `json:"llm_int8_skip_modules"`
-	Files       []fileJSON        `json:"files"`
-	Tensors     []planTensorJSON  `json:"tensors"`
-	Error       *quality.RowJSON  `json:"error,omitempty"`
-	ErrorKinds  []quality.RowJSON `json:"error_by_kind,omitempty"`
-	Warnings    []string          `json:"warnings"`
-	Notices     []string          `json:"notices"`
+	Schema      string `json:"schema"`
+	Source      string `json:"source"`
+	Destination string `json:"destination"`
+	DryRun      bool   `json:"dry_run"`
+	ModelType   string `json:"model_type,omitempty"`
+	RunDType    string `json:"run_dtype"`
+	report.Sizes
+	Seconds     float64          `json:"seconds,omitempty"`
+	SkipModules []string         `json:"llm_int8_skip_modules"`
+	Files       []fileJSON       `json:"files"`
+	Tensors     []planTensorJSON `json:"tensors"`
+	Formats     []report.Format  `json:"formats,omitempty"`
+	Total       *report.Row      `json:"total,omitempty"`
+	Kinds       []report.Row     `json:"kinds,omitempty"`
+	Warnings    []string         `json:"warnings"`
+	Notices     []string         `json:"notices"`
 }
 
 type fileJSON struct {
@@ -283,13 +277,13 @@ type planTensorJSON struct {
 }
 
 func (s *summary) json() summaryJSON {
-	t := s.p.Totals
+	r := s.report
 	out := summaryJSON{
-		Schema: "nf4kit.convert/1", Source: s.o.Src, Destination: s.o.Dst, DryRun: s.o.DryRun,
-		RunDType: strings.ToLower(s.p.RunDType.String()), Parameters: t.Params, Quantized: t.QuantParams,
-		QuantCount: t.QuantCount, KeptCount: t.KeptCount, SourceBytes: t.SrcBytes, OutputBytes: t.OutBytes,
-		BitsQuant: t.QuantBitsPerParam(), BitsCodes: t.CodeBitsPerParam(), BitsAll: t.BitsPerParam(),
+		Schema: "nf4kit.convert/2", Source: r.Source, Destination: r.Destination, DryRun: s.o.DryRun, RunDType: r.RunDType, Sizes: *r.Sizes,
 		Seconds: s.took.Seconds(), SkipModules: s.p.SkipList, Warnings: s.p.Warnings, Notices: s.p.Notices,
+	}
+	if len(r.Formats) > 0 {
+		out.Formats, out.Total, out.Kinds = r.Formats, &r.Total, r.Kinds
 	}
 	if s.p.Model != nil {
 		out.ModelType = s.p.Model.Type
@@ -305,14 +299,6 @@ func (s *summary) json() summaryJSON {
 		}
 		out.Tensors = append(out.Tensors, planTensorJSON{Name: it.Name, Shape: it.Shape, From: it.DType.String(), To: to,
 			File: s.p.Shards[it.Shard].Name, Bytes: it.OutBytes, KeptWhy: it.Reason, Quantize: it.Quantize})
-	}
-	if s.tensors != nil {
-		sum := quality.Summarize(s.tensors)
-		total := sum.Total.JSON()
-		out.Error = &total
-		for _, k := range sum.Kinds {
-			out.ErrorKinds = append(out.ErrorKinds, k.JSON())
-		}
 	}
 	return out
 }

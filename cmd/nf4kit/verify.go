@@ -15,6 +15,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/footprint"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/manifest"
+	"github.com/nf4kit/nf4kit/internal/report"
 	"github.com/nf4kit/nf4kit/internal/verify"
 )
 
@@ -283,20 +284,16 @@ func findingText(x verify.Finding) string {
 	return line
 }
 
-// verification is the schema of verify --json.
+// verification is the schema of verify --json. The figures have the names that they have in a report.
 type verification struct {
-	Schema     string         `json:"schema"`
-	Path       string         `json:"path"`
-	OK         bool           `json:"ok"`
-	Targets    []string       `json:"targets"`
-	Serves     []string       `json:"serves"`
-	Weights    int            `json:"quantized_weights"`
-	Plain      int            `json:"plain_tensors"`
-	Findings   []findingJSON  `json:"findings"`
-	CodeBits   float64        `json:"bits_per_parameter_codes_and_constants"`
+	Schema   string        `json:"schema"`
+	Path     string        `json:"path"`
+	OK       bool          `json:"ok"`
+	Targets  []string      `json:"targets"`
+	Serves   []string      `json:"serves"`
+	Findings []findingJSON `json:"findings"`
+	report.Sizes
 	Formula    float64        `json:"bits_per_parameter_formula"`
-	QuantBits  float64        `json:"bits_per_parameter_quantized"`
-	Bytes      int64          `json:"bytes"`
 	Plain16    int64          `json:"bytes_in_16_bits"`
 	Manifest   bool           `json:"manifest"`
 	ManifestBy string         `json:"manifest_tool,omitempty"`
@@ -335,8 +332,10 @@ type toleratedJSON struct {
 }
 
 func verifyReportJSON(g *globals, o VerifyOptions, r *verify.Report, f *footprint.Footprint) verification {
-	out := verification{Schema: "nf4kit.verify/1", Path: o.Dir, OK: !r.Failed(), Targets: r.Targets.Names(), Serves: r.Serves().Names(), Weights: r.Weights, Plain: r.Plain, Findings: []findingJSON{},
-		CodeBits: f.CodeBits(), Formula: r.Formula, QuantBits: f.QuantBits(), Bytes: f.Bytes, Plain16: f.Plain16(), Digests: r.Digests}
+	out := verification{Schema: "nf4kit.verify/2", Path: o.Dir, OK: !r.Failed(), Targets: r.Targets.Names(), Serves: r.Serves().Names(), Findings: []findingJSON{},
+		Sizes: report.Sizes{Parameters: f.Params, QuantParameters: f.QuantParams, QuantTensors: r.Weights, KeptTensors: r.Plain, OutputBytes: f.Bytes,
+			QuantBits: f.QuantBits(), QuantCodeBits: f.CodeBits(), BitsPerParameter: f.Bits()},
+		Formula: r.Formula, Plain16: f.Plain16(), Digests: r.Digests}
 	for _, x := range r.Findings {
 		if x.Severity > fourbit.Notice || !g.Quiet {
 			out.Findings = append(out.Findings, findingJSON{x.Severity.String(), x.File, x.Tensor, x.Text, x.Breaks})

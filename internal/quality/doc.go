@@ -1,6 +1,6 @@
 // Package quality turns the error sums of a conversion into the figures that
 // people compare: relative RMSE, SQNR, mean and maximum absolute error and
-// cosine, by tensor, by kind of module and in total.
+// cosine. Package report folds them by kind of module and in total.
 //
 // With w a weight of the source, as the source stores it, and v = table[code]
 // * scale its reconstruction in float32, before any rounding to the run

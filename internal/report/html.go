@@ -7,7 +7,10 @@ import (
 	"html/template"
 	"io"
 	"math"
+	"slices"
 	"strconv"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/nf4kit/nf4kit/internal/escape"
 )
@@ -17,31 +20,28 @@ var pageText string
 
 var page = template.Must(template.New("report").Parse(pageText))
 
-// metrics are the figures that the page's table can show. The first is also that of the heat map.
-var metrics = []struct {
+// A metric is a figure that the page's table of tensors can show.
+type metric struct {
 	Name    string `json:"name"`
 	Digits  int    `json:"digits"`
 	Exp     bool   `json:"exp,omitempty"`
 	Percent bool   `json:"percent,omitempty"`
-	of      func(*Figures) *float64
-}{
-	{"relative RMSE", 4, false, false, func(f *Figures) *float64 { return f.RelRMSE }},
-	{"SQNR dB", 2, false, false, func(f *Figures) *float64 { return f.SQNR }},
-	{"mean |e|", 0, true, false, func(f *Figures) *float64 { return &f.MeanAbs }},
-	{"median |e|", 0, true, false, func(f *Figures) *float64 { return f.P50 }},
-	{"p99 |e|", 0, true, false, func(f *Figures) *float64 { return f.P99 }},
-	{"max |e|", 0, true, false, func(f *Figures) *float64 { return &f.MaxAbs }},
-	{"cosine", 5, false, false, func(f *Figures) *float64 { return f.Cosine }},
-	{"zeros", 0, false, true, func(f *Figures) *float64 { return f.Zeros }},
-	{"entropy bits", 3, false, false, func(f *Figures) *float64 { return f.Entropy }},
-	{"outlier blocks", 0, false, true, func(f *Figures) *float64 { return f.Outliers }},
-	{"activation-weighted RMSE", 4, false, false, func(f *Figures) *float64 { return f.WeightedRR }},
-	{"bits/param", 4, false, false, func(f *Figures) *float64 {
-		if f.Bits == 0 {
-			return nil
+	column  Column
+}
+
+// metrics are the columns that have a label and something in them. The first is also that of the heat map.
+func (r *Report) metrics() []metric {
+	var first, rest []metric
+	for _, c := range columns {
+		switch m := (metric{c.Label, c.style.digits, c.style.exp, c.style.percent, c}); {
+		case c.Label == "" || !r.has(c):
+		case c.Key == keyRelRMSE:
+			first = append(first, m)
+		default:
+			rest = append(rest, m)
 		}
-		return &f.Bits
-	}},
+	}
+	return append(first, rest...)
 }
 
 // The data of the page, kept short: a model of 1,000 tensors in six formats is to stay below 2 MB.
@@ -83,6 +83,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("plot rate and distortion: %w", err)
 	}
+	metrics := r.metrics()
 	data := pageData{Formats: []pageFormat{}, Kinds: []string{}, Metrics: metrics, Tensors: make([]pageTensor, len(r.Tensors))}
 	for _, f := range r.Formats {
 		data.Formats = append(data.Formats, pageFormat{escape.Line(f.Name), f.Points})
@@ -102,7 +103,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 			var v []short
 			for _, m := range metrics {
 				x := math.NaN()
-				if p := m.of(&t.Formats[k]); p != nil {
+				if p := m.column.of(&t.Formats[k]); p != nil {
 					x = *p
 				}
 				v = append(v, short(x))
@@ -116,14 +117,17 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		return fmt.Errorf("encode report: %w", err)
 	}
 	return page.Execute(w, map[string]any{
-		"Title": escape.Line(r.title()), "Subtitle": escape.Line(r.subtitle()), "Tool": r.Tool, "Totals": r.totals(), "Bits": r.hasBits(), "Weighted": r.Imatrix != "",
+		"Title": escape.Line(r.title()), "Subtitle": escape.Line(r.subtitle()), "Tool": r.Tool, "Columns": r.Columns(), "Totals": r.totals(), "Sizes": r.sizes(), "Histograms": r.hasHistograms(),
 		"Plot": plot.SVG, "Rings": plot.Rings, "Wide": plot.Wide, "Data": template.JS(raw),
 	})
 }
 
 func (r *Report) title() string {
-	if r.Against != "" {
+	switch {
+	case r.Against != "":
 		return r.Against + " against " + r.Source
+	case r.Destination != "":
+		return r.Source + " -> " + r.Destination
 	}
 	return r.Source
 }
@@ -142,7 +146,22 @@ func (r *Report) subtitle() string {
 	return s
 }
 
-func (r *Report) hasBits() bool { return len(r.Total.Formats) > 0 && r.Total.Formats[0].Bits > 0 }
+// sizes are the lines about a conversion's sizes, label and text.
+func (r *Report) sizes() [][2]string {
+	s := r.Sizes
+	if s == nil {
+		return nil
+	}
+	return [][2]string{
+		{"parameters", fmt.Sprintf("%s, of them %s quantized in %d tensors; %d tensors kept", comma(s.Parameters), comma(s.QuantParameters), s.QuantTensors, s.KeptTensors)},
+		{"bits/param", fmt.Sprintf("%.3f in the quantized part (%.3f codes and constants, the rest tables), %.3f in all", s.QuantBits, s.QuantCodeBits, s.BitsPerParameter)},
+		{"size", fmt.Sprintf("%s, was %s: %.1f %% saved", humanize.Bytes(uint64(s.OutputBytes)), humanize.Bytes(uint64(s.SourceBytes)), s.Saved())},
+	}
+}
+
+func (r *Report) hasHistograms() bool {
+	return slices.ContainsFunc(r.Tensors, func(t Row) bool { return len(t.Histogram) > 0 })
+}
 
 type totalRow struct {
 	Name  string
@@ -151,31 +170,11 @@ type totalRow struct {
 
 func (r *Report) totals() []totalRow {
 	var out []totalRow
+	cols := r.Columns()
 	for i := range r.Formats {
-		f := &r.Total.Formats[i]
-		row := totalRow{Name: r.Formats[i].Name}
-		if r.hasBits() {
-			row.Cells = append(row.Cells, fmt.Sprintf("%.4f", f.Bits))
-		}
-		rel := text(f.RelRMSE, "%.4f")
-		if f.Interval != nil {
-			rel += fmt.Sprintf(" \u00b1 %.4f", *f.Interval)
-		}
-		row.Cells = append(row.Cells, rel, text(f.SQNR, "%.2f"), fmt.Sprintf("%.2e", f.MeanAbs), text(f.P99, "%.2e"), fmt.Sprintf("%.2e", f.MaxAbs),
-			text(f.Cosine, "%.5f"), percent(f.Zeros), text(f.Entropy, "%.3f"), percent(f.Outliers))
-		if r.Imatrix != "" {
-			row.Cells = append(row.Cells, text(f.WeightedRR, "%.4f"))
-		}
-		out = append(out, row)
+		out = append(out, totalRow{escape.Line(r.Formats[i].Name), Texts(cols, &r.Total.Formats[i])})
 	}
 	return out
-}
-
-func percent(v *float64) string {
-	if v == nil {
-		return "-"
-	}
-	return fmt.Sprintf("%.2f %%", 100**v)
 }
 
 // heights scales a histogram to at most 255, nil if it is empty.

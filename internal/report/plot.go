@@ -80,7 +80,7 @@ func (r *Report) plot() (rateDistortion, error) {
 	}
 	p := plot.New()
 	p.BackgroundColor = color.Transparent
-	p.X.Label.Text, p.Y.Label.Text = "bits per parameter", "relative RMSE"
+	p.X.Label.Text, p.Y.Label.Text = "bits per parameter", "rel RMSE"
 	p.Y.Scale, p.Y.Tick.Marker, p.X.Tick.Marker = plot.LogScale{}, logTicks{}, shortTicks{}
 	p.Legend.Top = true
 	p.Legend.Padding = vg.Points(3)

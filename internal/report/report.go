@@ -1,7 +1,7 @@
-// Package report turns measurements into what people and programs read: a table for the terminal, JSON and CSV, a
-// Markdown table for a model card, and one HTML page without any outside resource.
+// Package report turns figures of error and size into what people and programs read: tables for the terminal, JSON and
+// CSV, Markdown, a model card, and one HTML page without any outside resource.
 //
-// All of them are renderings of a [Report], which is also the JSON schema (docs/measure.md).
+// All of them are renderings of one [Report], whatever command made it, and name its figures alike (docs/json.md).
 package report
 
 import (
@@ -15,22 +15,46 @@ import (
 )
 
 // Schema names the JSON. Members may be added under the same name, and none removed or changed.
-const Schema = "nf4kit.measure/1"
+const Schema = "nf4kit.report/2"
 
-// A Report is everything measured of one source.
+// A Report is what a command found out about one source.
 type Report struct {
-	Schema   string   `json:"schema"`
-	Tool     string   `json:"tool"`
-	Source   string   `json:"source"`
-	Against  string   `json:"quantized,omitempty"` // a written checkpoint that was compared
-	RunDType string   `json:"run_dtype,omitempty"`
-	Sample   float64  `json:"sample,omitempty"` // share of the chunks; 0: all
-	Imatrix  string   `json:"imatrix,omitempty"`
-	Formats  []Format `json:"formats"`
-	Total    Row      `json:"total"`
-	Kinds    []Row    `json:"kinds"`
-	Layers   []Row    `json:"layers"`
-	Tensors  []Row    `json:"tensors"` // in the order of the source
+	Schema      string   `json:"schema"`
+	Command     string   `json:"command"` // "convert" or "measure"
+	Tool        string   `json:"tool"`
+	Source      string   `json:"source"`
+	Destination string   `json:"destination,omitempty"` // what a conversion wrote
+	Against     string   `json:"quantized,omitempty"`   // a written checkpoint that was compared
+	RunDType    string   `json:"run_dtype,omitempty"`
+	Sample      float64  `json:"sample,omitempty"` // share of the chunks; 0: all
+	Imatrix     string   `json:"imatrix,omitempty"`
+	Sizes       *Sizes   `json:"sizes,omitempty"` // of a conversion
+	Formats     []Format `json:"formats"`
+	Total       Row      `json:"total"`
+	Kinds       []Row    `json:"kinds"`
+	Layers      []Row    `json:"layers"`
+	Tensors     []Row    `json:"tensors"` // in the order of the source
+}
+
+// Sizes are those of a checkpoint made from another.
+type Sizes struct {
+	Parameters       int64   `json:"parameters"`
+	QuantParameters  int64   `json:"quantized_parameters"`
+	QuantTensors     int     `json:"quantized_tensors"`
+	KeptTensors      int     `json:"kept_tensors"`
+	SourceBytes      int64   `json:"source_bytes,omitempty"`
+	OutputBytes      int64   `json:"output_bytes"`
+	QuantBits        float64 `json:"bits_per_parameter_quantized"`
+	QuantCodeBits    float64 `json:"bits_per_parameter_codes_and_constants"` // of the quantized part
+	BitsPerParameter float64 `json:"bits_per_parameter"`                     // of all of it
+}
+
+// Saved is the share of the source's bytes that the output does without, in percent.
+func (s *Sizes) Saved() float64 {
+	if s.SourceBytes == 0 {
+		return 0
+	}
+	return 100 - 100*float64(s.OutputBytes)/float64(s.SourceBytes)
 }
 
 // Format is a column of figures.
@@ -51,14 +75,17 @@ type Row struct {
 	Tensors    int       `json:"tensors"`
 	Elements   int64     `json:"elements"`
 	Measured   int64     `json:"elements_measured"`
-	SumSquares float64   `json:"sum_squares"` // of the source's weights
-	Formats    []Figures `json:"formats"`     // in the order of Report.Formats
+	SumSquares float64   `json:"sum_squares"`          // of the source's weights
+	ReadTwice  bool      `json:"read_twice,omitempty"` // a tensor beyond the memory budget of a conversion
+	Formats    []Figures `json:"formats"`              // in the order of Report.Formats
 
 	Histogram []int64 `json:"-"`
 }
 
-// Figures are one row in one format. null stands for what does not exist or was not measured.
+// Figures are one row in one format. null stands for what does not exist or was not measured. [columns] says how each
+// is shown.
 type Figures struct {
+	Format     string   `json:"format,omitempty"`   // of a tensor, where tensors differ in it
 	Bits       float64  `json:"bits_per_parameter"` // tables and records included
 	CodeBits   float64  `json:"bits_per_parameter_codes_and_constants"`
 	RelRMSE    *float64 `json:"relative_rmse"`
@@ -154,12 +181,15 @@ func foldFormat(tensors []*measure.Tensor, i int, row Row) Figures {
 			total.Counts[c] += n
 		}
 	}
-	q := quality.Of(total.Sums).JSON()
-	quantile := func(share float64) *float64 { return number(min(total.Errors.Quantile(share), q.MaxAbs)) } // a bin reaches past the largest
+	q := quality.Of(total.Sums)
 	f := Figures{Bits: ratio(8*float64(total.Bytes), row.Elements), CodeBits: ratio(8*float64(total.Codes), row.Elements),
-		RelRMSE: q.RelRMSE, SQNR: q.SQNR, RMSE: q.RMSE, MeanAbs: q.MeanAbs, MaxAbs: q.MaxAbs, Cosine: q.Cosine,
-		P50: quantile(0.5), P90: quantile(0.9), P99: quantile(0.99),
-		P999: quantile(0.999), WeightedRR: number(total.WeightedRelRMSE())}
+		RMSE: q.RMSE, MeanAbs: q.MeanAbs, MaxAbs: q.MaxAbs, WeightedRR: number(total.WeightedRelRMSE())}
+	if !q.ZeroNorm {
+		f.RelRMSE, f.SQNR, f.Cosine = number(q.RelRMSE), number(q.SQNR), number(q.Cosine)
+	}
+	for share, p := range map[float64]**float64{0.5: &f.P50, 0.9: &f.P90, 0.99: &f.P99, 0.999: &f.P999} {
+		*p = number(min(total.Errors.Quantile(share), q.MaxAbs)) // a bin reaches past the largest
+	}
 	if row.Measured > 0 && len(total.Counts) > 0 {
 		f.Zeros, f.Entropy = number(ratio(float64(total.Zeros), row.Measured)), number(measure.Entropy(total.Counts))
 	}
@@ -202,43 +232,4 @@ func value(v *float64) float64 {
 		return 0
 	}
 	return *v
-}
-
-// FromConversion is the report of a conversion's own figures: what was written and the other type of NF4 and FP4.
-func FromConversion(tool, source, runDType string, tensors []quality.Tensor) *Report {
-	list := make([]measure.Tensor, len(tensors))
-	for i := range tensors {
-		t := &tensors[i]
-		list[i] = measure.Tensor{Name: t.Name, Kind: t.Kind, Layer: measure.Layer(t.Name), Elements: t.Written.N, Measured: t.Written.N,
-			Results: []measure.Result{{Sums: t.Written}, {Sums: t.Other}}}
-	}
-	r := New(list)
-	r.Tool, r.Source, r.RunDType = tool, source, runDType
-	sum := quality.Summarize(tensors)
-	for i, name := range []string{sum.Format, sum.Versus} {
-		if i >= len(r.Formats) {
-			break
-		}
-		if name == "" {
-			name = []string{"written", "other type"}[i]
-		}
-		r.Formats[i] = formatNamed(name)
-	}
-	// The sizes are not part of a conversion's figures.
-	for _, rows := range [][]Row{{r.Total}, r.Kinds, r.Layers, r.Tensors} {
-		for k := range rows {
-			for i := range rows[k].Formats {
-				rows[k].Formats[i].Bits, rows[k].Formats[i].CodeBits = 0, 0
-			}
-		}
-	}
-	return r
-}
-
-func formatNamed(name string) Format {
-	f := Format{Name: name}
-	if p, err := measure.ParseFormat(name); err == nil {
-		f.Kind, f.BlockSize, f.DoubleQuant, f.Points = p.Kind.String(), p.BlockSize, p.DoubleQuant, measure.Points(p.Kind)
-	}
-	return f
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -15,7 +17,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/measure"
-	"github.com/nf4kit/nf4kit/internal/quality"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // model is n tensors measured in six formats, with figures drawn at random.
@@ -128,7 +130,7 @@ func TestJSONRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(r, &back); diff != "" {
 		t.Errorf("JSON (-written +read):\n%s", diff)
 	}
-	if back.Schema != "nf4kit.measure/1" {
+	if back.Schema != "nf4kit.report/2" {
 		t.Errorf("schema %q", back.Schema)
 	}
 }
@@ -153,7 +155,7 @@ func TestMarkdown(t *testing.T) {
 	if err := sample(t).WriteMarkdown(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"| nf4,block=64,dq | 21 | 22,020,096 | 4.137 |", "| down_proj | 3 |", "| **total** |"} {
+	for _, want := range []string{"| nf4,block=64,dq | 21 | 22,020,096 | 4.1372 |", "| down_proj | 3 |", "| **total** |"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in:\n%s", want, b.String())
 		}
@@ -193,23 +195,105 @@ func TestHTML(t *testing.T) {
 }
 
 func TestFromConversion(t *testing.T) {
-	sums := kernel.Sums{N: 100, X2: 4, W2: 3.9, XW: 3.9, E2: 0.04, AbsE: 1, Max: 0.1}
-	r := FromConversion("tool", "src", "bf16", []quality.Tensor{
-		{Name: "model.layers.1.mlp.up_proj.weight", Kind: "up_proj", Format: "nf4,block=64,dq", Versus: "fp4,block=64,dq", Written: sums, Other: sums}})
-	if len(r.Formats) != 2 || r.Formats[0].Kind != "nf4" || len(r.Formats[0].Points) != 16 || *r.Total.Formats[0].RelRMSE != 0.1 || r.Total.Formats[0].Bits != 0 ||
-		*r.Tensors[0].Layer != 1 {
+	sums := kernel.Sums{N: 4096, X2: 4, W2: 3.9, XW: 3.9, E2: 0.04, AbsE: 1, Max: 0.1}
+	one := Converted{Name: "model.layers.1.mlp.up_proj.weight", Kind: "up_proj", Shape: []int64{64, 64}, Written: sums, Other: sums}
+	other := one
+	other.Name, other.Format = "model.layers.2.mlp.up_proj.weight", bnb.Format{BlockSize: 128, NoDoubleQuant: true}
+	r := conversion(t, one)
+	if len(r.Formats) != 2 || r.Formats[0].Kind != "nf4" || len(r.Formats[0].Points) != 16 || *r.Total.Formats[0].RelRMSE != 0.1 || *r.Tensors[0].Layer != 1 {
 		t.Errorf("report %+v", r)
 	}
-	var b bytes.Buffer
-	if err := r.WriteHTML(&b); err != nil {
+	if bits := r.Total.Formats[0]; bits.CodeBits != 8*(2048+64+4)/4096. || bits.Bits != 8*(2048+64+4+64+1024+256)/4096. {
+		t.Errorf("%v and %v bits per parameter", bits.CodeBits, bits.Bits)
+	}
+	var page, card bytes.Buffer
+	if err := r.WriteHTML(&page); err != nil {
 		t.Fatal(err)
 	}
-	b.Reset()
-	if err := r.WriteMarkdown(&b); err != nil || !strings.Contains(b.String(), "| nf4,block=64,dq | 1 | 100 | 0.1000 |") {
-		t.Errorf("%v:\n%s", err, b.String())
+	// What a conversion does not measure has neither a column nor a section.
+	for _, bad := range []string{"p99", "outliers", "entropy", `id="histogram"`} {
+		if _, body, _ := strings.Cut(page.String(), "<body>"); strings.Contains(strings.SplitN(body, "<script>", 2)[0], bad) {
+			t.Errorf("%q in the page of a conversion", bad)
+		}
 	}
-	if err := FromConversion("tool", "src", "bf16", nil).WriteHTML(&b); err != nil {
+	if !strings.Contains(page.String(), "a/model -&gt; a/nf4") || !strings.Contains(page.String(), "4.500 in the quantized part") {
+		t.Errorf("destination or sizes are not in the page")
+	}
+	if err := r.WriteMarkdown(&card); err != nil || !strings.Contains(card.String(), "| nf4,block=64,dq | 1 | 4,096 | 6.7578 | 0.1000 | 20.00 |") {
+		t.Errorf("%v:\n%s", err, card.String())
+	}
+
+	// Where tensors differ each names its own formats.
+	r = conversion(t, one, other)
+	if got := []string{r.Formats[0].Name, r.Formats[1].Name, r.Tensors[1].Formats[0].Format, r.Tensors[1].Formats[1].Format}; !slices.Equal(got,
+		[]string{"as written", "other type", "nf4,block=128,nodq", "fp4,block=128,nodq"}) {
+		t.Errorf("formats %q", got)
+	}
+	var table bytes.Buffer
+	if err := r.WriteCSV(&table); err != nil || !strings.Contains(table.String(), `,"nf4,block=128,nodq",`) {
+		t.Errorf("%v:\n%s", err, table.String())
+	}
+	if err := conversion(t).WriteHTML(&page); err != nil {
 		t.Error(err)
+	}
+	if _, err := FromConversion([]Converted{{Shape: []int64{0}}}); err == nil {
+		t.Error("a tensor of no elements is taken")
+	}
+}
+
+func conversion(t *testing.T, tensors ...Converted) *Report {
+	t.Helper()
+	r, err := FromConversion(tensors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Source, r.Destination = "a/model", "a/nf4"
+	r.Sizes = &Sizes{Parameters: 5000, QuantParameters: 4096, QuantTensors: 1, SourceBytes: 10000, OutputBytes: 4000, QuantBits: 4.5, QuantCodeBits: 4.2, BitsPerParameter: 6.4}
+	return r
+}
+
+// Every figure that is in JSON is a column, under the same name, and has a value of its own.
+func TestColumns(t *testing.T) {
+	typ := reflect.TypeFor[Figures]()
+	keys := map[string]bool{"format": true}
+	for i, c := range columns {
+		if keys[c.Key] {
+			t.Errorf("%s is there twice", c.Key)
+		}
+		keys[c.Key] = true
+		f := Figures{}
+		if v := c.of(&f); v != nil {
+			*v = 1
+			if f == (Figures{}) {
+				t.Errorf("column %d, %s, is no member", i, c.Key)
+			}
+		}
+	}
+	for i := range typ.NumField() {
+		key, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+		if !keys[key] {
+			t.Errorf("%s has no column", key)
+		}
+	}
+	one, zero := 1., 0.
+	for _, c := range []struct {
+		f    Figures
+		want string
+	}{
+		{Figures{RelRMSE: &one, SQNR: &zero, Cosine: &one}, "1.0000 0.00 1.00000"},
+		{Figures{RelRMSE: &one, SQNR: &one, Cosine: &one, Interval: &one}, "1.0000 +- 1.0000 1.00 1.00000"},
+		{Figures{RelRMSE: &zero, Cosine: &one}, "0.0000 exact 1.00000"},
+		{Figures{}, "- - -"},
+	} {
+		var cols []Column
+		for _, col := range columns {
+			if col.Key == keyRelRMSE || col.Key == keySQNR || col.Key == "cosine" {
+				cols = append(cols, col)
+			}
+		}
+		if got := strings.Join(Texts(cols, &c.f), " "); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
@@ -20,37 +21,13 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return e.Encode(r)
 }
 
-// csvFigures are the columns of a format, in order.
-var csvFigures = []struct {
-	name string
-	of   func(*Figures) *float64
-}{
-	{"bits_per_parameter", func(f *Figures) *float64 { return &f.Bits }},
-	{"bits_per_parameter_codes_and_constants", func(f *Figures) *float64 { return &f.CodeBits }},
-	{"relative_rmse", func(f *Figures) *float64 { return f.RelRMSE }},
-	{"relative_rmse_ci95", func(f *Figures) *float64 { return f.Interval }},
-	{"sqnr_db", func(f *Figures) *float64 { return f.SQNR }},
-	{"rmse", func(f *Figures) *float64 { return &f.RMSE }},
-	{"mean_abs_error", func(f *Figures) *float64 { return &f.MeanAbs }},
-	{"max_abs_error", func(f *Figures) *float64 { return &f.MaxAbs }},
-	{"cosine", func(f *Figures) *float64 { return f.Cosine }},
-	{"error_p50", func(f *Figures) *float64 { return f.P50 }},
-	{"error_p90", func(f *Figures) *float64 { return f.P90 }},
-	{"error_p99", func(f *Figures) *float64 { return f.P99 }},
-	{"error_p999", func(f *Figures) *float64 { return f.P999 }},
-	{"zero_share", func(f *Figures) *float64 { return f.Zeros }},
-	{"code_entropy_bits", func(f *Figures) *float64 { return f.Entropy }},
-	{"outlier_block_share", func(f *Figures) *float64 { return f.Outliers }},
-	{"activation_weighted_relative_rmse", func(f *Figures) *float64 { return f.WeightedRR }},
-}
-
 // WriteCSV writes one line for each tensor and format. A figure that does not exist is empty; a name that a spreadsheet would
 // take for a formula begins with an apostrophe.
 func (r *Report) WriteCSV(w io.Writer) error {
 	c := csv.NewWriter(w)
 	head := []string{"tensor", "kind", "layer", "elements", "elements_measured", "format"}
-	for _, f := range csvFigures {
-		head = append(head, f.name)
+	for _, c := range columns {
+		head = append(head, c.Key)
 	}
 	_ = c.Write(head) // the error is kept until Error
 	for i := range r.Tensors {
@@ -60,9 +37,9 @@ func (r *Report) WriteCSV(w io.Writer) error {
 			layer = strconv.Itoa(*t.Layer)
 		}
 		for k := range t.Formats {
-			row := []string{escape.Cell(t.Name), escape.Cell(t.Kind), layer, fmt.Sprint(t.Elements), fmt.Sprint(t.Measured), r.Formats[k].Name}
-			for _, f := range csvFigures {
-				v := f.of(&t.Formats[k])
+			row := []string{escape.Cell(t.Name), escape.Cell(t.Kind), layer, fmt.Sprint(t.Elements), fmt.Sprint(t.Measured), cmp.Or(t.Formats[k].Format, r.Formats[k].Name)}
+			for _, c := range columns {
+				v := c.of(&t.Formats[k])
 				if v == nil {
 					row = append(row, "")
 					continue
@@ -85,26 +62,20 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 }
 
 func (r *Report) markdown(b *strings.Builder) {
-	bits := r.Total.Formats != nil && r.Total.Formats[0].Bits > 0
-	line := func(name string, t int, n int64, f *Figures) {
-		fmt.Fprintf(b, "| %s | %d | %s |", name, t, comma(n))
-		if bits {
-			fmt.Fprintf(b, " %.3f |", f.Bits)
-		}
-		fmt.Fprintf(b, " %s | %s | %.2e | %.2e | %s |\n", text(f.RelRMSE, "%.4f"), text(f.SQNR, "%.2f"), f.MeanAbs, f.MaxAbs, text(f.Cosine, "%.5f"))
-	}
-	head := func(first string) {
-		fmt.Fprintf(b, "| %s | tensors | weights |", first)
-		rule := "|---|--:|--:|"
-		if bits {
-			b.WriteString(" bits/param |")
-			rule += "--:|"
-		}
-		b.WriteString(" relative RMSE | SQNR dB | mean abs error | max abs error | cosine |\n" + rule + "--:|--:|--:|--:|--:|\n")
-	}
 	if len(r.Formats) == 0 {
 		b.WriteString("Nothing was measured.\n")
 		return
+	}
+	cols := r.Columns()
+	line := func(name string, t int, n int64, f *Figures) {
+		fmt.Fprintf(b, "| %s | %d | %s | %s |\n", name, t, comma(n), strings.Join(Texts(cols, f), " | "))
+	}
+	head := func(first string) {
+		fmt.Fprintf(b, "| %s | tensors | weights |", first)
+		for i := range cols {
+			fmt.Fprintf(b, " %s |", escape.Markdown(cols[i].Label))
+		}
+		b.WriteString("\n|---|--:|--:|" + strings.Repeat("--:|", len(cols)) + "\n")
 	}
 	head("format")
 	for i := range r.Formats {
@@ -117,13 +88,6 @@ func (r *Report) markdown(b *strings.Builder) {
 		line(escape.Markdown(k.Name), k.Tensors, k.Elements, &k.Formats[0])
 	}
 	line("**total**", r.Total.Tensors, r.Total.Elements, &r.Total.Formats[0])
-}
-
-func text(v *float64, format string) string {
-	if v == nil {
-		return "-"
-	}
-	return fmt.Sprintf(format, *v)
 }
 
 // comma writes a number with thousands separated.
