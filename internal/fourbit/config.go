@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
-	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -36,8 +35,15 @@ func ParseConfig(raw []byte) (*bnb.QuantizationConfig, []*Problem, error) {
 	if !isTrue(strict, "load_in_4bit") {
 		warn("load_in_4bit", "true", "only _load_in_4bit", "")
 	}
-	if t := string(find(strict, "llm_int8_threshold")); len(t) > 0 && !strings.ContainsAny(t, ".eEn") {
-		warn("llm_int8_threshold", t+".0", t, "raises TypeError: must be a float")
+	switch t := find(strict, "llm_int8_threshold"); {
+	case len(t) == 0 || t.Kind() == '0' && bytes.ContainsAny(t, ".eE"):
+	case t.Kind() == '0':
+		warn("llm_int8_threshold", string(t)+".0", string(t), "raises TypeError: must be a float")
+	default:
+		warn("llm_int8_threshold", "6.0", clip(string(t)), "raises TypeError: must be a float")
+	}
+	if t := find(strict, "bnb_4bit_quant_type"); t.Kind() == 'n' {
+		warn("bnb_4bit_quant_type", "nf4 or fp4", "null", "raises TypeError: must be a string")
 	}
 	if isTrue(strict, "load_in_8bit") {
 		warn("load_in_8bit", "false beside load_in_4bit", "true", "raises ValueError: only one can be used")

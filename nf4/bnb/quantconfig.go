@@ -67,21 +67,33 @@ func encodeStrings(list []string) ([]byte, error) {
 // some loader stumbles over, such as "torch.bfloat16", and gives the plain ones. The error is of an object that is
 // malformed or says something else than bitsandbytes 4-bit.
 func ParseQuantizationConfig(raw []byte) (*QuantizationConfig, error) {
-	var in struct {
-		Method       string   `json:"quant_method"`
-		Load4        *bool    `json:"load_in_4bit"`
-		Load4Private *bool    `json:"_load_in_4bit"`
-		ComputeDType string   `json:"bnb_4bit_compute_dtype"`
-		QuantType    *string  `json:"bnb_4bit_quant_type"`
-		DoubleQuant  bool     `json:"bnb_4bit_use_double_quant"`
-		Storage      string   `json:"bnb_4bit_quant_storage"`
-		SkipModules  []string `json:"llm_int8_skip_modules"`
-	}
-	if err := json.Unmarshal(raw, &in); err != nil {
+	var members map[string]json.RawMessage // into a struct encoding/json takes names of another case too; Python does not
+	if err := json.Unmarshal(raw, &members); err != nil {
 		return nil, fmt.Errorf("parse quantization_config: %w", err)
 	}
-	isSet := func(b *bool) bool { return b != nil && *b }
-	if in.Method != "" && in.Method != "bitsandbytes" || !isSet(in.Load4) && !isSet(in.Load4Private) {
+	var in struct {
+		Method, ComputeDType, Storage string
+		Load4, Load4Private           bool
+		QuantType                     *string
+		DoubleQuant                   bool
+		SkipModules                   []string
+	}
+	for _, m := range []struct {
+		key string
+		to  any
+	}{
+		{"quant_method", &in.Method}, {"load_in_4bit", &in.Load4}, {"_load_in_4bit", &in.Load4Private},
+		{"bnb_4bit_compute_dtype", &in.ComputeDType}, {"bnb_4bit_quant_type", &in.QuantType},
+		{"bnb_4bit_use_double_quant", &in.DoubleQuant}, {"bnb_4bit_quant_storage", &in.Storage},
+		{"llm_int8_skip_modules", &in.SkipModules},
+	} {
+		if v, ok := members[m.key]; ok {
+			if err := json.Unmarshal(v, m.to); err != nil {
+				return nil, fmt.Errorf("parse quantization_config: %s: %w", m.key, err)
+			}
+		}
+	}
+	if in.Method != "" && in.Method != "bitsandbytes" || !in.Load4 && !in.Load4Private {
 		return nil, fmt.Errorf("parse quantization_config: expected bitsandbytes with load_in_4bit, found quant_method %q without", in.Method)
 	}
 	c := &QuantizationConfig{
