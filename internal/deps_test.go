@@ -52,6 +52,8 @@ var rank = map[string]int{
 	"internal/footprint": 5,
 	"internal/origin":    5,
 
+	"internal/memplan/source": 6,
+
 	"internal/measure": 6,
 	"internal/verify":  6,
 	"internal/report":  7,
@@ -63,7 +65,7 @@ var rank = map[string]int{
 
 // owners lists who may import a dependency that must not spread.
 var owners = map[string][]string{
-	"github.com/nlpodyssey/safetensors": {"safetensors"},
+	"github.com/nlpodyssey/safetensors": {"internal/verify"},
 	"github.com/spf13/cobra":            {"cmd/nf4kit"},
 	"github.com/spf13/pflag":            {"cmd/nf4kit"},
 	"golang.org/x/sys/cpu":              {"internal/kernel"},

@@ -175,6 +175,21 @@ func (r *Reader) HeaderSize() int64 { return r.headerSize }
 // same digest hold the same tensors at the same places.
 func (r *Reader) HeaderDigest() [sha256.Size]byte { return r.digest }
 
+// ReadHeader reads the JSON of the header again, with its padding. It is a [*FormatError] if it is no longer what it was
+// when the reader was made.
+func (r *Reader) ReadHeader() ([]byte, error) {
+	buf := make([]byte, r.headerSize)
+	err := readHeader(r.r, buf, 0)
+	if err == nil && sha256.Sum256(buf) != r.digest {
+		err = &FormatError{Offset: 0, Msg: "the header is no longer what it was when the file was opened"}
+	}
+	if err != nil {
+		setFile(err, r.name)
+		return nil, err
+	}
+	return buf[lenSize:], nil
+}
+
 // File is a [Reader] of a file on disk.
 type File struct {
 	*Reader

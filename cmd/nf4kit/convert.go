@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
-	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/manifest"
@@ -42,12 +41,11 @@ type ConvertOptions struct {
 	MoE          string
 	AsBnb        bool
 	MaxShardSize string
-	Jobs         int
-	MaxMemory    string
-	Reports      []string
-	NoError      bool
-	DryRun       bool
-	Force        bool
+	Limits
+	Reports []string
+	NoError bool
+	DryRun  bool
+	Force   bool
 
 	AllowIncomplete bool
 
@@ -137,8 +135,7 @@ func (o *ConvertOptions) addFlags(cmd *cobra.Command) {
 	fs.StringVar(&o.MoE, "moe", "keep", "routed experts: keep them in 16 bits, as transformers 5 needs, or per-expert to quantize those stored one by one, for transformers 4, vLLM and Unsloth")
 	fs.BoolVar(&o.AsBnb, "as-bitsandbytes", false, "quantize all that BitsAndBytesConfig does: towers, encoders' poolers, and weights that the model's own code then misreads")
 	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file")
-	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor, or what --max-memory holds")
-	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "bound on memory; at most 64 MiB come on top")
+	o.Limits.addFlags(fs)
 	fs.StringArrayVar(&o.Reports, "report", nil, "write every tensor's error figures to `FILE`.html, .json, .csv or .md (repeatable)")
 	fs.BoolVar(&o.NoError, "no-error", false, "skip the error figures")
 	fs.BoolVar(&o.DryRun, "dry-run", false, "print the plan and stop")
@@ -221,14 +218,6 @@ func (o *ConvertOptions) plan() (convert.Options, error) {
 	return opt, nil
 }
 
-func (o *ConvertOptions) execution() (convert.Execution, error) {
-	so, err := streamOptions(o.Jobs, o.MaxMemory)
-	if err != nil {
-		return convert.Execution{}, err
-	}
-	return convert.Execution{Jobs: so.Jobs, MaxMemory: so.Memory, NoError: o.NoError}, nil
-}
-
 func compile(flag string, patterns []string) ([]*regexp.Regexp, error) {
 	var out []*regexp.Regexp
 	for _, p := range patterns {
@@ -269,34 +258,24 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	if err != nil {
 		return err
 	}
-	x, err := o.execution()
+	x, err := o.Limits.execution()
 	if err != nil {
 		return err
 	}
 	if err := o.checkReports(); err != nil {
 		return err
 	}
+	x.NoError = o.NoError
 	collectGarbage(x.MaxMemory)
 	start := time.Now()
-	src, err := openSource(ctx, o.Src)
+	src, err := g.open(ctx, o.Src)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	for _, w := range src.Warnings {
-		warnf(g.Stderr, "%s", w)
-	}
-	p, err := await(ctx, func() (*convert.Plan, error) { return convert.NewPlan(src, opt) })
+	p, err := g.planned(ctx, func() (*convert.Plan, error) { return convert.NewPlan(src, opt) })
 	if err != nil {
-		return optionMistake(err)
-	}
-	for _, w := range p.Warnings {
-		warnf(g.Stderr, "%s", w)
-	}
-	if !g.Quiet {
-		for _, n := range p.Notices {
-			noticef(g.Stderr, "%s", n)
-		}
+		return err
 	}
 	if o.DryRun {
 		return printPlan(g, o, p)
@@ -304,17 +283,20 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	if g.Verbose {
 		printDecisions(g.Stderr, p)
 	}
-	m := &manifest.Manifest{Tool: "nf4kit " + versionText(), Settings: o.settings, Source: manifest.SourceOf(src)}
-	var s *summary
 	if err := o.checkReportPlaces(p); err != nil {
 		return err
 	}
-	err = write(ctx, g, p, x, m, o.Dst, o.Force, func(results []convert.Result) (map[string][]byte, error) {
-		var err error
-		if s, err = newSummary(o, p, results); err != nil {
-			return nil, err
-		}
-		return s.card(src)
+	var s *summary
+	err = write(ctx, g, p, o.Dst, convert.WriteOptions{
+		Execution: x, Force: o.Force,
+		Manifest: &manifest.Manifest{Tool: "nf4kit " + versionText(), Settings: o.settings, Source: manifest.SourceOf(src)},
+		Files: func(results []convert.Result) (map[string][]byte, error) {
+			var err error
+			if s, err = newSummary(o, p, results); err != nil {
+				return nil, err
+			}
+			return s.card(src)
+		},
 	})
 	if err != nil {
 		return err
@@ -341,71 +323,26 @@ func optionMistake(err error) error {
 	return err
 }
 
-// write executes the plan into a staging directory and commits it. The digests
-// of what is written go into m, unless it is nil; makeFiles, unless it is nil, makes
-// further files from the results.
-func write(ctx context.Context, g *globals, p *convert.Plan, x convert.Execution, m *manifest.Manifest, dst string, force bool,
-	makeFiles func([]convert.Result) (map[string][]byte, error)) (err error) {
-	sources := []string{p.Source.Path}
-	if !p.Source.IsFile {
-		sources = append(sources, p.Source.Dir)
-	}
-	out, err := checkpoint.Create(dst, checkpoint.Options{Force: force, Sources: sources})
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, out.Abort())
-		}
-	}()
-	if left := out.Abandoned(); len(left) > 0 && !g.Quiet {
-		noticef(g.Stderr, "left by runs that did not end, to be removed or written again: %s", wrapNames(left, foldAt))
-	}
-	if err := checkpoint.CheckSpace(out.Staging(), p.DiskBytes()); err != nil {
-		return err
-	}
+// write is Plan.Write with progress, and says what was found on the way.
+func write(ctx context.Context, g *globals, p *convert.Plan, dst string, opt convert.WriteOptions) error {
 	bar := newProgress(g.Stderr, "converting", p.Totals.SrcBytes, g.Quiet)
-	x.Progress = bar.advance
-	var record *manifest.Recorder
-	if m != nil {
-		record = manifest.NewRecorder()
+	opt.Progress = bar.advance
+	opt.Abandoned = func(left []string) {
+		if !g.Quiet {
+			noticef(g.Stderr, "left by runs that did not end, to be removed or written again: %s", wrapNames(left, foldAt))
+		}
 	}
-	sink, err := p.OpenSink(out, record)
-	if err != nil {
-		return err
-	}
-	results, err := p.Execute(ctx, sink, x)
+	out, err := p.Write(ctx, dst, opt)
 	bar.finish()
 	if err != nil {
 		return err
 	}
-	if err := sink.Close(); err != nil {
-		return err
-	}
-	for i := range results {
-		if at := results[i].NonFinite; at >= 0 {
+	g.complete = dst
+	for i := range out.Results {
+		if at := out.Results[i].NonFinite; at >= 0 {
 			warnf(g.Stderr, "%s: tensor %q, which is kept, holds a NaN or an infinity at element %d", p.Items[i].File, p.Items[i].Name, at)
 		}
 	}
-	if m != nil {
-		if m.Tensors, err = record.Digests(); err != nil {
-			return err
-		}
-	}
-	var made map[string][]byte
-	if makeFiles != nil {
-		if made, err = makeFiles(results); err != nil {
-			return err
-		}
-	}
-	if err := p.WriteSideFiles(ctx, out, m, made); err != nil {
-		return err
-	}
-	if err := out.Commit(ctx); err != nil {
-		return err
-	}
-	g.complete = dst
 	return nil
 }
 

@@ -16,9 +16,8 @@ type DequantizeOptions struct {
 	Src, Dst     string
 	DType        string
 	MaxShardSize string
-	Jobs         int
-	MaxMemory    string
-	Force        bool
+	Limits
+	Force bool
 
 	AllowIncomplete bool
 }
@@ -47,8 +46,7 @@ quantized keep their dtype unless --dtype is given.`,
 	fs := cmd.Flags()
 	fs.StringVar(&o.DType, "dtype", "auto", "dtype of the result: auto (as quant_state says, else config.json), bfloat16, float16 or float32")
 	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file")
-	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor, or what --max-memory holds")
-	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "bound on memory; at most 64 MiB come on top")
+	o.Limits.addFlags(fs)
 	fs.BoolVar(&o.Force, "force", false, "replace DST, once the new one is complete")
 	allowIncomplete(fs, &o.AllowIncomplete)
 	enum(cmd, "dtype", "auto", "bfloat16", "float16", "float32")
@@ -57,8 +55,7 @@ quantized keep their dtype unless --dtype is given.`,
 
 // runDequantize is the command without cobra.
 func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
-	co := ConvertOptions{Jobs: o.Jobs, MaxMemory: o.MaxMemory, NoError: true}
-	x, err := co.execution()
+	x, err := o.Limits.execution()
 	if err != nil {
 		return err
 	}
@@ -66,31 +63,21 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	if err != nil {
 		return err
 	}
+	x.NoError = true
 	collectGarbage(x.MaxMemory)
 	start := time.Now()
-	src, err := openSource(ctx, o.Src)
+	src, err := g.open(ctx, o.Src)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	for _, w := range src.Warnings {
-		warnf(g.Stderr, "%s", w)
-	}
-	p, err := await(ctx, func() (*convert.Plan, error) {
+	p, err := g.planned(ctx, func() (*convert.Plan, error) {
 		return convert.NewDequantizePlan(src, convert.DequantizeOptions{DType: o.DType, MaxShardSize: size, AllowIncomplete: o.AllowIncomplete})
 	})
 	if err != nil {
-		return optionMistake(err)
+		return err
 	}
-	for _, w := range p.Warnings {
-		warnf(g.Stderr, "%s", w)
-	}
-	if !g.Quiet {
-		for _, n := range p.Notices {
-			noticef(g.Stderr, "%s", n)
-		}
-	}
-	if err := write(ctx, g, p, x, nil, o.Dst, o.Force, nil); err != nil {
+	if err := write(ctx, g, p, o.Dst, convert.WriteOptions{Execution: x, Force: o.Force}); err != nil {
 		return err
 	}
 	t := p.Totals

@@ -132,14 +132,11 @@ func runInspect(ctx context.Context, g *globals, o InspectOptions) error {
 		return err
 	}
 	collectGarbage(stream.DefaultMemory)
-	src, err := openSource(ctx, o.Src)
+	src, err := g.open(ctx, o.Src)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	for _, w := range src.Warnings {
-		warnf(g.Stderr, "%s", w)
-	}
 	f, err := await(ctx, func() (*footprint.Footprint, error) { return footprint.Of(src) })
 	if err != nil {
 		return err

@@ -4,27 +4,47 @@ import (
 	"context"
 	"runtime/debug"
 
+	"github.com/spf13/pflag"
+
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
-// streamOptions reads --jobs and --max-memory.
-func streamOptions(jobs int, maxMemory string) (stream.Options, error) {
-	if jobs < 0 {
-		return stream.Options{}, usagef("--jobs %d: want 0 or more", jobs)
+// Limits are the flags that bound a run, which change no byte and no figure of it.
+type Limits struct {
+	Jobs      int
+	MaxMemory string
+}
+
+func (l *Limits) addFlags(fs *pflag.FlagSet) {
+	fs.IntVar(&l.Jobs, "jobs", 0, "workers; 0 is one a processor, or what --max-memory holds")
+	fs.StringVar(&l.MaxMemory, "max-memory", "512MiB", "bound on memory; at most 64 MiB come on top")
+}
+
+// stream reads the limits.
+func (l *Limits) stream() (stream.Options, error) {
+	if l.Jobs < 0 {
+		return stream.Options{}, usagef("--jobs %d: want 0 or more", l.Jobs)
 	}
-	mem, err := parseSize("max-memory", maxMemory)
+	mem, err := parseSize("max-memory", l.MaxMemory)
 	if err != nil {
 		return stream.Options{}, err
 	}
 	if mem == 0 {
 		return stream.Options{}, usagef("--max-memory 0: want a positive size")
 	}
-	o := stream.Options{Jobs: jobs, Memory: mem}
+	o := stream.Options{Jobs: l.Jobs, Memory: mem}
 	if err := o.Validate(); err != nil {
 		return o, &usageError{err}
 	}
 	return o, nil
+}
+
+// execution is the limits of a conversion.
+func (l *Limits) execution() (convert.Execution, error) {
+	so, err := l.stream()
+	return convert.Execution{Jobs: so.Jobs, MaxMemory: so.Memory}, err
 }
 
 // await runs a part of a command that reads headers and writes nothing, and leaves it behind when ctx ends: hostile or
@@ -48,9 +68,36 @@ func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	}
 }
 
-// openSource is checkpoint.Open, left behind when ctx ends.
-func openSource(ctx context.Context, path string) (*checkpoint.Source, error) {
-	return await(ctx, func() (*checkpoint.Source, error) { return checkpoint.Open(path) })
+// open is checkpoint.Open, left behind when ctx ends, and says what is odd about the source.
+func (g *globals) open(ctx context.Context, path string) (*checkpoint.Source, error) {
+	src, err := await(ctx, func() (*checkpoint.Source, error) { return checkpoint.Open(path) })
+	if err != nil {
+		return nil, err
+	}
+	g.warn(src.Warnings)
+	return src, nil
+}
+
+// warn prints warnings.
+func (g *globals) warn(texts []string) {
+	for _, w := range texts {
+		warnf(g.Stderr, "%s", w)
+	}
+}
+
+// planned makes a plan, left behind when ctx ends, and prints what a user should know of it.
+func (g *globals) planned(ctx context.Context, newPlan func() (*convert.Plan, error)) (*convert.Plan, error) {
+	p, err := await(ctx, newPlan)
+	if err != nil {
+		return nil, optionMistake(err)
+	}
+	g.warn(p.Warnings)
+	if !g.Quiet {
+		for _, n := range p.Notices {
+			noticef(g.Stderr, "%s", n)
+		}
+	}
+	return p, nil
 }
 
 // collectGarbage has the collector keep to --max-memory: what is held counts towards it, and garbage must not come on top.

@@ -32,8 +32,7 @@ type MeasureOptions struct {
 	Imatrix     string
 	Reports     []string
 	Worst       int
-	Jobs        int
-	MaxMemory   string
+	Limits
 	Gates
 }
 
@@ -91,8 +90,7 @@ checkpoint has been written in.`,
 	fs.StringVar(&o.Imatrix, "imatrix", "", "importance matrix `FILE` of llama.cpp's llama-imatrix (.gguf or .dat): adds the activation-weighted error")
 	fs.StringArrayVar(&o.Reports, "report", nil, "write a report to `FILE`, by its extension a page (.html), .md, .json or .csv (repeatable)")
 	fs.IntVar(&o.Worst, "worst", 10, "tensors to list, worst first")
-	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor, or what --max-memory holds")
-	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "bound on memory; at most 64 MiB come on top")
+	o.Limits.addFlags(fs)
 	o.Gates.addFlags(fs)
 	enum(cmd, "double-quant", "true", "false", "both")
 	enum(cmd, "dtype", "auto", "bfloat16", "float16")
@@ -123,7 +121,7 @@ func (o *MeasureOptions) options() (measure.Options, error) {
 		return opt, usagef("--sample %v: want a share between 0 and 1", o.Sample)
 	}
 	opt.Sample = o.Sample
-	opt.Stream, err = streamOptions(o.Jobs, o.MaxMemory)
+	opt.Stream, err = o.Limits.stream()
 	return opt, err
 }
 
@@ -188,14 +186,11 @@ func runMeasure(ctx context.Context, g *globals, o MeasureOptions) error {
 		}
 	}
 	start := time.Now()
-	src, err := openSource(ctx, o.Src)
+	src, err := g.open(ctx, o.Src)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	for _, w := range src.Warnings {
-		warnf(g.Stderr, "%s", w)
-	}
 	if err := keepSource(o.Reports, src); err != nil {
 		return err
 	}
@@ -234,9 +229,7 @@ func (o *MeasureOptions) formats(ctx context.Context, g *globals, src *checkpoin
 	if err != nil {
 		return nil, optionMistake(err)
 	}
-	for _, w := range p.Warnings {
-		warnf(g.Stderr, "%s", w)
-	}
+	g.warn(p.Warnings)
 	opt.Run = p.RunDType
 	list := measure.Plan(p)
 	var total int64
@@ -264,7 +257,7 @@ func (o *MeasureOptions) written(ctx context.Context, g *globals, src *checkpoin
 	if err != nil {
 		return nil, err
 	}
-	quant, err := openSource(ctx, o.Quant)
+	quant, err := g.open(ctx, o.Quant)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/memplan"
 	"github.com/nf4kit/nf4kit/internal/memplan/page"
+	"github.com/nf4kit/nf4kit/internal/memplan/source"
 	"github.com/nf4kit/nf4kit/internal/modelshape"
 	"github.com/nf4kit/nf4kit/internal/stream"
 )
@@ -54,7 +55,7 @@ activations and logits, the peak over one training step, and on which GPUs that 
 Nothing is loaded and no GPU is needed.
 
 SRC is a model directory or a .safetensors file (headers alone are read), a config.json,
-or the name of a published model: ` + strings.Join(someNames(), ", ") + `
+or the name of a published model: ` + strings.Join(source.Suggested(), ", ") + `
 and more; an unknown name lists those near it.
 
 Allocated is what the tensors take (torch.cuda.max_memory_allocated), reserved adds the
@@ -75,10 +76,6 @@ compares the formulas with published measurements.`,
 		enum(cmd, flag, values...)
 	}
 	return cmd
-}
-
-func someNames() []string {
-	return []string{"llama-2-7b", "llama-3.1-8b", "llama-3.1-70b", "qwen2.5-7b", "qwen3-30b-a3b", "mistral-7b-v0.3", "gemma-2-9b"}
 }
 
 // planValues are the words that flags take.
@@ -240,7 +237,7 @@ func (o *PlanOptions) target() (*target, error) {
 
 // planned is everything the command reports.
 type planned struct {
-	src     *planSource
+	src     *source.Source
 	plan    *memplan.Plan
 	usual   []variant // full, LoRA, QLoRA with otherwise the same options
 	target  *target
@@ -270,14 +267,12 @@ func runPlan(ctx context.Context, g *globals, o PlanOptions) error {
 		return err
 	}
 	collectGarbage(stream.DefaultMemory)
-	src, err := await(ctx, func() (*planSource, error) { return openPlanSource(o.Src) })
+	src, err := await(ctx, func() (*source.Source, error) { return source.Open(o.Src) })
 	if err != nil {
 		return err
 	}
-	for _, w := range src.warnings {
-		warnf(g.Stderr, "%s", w)
-	}
-	r, err := o.run(src.dtype)
+	g.warn(src.Warnings)
+	r, err := o.run(src.DType)
 	if err != nil {
 		return err
 	}
@@ -285,17 +280,17 @@ func runPlan(ctx context.Context, g *globals, o PlanOptions) error {
 		return err
 	}
 	p := &planned{src: src, target: t, opts: o}
-	if p.plan, err = memplan.New(src.model, r); err != nil {
+	if p.plan, err = memplan.New(src.Model, r); err != nil {
 		return planUsage(err)
 	}
-	if p.file, err = adapterFile(p.plan.Coefficients.Adapters, p.plan.Run.Rank, p.plan.Run.AdapterDType); err != nil {
+	if p.file, err = source.AdapterFile(p.plan.Coefficients.Adapters, p.plan.Run.Rank, p.plan.Run.AdapterDType); err != nil {
 		return err
 	}
-	if err := p.compare(src.model, r); err != nil {
+	if err := p.compare(src.Model, r); err != nil {
 		return err
 	}
 	if t != nil {
-		p.changes, p.chain = p.plan.Changes(src.model, t.usable)
+		p.changes, p.chain = p.plan.Changes(src.Model, t.usable)
 	}
 	if o.HTML != "" {
 		if err := p.writePage(o.HTML); err != nil {
@@ -313,7 +308,7 @@ func runPlan(ctx context.Context, g *globals, o PlanOptions) error {
 		noticef(g.Stderr, "wrote %s", o.HTML)
 	}
 	if o.MustFit && p.plan.Memory.Process > t.usable {
-		return &checkError{fmt.Sprintf("%s does not fit %s: %s of %s usable", src.model.Name, t.name, gibText(p.plan.Memory.Process), gibText(t.usable))}
+		return &checkError{fmt.Sprintf("%s does not fit %s: %s of %s usable", src.Model.Name, t.name, gibText(p.plan.Memory.Process), gibText(t.usable))}
 	}
 	return nil
 }
@@ -337,7 +332,7 @@ func (p *planned) compare(m *modelshape.Model, r memplan.Run) error {
 		}
 		w := variant{name: v.name, plan: q}
 		if len(q.Coefficients.Adapters) > 0 {
-			if w.file, err = adapterFile(q.Coefficients.Adapters, q.Run.Rank, q.Run.AdapterDType); err != nil {
+			if w.file, err = source.AdapterFile(q.Coefficients.Adapters, q.Run.Rank, q.Run.AdapterDType); err != nil {
 				return err
 			}
 		}
@@ -359,8 +354,8 @@ func (p *planned) chosen() int {
 // writePage writes the page.
 func (p *planned) writePage(file string) error {
 	r := p.plan.Run
-	d := page.Data{Title: p.src.model.Name + ": memory of a training run", Subtitle: p.subtitle(), Chosen: p.chosen(), Batch: r.MicroBatch, Seq: r.Seq, Rank: r.Rank,
-		Facts: p.facts(), Snippet: p.plan.Snippet(p.src.load)}
+	d := page.Data{Title: p.src.Model.Name + ": memory of a training run", Subtitle: p.subtitle(), Chosen: p.chosen(), Batch: r.MicroBatch, Seq: r.Seq, Rank: r.Rank,
+		Facts: p.facts(), Snippet: p.plan.Snippet(p.src.Load)}
 	if !p.opts.NoAdvice {
 		d.Advice = p.plan.Guidance()
 	}

@@ -96,17 +96,17 @@ type planKVJSON struct {
 
 // json is the report for programs.
 func (p *planned) json() planJSON {
-	m, r := p.src.model, p.plan.Run
+	m, r := p.src.Model, p.plan.Run
 	out := planJSON{
 		Schema: "nf4kit.plan/1",
-		Model: planModelJSON{m.Name, m.Type, p.src.from, m.Params(), m.ActiveParams(), m.Quantizable(), m.Tied,
+		Model: planModelJSON{m.Name, m.Type, p.src.From, m.Params(), m.ActiveParams(), m.Quantizable(), m.Tied,
 			m.Stack.Layers, m.Stack.Hidden, m.Stack.Vocab},
 		Run: planRunJSON{Method: r.Method, DType: r.Base, DoubleQuant: !r.NoDoubleQuant && r.Method == memplan.QLoRA, BlockSize: r.BlockSize,
 			KbitPrep: !r.NoKbitPrep && r.Method == memplan.QLoRA, Optimizer: r.Optimizer, MicroBatch: r.MicroBatch, Seq: r.Seq, Accumulate: r.Accumulate,
 			Checkpointing: !r.NoCheckpointing, Attention: r.Attention, Loss: r.Loss, GPUs: r.GPUs, Sharding: r.Sharding},
 		Weights: p.plan.Weights, Memory: p.plan.Memory, Trained: p.plan.Trained,
 		Adapter: planAdapterJSON{p.plan.AdapterParams, p.file, p.plan.Coefficients.Adapters},
-		Changes: p.changes, Chain: p.chain, Snippet: p.plan.Snippet(p.src.load), Assumed: p.facts(),
+		Changes: p.changes, Chain: p.chain, Snippet: p.plan.Snippet(p.src.Load), Assumed: p.facts(),
 	}
 	if p.plan.AdapterParams > 0 {
 		out.Run.Rank, out.Run.Targets, out.Run.AdapterDType = r.Rank, r.Targets, r.AdapterDType

@@ -54,7 +54,7 @@ func billions(n int64) string {
 
 // subtitle is the model in a line.
 func (p *planned) subtitle() string {
-	m := p.src.model
+	m := p.src.Model
 	s := billions(m.Params()) + " parameters"
 	if a := m.ActiveParams(); a != m.Params() {
 		s += fmt.Sprintf(", %s active per token", billions(a))
@@ -65,7 +65,7 @@ func (p *planned) subtitle() string {
 	if m.Tied {
 		s += ", embedding tied"
 	}
-	return s + "; from " + p.src.from
+	return s + "; from " + p.src.From
 }
 
 // facts are what the figures rest on.
@@ -101,7 +101,7 @@ func (p *planned) facts() []string {
 		out = append(out, fmt.Sprintf("%d GPUs, sharding %s; figures are of one GPU", r.GPUs, r.Sharding))
 	}
 	out = append(out, fmt.Sprintf("allocator slack %.0f %%, CUDA context %s", 100*r.Slack, gibText(r.Context)))
-	m := p.src.model
+	m := p.src.Model
 	out = append(out, m.Notes...)
 	for _, n := range []struct {
 		on   bool
@@ -176,7 +176,7 @@ func (p *planned) parts() []part {
 		part{"gradients", peak.Gradients, grads},
 		part{"activations", peak.Activations, acts},
 		part{"layer at work", peak.Work, work},
-		part{"logits", peak.Logits, fmt.Sprintf("%s words of vocabulary", countText(p.src.model.Stack.Vocab))},
+		part{"logits", peak.Logits, fmt.Sprintf("%s words of vocabulary", countText(p.src.Model.Stack.Vocab))},
 		part{"workspace", x.Workspace, "cuBLAS, communication"})
 }
 
@@ -189,7 +189,7 @@ var moments = map[string]string{
 // print writes the report for people.
 func (p *planned) print(w io.Writer, verbose bool) {
 	x, r := p.plan.Memory, p.plan.Run
-	escape.Fprintf(w, "%s: %s\n", p.src.model.Name, p.subtitle())
+	escape.Fprintf(w, "%s: %s\n", p.src.Model.Name, p.subtitle())
 	for _, f := range p.facts() {
 		escape.Fprintf(w, "  %s\n", f)
 	}
@@ -255,7 +255,7 @@ func (p *planned) print(w io.Writer, verbose bool) {
 		}
 	}
 	fmt.Fprintln(w)
-	for line := range strings.Lines(p.plan.Snippet(p.src.load)) {
+	for line := range strings.Lines(p.plan.Snippet(p.src.Load)) {
 		escape.Fprintf(w, "%s\n", strings.TrimSuffix(line, "\n"))
 	}
 }
@@ -361,7 +361,7 @@ func (p *planned) printChanges(w io.Writer) {
 
 // cache is the KV cache of --generate.
 func (p *planned) cache() (token, total int64) {
-	s, elem := p.src.model.Stack, p.plan.Run.Base.Size()
+	s, elem := p.src.Model.Stack, p.plan.Run.Base.Size()
 	return memplan.KVCache(s, 1, elem), p.plan.Run.MicroBatch * memplan.KVCache(s, p.opts.Generate, elem)
 }
 
@@ -383,7 +383,7 @@ func (p *planned) generationWeights() (plain, quantized int64) {
 	if r.Base == memplan.F32 {
 		r.Base = memplan.BF16
 	}
-	q, err := memplan.New(p.src.model, r)
+	q, err := memplan.New(p.src.Model, r)
 	if err != nil { // nothing to put in 4 bits
 		return p.plan.Weights.Device, p.plan.Weights.Device
 	}

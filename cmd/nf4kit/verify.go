@@ -28,8 +28,7 @@ type VerifyOptions struct {
 	Fix         bool
 
 	AllowIncomplete bool
-	Jobs            int
-	MaxMemory       string
+	Limits
 }
 
 func newVerifyCommand(g *globals) *cobra.Command {
@@ -77,8 +76,7 @@ other loaders is a notice.`,
 	allowIncomplete(fs, &o.AllowIncomplete)
 	fs.BoolVar(&o.Fix, "fix", false, "mend config.json first, if that is what is wrong")
 	enum(cmd, "target", arch.TargetNames()...)
-	fs.IntVar(&o.Jobs, "jobs", 0, "workers; 0 is one a processor, or what --max-memory holds")
-	fs.StringVar(&o.MaxMemory, "max-memory", "512MiB", "bound on memory; at most 64 MiB come on top")
+	o.Limits.addFlags(fs)
 	return cmd
 }
 
@@ -153,7 +151,7 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 	if o.HeadersOnly && o.Source != "" {
 		return usagef("--headers-only: --source has to read everything")
 	}
-	so, err := streamOptions(o.Jobs, o.MaxMemory)
+	so, err := o.Limits.stream()
 	if err != nil {
 		return err
 	}
@@ -168,18 +166,15 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 			return err
 		}
 	}
-	src, err := openSource(ctx, o.Dir)
+	src, err := g.open(ctx, o.Dir)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	for _, w := range src.Warnings {
-		warnf(g.Stderr, "%s", w)
-	}
 	opt := verify.Options{Targets: targets, StructureOnly: o.HeadersOnly, AllowIncomplete: o.AllowIncomplete, Stream: so}
 	total := src.TensorBytes()
 	if o.Source != "" {
-		if opt.Source, err = openSource(ctx, o.Source); err != nil {
+		if opt.Source, err = g.open(ctx, o.Source); err != nil {
 			return err
 		}
 		defer opt.Source.Close()

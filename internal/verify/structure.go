@@ -48,7 +48,7 @@ func (r *Report) structure(sub *subject) error {
 // and no reader should take a header for another than the next one does.
 func (r *Report) headers(src *checkpoint.Source) {
 	for _, sh := range src.Shards {
-		if err := sh.CrossCheck(); err != nil {
+		if err := crossCheck(sh.Reader); err != nil {
 			r.find(fourbit.Error, sh.Name, "", "%v", err)
 		}
 		switch meta := sh.Metadata(); {

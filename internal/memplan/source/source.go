@@ -1,4 +1,6 @@
-package main
+// Package source finds what a training run is planned for: the shapes of a model, from a checkpoint's headers, from a
+// config.json, or built in, and which of its weights convert would quantize.
+package source
 
 import (
 	"cmp"
@@ -19,18 +21,18 @@ import (
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
-// planSource is what plan knows of SRC.
-type planSource struct {
-	model    *modelshape.Model
-	from     string        // where the shape is from, in words
-	dtype    memplan.DType // config.json's, "" if it names none
-	load     string        // what from_pretrained would be given
-	warnings []string
+// A Source is a model as package memplan plans for it.
+type Source struct {
+	Model    *modelshape.Model
+	From     string        // where the shape is from, in words
+	DType    memplan.DType // config.json's, "" if it names none
+	Load     string        // what from_pretrained would be given
+	Warnings []string
 }
 
-// openPlanSource finds the shape of SRC: a model directory, a .safetensors
+// Open finds the shape of SRC: a model directory, a .safetensors
 // file, a config.json, or a built-in name.
-func openPlanSource(src string) (*planSource, error) {
+func Open(src string) (*Source, error) {
 	info, err := os.Stat(src)
 	switch {
 	case err != nil && modelshape.IsBuiltin(src):
@@ -38,21 +40,21 @@ func openPlanSource(src string) (*planSource, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &planSource{model: m, from: "built-in shape", load: m.Name}, nil
+		return &Source{Model: m, From: "built-in shape", Load: m.Name}, nil
 	case err != nil:
 		return nil, unknownSource(src, err)
 	case !info.IsDir() && strings.HasSuffix(src, ".json"):
-		return planConfig(src, src)
+		return fromConfig(src, src)
 	}
 	s, err := checkpoint.Open(src)
 	if err == nil {
 		defer s.Close()
-		return planCheckpoint(src, s)
+		return fromCheckpoint(src, s)
 	}
 	// A directory that has its config.json and no weights yet.
 	if config := filepath.Join(src, "config.json"); info.IsDir() && !hasWeights(src) {
 		if _, statErr := os.Stat(config); statErr == nil {
-			return planConfig(config, src)
+			return fromConfig(config, src)
 		}
 	}
 	return nil, err
@@ -83,9 +85,22 @@ func unknownSource(src string, err error) error {
 		return err
 	}
 	if len(near) == 0 {
-		near = someNames()
+		near = Suggested()
 	}
-	return fmt.Errorf("%s: no such file or directory, and no built-in shape has that name; there are %s", src, wrapNames(near, 7))
+	return fmt.Errorf("%s: no such file or directory, and no built-in shape has that name; there are %s", src, someOf(near, 7))
+}
+
+// Suggested are built-in shapes to show people who ask what there is.
+func Suggested() []string {
+	return []string{"llama-2-7b", "llama-3.1-8b", "llama-3.1-70b", "qwen2.5-7b", "qwen3-30b-a3b", "mistral-7b-v0.3", "gemma-2-9b"}
+}
+
+// someOf lists names, those beyond most counted.
+func someOf(names []string, most int) string {
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }
 
 // sourceError turns what modelshape says of a file into an error of SRC's
@@ -103,7 +118,7 @@ func sourceError(file string, err error) error {
 	return fmt.Errorf("%s: %w", file, err)
 }
 
-func planConfig(file, load string) (*planSource, error) {
+func fromConfig(file, load string) (*Source, error) {
 	raw, err := checkpoint.ReadRegular(file, checkpoint.MaxConfigSize)
 	if err != nil {
 		return nil, err
@@ -124,7 +139,7 @@ func planConfig(file, load string) (*planSource, error) {
 	}
 	m.Name = cmp.Or(m.Name, nameOf(load))
 	reclassify(m, cfg.Strict())
-	return &planSource{model: m, from: "config.json alone", dtype: memplan.DType(cfg.DType()), load: load}, nil
+	return &Source{Model: m, From: "config.json alone", DType: memplan.DType(cfg.DType()), Load: load}, nil
 }
 
 func nameOf(path string) string {
@@ -193,12 +208,12 @@ func reclassify(m *modelshape.Model, config []byte) {
 	}
 }
 
-// planCheckpoint takes the tensors from the headers and what is quantized
+// fromCheckpoint takes the tensors from the headers and what is quantized
 // from convert's own plan; for a checkpoint that is 4-bit already, from it.
-func planCheckpoint(path string, s *checkpoint.Source) (*planSource, error) {
-	out := &planSource{from: "headers", load: path, warnings: slices.Clone(s.Warnings)}
+func fromCheckpoint(path string, s *checkpoint.Source) (*Source, error) {
+	out := &Source{From: "headers", Load: path, Warnings: slices.Clone(s.Warnings)}
 	if s.IsFile {
-		out.load = s.Dir
+		out.Load = s.Dir
 	}
 	f, err := footprint.Of(s)
 	if err != nil {
@@ -212,7 +227,7 @@ func planCheckpoint(path string, s *checkpoint.Source) (*planSource, error) {
 	}
 	switch {
 	case f.FourBit && f.QuantParams > 0:
-		out.from = "headers, 4-bit already"
+		out.From = "headers, 4-bit already"
 	case f.FourBit:
 		return nil, notWeights(path, f.Method)
 	default:
@@ -227,7 +242,7 @@ func planCheckpoint(path string, s *checkpoint.Source) (*planSource, error) {
 		if err != nil {
 			return nil, err
 		}
-		config, out.dtype = cfg.Strict(), memplan.DType(cfg.DType())
+		config, out.DType = cfg.Strict(), memplan.DType(cfg.DType())
 		classes = classesOf(config, tensors)
 	}
 	m, err := modelshape.FromTensors(tensors, config, func(name string) (modelshape.Kind, modelshape.Part, bool) {
@@ -244,7 +259,7 @@ func planCheckpoint(path string, s *checkpoint.Source) (*planSource, error) {
 		return nil, sourceError(filepath.Join(path, "config.json"), err)
 	}
 	m.Name = nameOf(path)
-	out.model = m
+	out.Model = m
 	return out, nil
 }
 
@@ -256,23 +271,23 @@ func notWeights(path, method string) error {
 // convertible is what convert would make of the checkpoint: its tensors, decoded
 // where another method has quantized them, and which of them it quantizes. Where
 // it would refuse the checkpoint, quantized is nil.
-func (out *planSource) convertible(path string, s *checkpoint.Source, f *footprint.Footprint, plain []modelshape.Tensor) (
+func (out *Source) convertible(path string, s *checkpoint.Source, f *footprint.Footprint, plain []modelshape.Tensor) (
 	tensors []modelshape.Tensor, quantized map[string]bool, err error) {
 	p, err := convert.NewPlan(s, convert.Options{Towers: true, AllowIncomplete: true})
 	if err != nil && f.Method != "" {
 		return nil, nil, notWeights(path, f.Method)
 	}
 	if f.Stale != "" {
-		out.warnings = append(out.warnings, f.Stale)
+		out.Warnings = append(out.Warnings, f.Stale)
 	}
 	if err != nil {
-		out.warnings = append(out.warnings, fmt.Sprintf("convert would refuse this checkpoint (%v); which layers are 4-bit is guessed by name", err))
+		out.Warnings = append(out.Warnings, fmt.Sprintf("convert would refuse this checkpoint (%v); which layers are 4-bit is guessed by name", err))
 		return plain, nil, nil
 	}
-	out.warnings = append(out.warnings, p.Incomplete...)
+	out.Warnings = append(out.Warnings, p.Incomplete...)
 	tensors, quantized = plain, make(map[string]bool, len(p.Items))
 	if f.Method != "" {
-		out.from = "headers, of weights quantized by " + f.Method
+		out.From = "headers, of weights quantized by " + f.Method
 		tensors = nil
 		for i := range p.Items {
 			tensors = append(tensors, modelshape.Tensor{Name: p.Items[i].Name, Shape: p.Items[i].Shape})
@@ -306,9 +321,9 @@ func classesOf(config []byte, tensors []modelshape.Tensor) map[string]arch.Class
 	return out
 }
 
-// adapterFile is the size of peft's adapter_model.safetensors: the layout that
+// AdapterFile is the size of peft's adapter_model.safetensors: the layout that
 // the reference serializer would write, header included.
-func adapterFile(adapters []memplan.Adapter, rank int64, dtype memplan.DType) (int64, error) {
+func AdapterFile(adapters []memplan.Adapter, rank int64, dtype memplan.DType) (int64, error) {
 	dt := map[memplan.DType]safetensors.DType{memplan.F32: safetensors.F32, memplan.BF16: safetensors.BF16, memplan.F16: safetensors.F16}[dtype]
 	var entries []safetensors.Entry
 	var count int64

@@ -1,0 +1,87 @@
+package convert
+
+import (
+	"context"
+	"errors"
+
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/manifest"
+)
+
+// WriteOptions are those of [Plan.Write]. The zero value is the default.
+type WriteOptions struct {
+	Execution
+	Force    bool               // replace the destination, once the new one is complete
+	Manifest *manifest.Manifest // written as nf4kit.json, with the digests of what is written; nil: none
+
+	Abandoned func(names []string)                      // told before the work what runs that did not end have left beside it
+	Files     func([]Result) (map[string][]byte, error) // makes further files from the results, in place of the source's of their names
+}
+
+// An Outcome is what writing a plan found out.
+type Outcome struct {
+	Results []Result // of Plan.Items, in their order
+}
+
+// Write executes the plan into a staging directory beside dst, which appears under that name when it is complete, and not
+// before. After an error nothing is left. There is no more than [checkpoint.CheckSpace] allows to begin with.
+func (p *Plan) Write(ctx context.Context, dst string, opt WriteOptions) (_ *Outcome, err error) {
+	sources := []string{p.Source.Path}
+	if !p.Source.IsFile {
+		sources = append(sources, p.Source.Dir)
+	}
+	out, err := checkpoint.Create(dst, checkpoint.Options{Force: opt.Force, Sources: sources})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, out.Abort())
+		}
+	}()
+	if left := out.Abandoned(); len(left) > 0 && opt.Abandoned != nil {
+		opt.Abandoned(left)
+	}
+	if err := checkpoint.CheckSpace(out.Staging(), p.DiskBytes()); err != nil {
+		return nil, err
+	}
+	results, err := p.tensors(ctx, out, &opt)
+	if err != nil {
+		return nil, err
+	}
+	var made map[string][]byte
+	if opt.Files != nil {
+		if made, err = opt.Files(results); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.WriteSideFiles(ctx, out, opt.Manifest, made); err != nil {
+		return nil, err
+	}
+	return &Outcome{Results: results}, out.Commit(ctx)
+}
+
+// tensors writes the weights files, and their digests into the manifest.
+func (p *Plan) tensors(ctx context.Context, out *checkpoint.Output, opt *WriteOptions) ([]Result, error) {
+	var record *manifest.Recorder
+	if opt.Manifest != nil {
+		record = manifest.NewRecorder()
+	}
+	sink, err := p.OpenSink(out, record)
+	if err != nil {
+		return nil, err
+	}
+	results, err := p.Execute(ctx, sink, opt.Execution)
+	if err != nil {
+		return nil, err
+	}
+	if err := sink.Close(); err != nil {
+		return nil, err
+	}
+	if opt.Manifest != nil {
+		if opt.Manifest.Tensors, err = record.Digests(); err != nil {
+			return nil, err
+		}
+	}
+	return results, nil
+}
