@@ -71,27 +71,27 @@ func file(lists map[string]*series, name string, i int32) {
 	}
 }
 
-// gaps reports numbers that are lacking between others.
+// gaps reports numbers that are lacking between others. A list of single modules is no list of layers: numbers are lacking where a
+// function without weights stands. So are those of a list that skips as many numbers as it has.
 func (s *series) gaps(r *Report) {
 	last := slices.Max(slices.Collect(maps.Keys(s.members)))
-	if int(last) > 4*len(s.members) {
-		return // no list of layers
+	if missing := int(last) + 1 - len(s.members); missing > len(s.members)/2 {
+		return
 	}
-	names := map[string]bool{}
 	for _, m := range s.members {
-		for name := range m {
-			names[name] = true
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(m)), func(name string) bool { return strings.Contains(name, ".") }) {
+			return
 		}
 	}
 	for n := range last {
-		if s.members[n] == nil && len(names) > 2 {
+		if s.members[n] == nil {
 			r.add(Problem{Missing, fmt.Sprintf("%s.%d", s.path, n), fmt.Sprintf("it, since there is %s.%d", s.path, last), "no such tensor"})
 		}
 	}
 }
 
-// odd reports a member that lacks one or two tensors that all others have, or has one in another shape. The first member of
-// some models is different by design.
+// odd reports a member that lacks one or two tensors that all others have, or has one in another shape. The first and the last
+// member of some models are different by design: a stage that scales nothing down, a layer that takes pixels.
 func (s *series) odd(r *Report, tensors []Tensor) {
 	have := map[string]int{}
 	for _, m := range s.members {
@@ -99,14 +99,16 @@ func (s *series) odd(r *Report, tensors []Tensor) {
 			have[name]++
 		}
 	}
-	for _, n := range slices.Sorted(maps.Keys(s.members)) {
+	numbers := slices.Sorted(maps.Keys(s.members))
+	first, last := numbers[0], numbers[len(numbers)-1]
+	for _, n := range numbers[1 : len(numbers)-1] {
 		var lacks []string
 		for name, count := range have {
 			if _, ok := s.members[n][name]; !ok && count == len(s.members)-1 {
 				lacks = append(lacks, name)
 			}
 		}
-		if n > 0 && len(lacks) <= 2 {
+		if len(lacks) <= 2 {
 			for _, name := range lacks {
 				r.add(Problem{Missing, fmt.Sprintf("%s.%d.%s", s.path, n, name), fmt.Sprintf("it, as in all other members of %s", s.path), "no such tensor"})
 			}
@@ -125,7 +127,8 @@ func (s *series) odd(r *Report, tensors []Tensor) {
 			continue
 		}
 		for text, of := range shapes {
-			if t := tensors[of[0]]; len(of) == 1 && !slices.Contains(t.Shape, 0) {
+			atEnd := of[0] == s.members[first][name] || of[0] == s.members[last][name]
+			if t := tensors[of[0]]; len(of) == 1 && !atEnd && !slices.Contains(t.Shape, 0) {
 				r.add(Problem{Shape, t.Name, "the shape that it has in all other members of " + s.path, text})
 			}
 		}

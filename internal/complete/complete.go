@@ -52,6 +52,9 @@ func (p Problem) String() string {
 // maxProblems is how many problems a Report spells out.
 const maxProblems = 40
 
+// maxHeld is how many problems are held before the last ones in their order are only counted.
+const maxHeld = 1 << 14
+
 // A Report is what Check found.
 type Report struct {
 	Problems []Problem // in the order of kinds, then of names; at most maxProblems
@@ -92,6 +95,21 @@ func (r *Report) Summary() string {
 
 func (r *Report) add(p Problem) {
 	r.Problems = append(r.Problems, p)
+	if len(r.Problems) >= maxHeld {
+		r.order()
+		r.Problems, r.More = r.Problems[:maxHeld/2], r.More+maxHeld/2
+	}
+}
+
+// order sorts the problems by kinds, then by names.
+func (r *Report) order() {
+	kinds := []Kind{Missing, Empty, Shape, DType, Foreign}
+	slices.SortStableFunc(r.Problems, func(a, b Problem) int {
+		if d := slices.Index(kinds, a.Kind) - slices.Index(kinds, b.Kind); d != 0 {
+			return d
+		}
+		return naturally(a.Tensor, b.Tensor)
+	})
 }
 
 // seal orders the problems and drops those beyond the limit.
@@ -102,13 +120,7 @@ func (r *Report) seal() {
 		r.Problems = slices.DeleteFunc(r.Problems, func(p Problem) bool { return !adapted(p.Tensor) })
 		r.More += all - len(r.Problems)
 	}
-	order := []Kind{Missing, Empty, Shape, DType, Foreign}
-	slices.SortStableFunc(r.Problems, func(a, b Problem) int {
-		if d := slices.Index(order, a.Kind) - slices.Index(order, b.Kind); d != 0 {
-			return d
-		}
-		return naturally(a.Tensor, b.Tensor)
-	})
+	r.order()
 	if n := len(r.Problems) - maxProblems; n > 0 {
 		r.Problems, r.More = r.Problems[:maxProblems:maxProblems], r.More+n
 	}

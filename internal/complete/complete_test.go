@@ -120,3 +120,80 @@ func TestCheck(t *testing.T) {
 		})
 	}
 }
+
+// Modules of which nothing is known have lists whose members are not alike: stages, and functions without weights between them.
+func TestUnlikeMembers(t *testing.T) {
+	const config = `{"model_type": "nobody-knows"}`
+	layer := func(path string, n int, names ...string) (out []Tensor) {
+		for _, name := range names {
+			out = append(out, weight(fmt.Sprintf("%s.%d.%s", path, n, name), 4, 4))
+		}
+		return out
+	}
+	list := func(path string, from, to int, names ...string) (out []Tensor) {
+		for n := from; n < to; n++ {
+			out = append(out, layer(path, n, names...)...)
+		}
+		return out
+	}
+	plain := func(path string, n int, shape ...int64) Tensor {
+		return weight(fmt.Sprintf("%s.%d", path, n), shape...)
+	}
+	tests := []struct {
+		name    string
+		tensors []Tensor
+		want    string
+	}{
+		{"the last stage scales nothing", append(list("stages", 0, 3, "a", "b", "down"), layer("stages", 3, "a", "b")...), ""},
+		{"the first stage takes pixels", append(list("stages", 1, 5, "a", "b"), weight("stages.0.a", 4, 3), weight("stages.0.b", 4, 4)), ""},
+		{"functions between modules", []Tensor{plain("features", 0, 4, 4), plain("features", 2, 4, 4), plain("features", 3, 4), plain("features", 5, 4, 4), plain("features", 6, 4)}, ""},
+		{"functions between blocks", slices.Concat(layer("mix", 0, "a", "b"), layer("mix", 2, "a", "b"), layer("mix", 4, "a", "b"), layer("mix", 6, "a", "b")), ""},
+		{"a layer lost", append(list("layers", 0, 3, "a", "b"), list("layers", 4, 6, "a", "b")...), "layers.3"},
+		{"a weight lost", edit(list("layers", 0, 5, "a", "b"), "layers.2.b.weight"), "layers.2.b.weight"},
+		{"a weight cut", edit(list("layers", 0, 5, "a", "b"), "layers.2.b.weight", weight("layers.2.b", 3, 4)), "layers.2.b.weight"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			r := check(t, config, test.tensors)
+			var got []string
+			for _, p := range r.Problems {
+				got = append(got, p.Tensor)
+			}
+			if strings.Join(got, " ") != test.want {
+				t.Errorf("got %v, want %q", r.Problems, test.want)
+			}
+		})
+	}
+}
+
+// A few tensors with high numbers in two holes stand for more experts than anyone can count.
+func TestManyMembers(t *testing.T) {
+	const config = `{"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_hidden_layers": 900000000, "num_local_experts": 900000000}`
+	var tensors []Tensor
+	for i := range 300 {
+		tensors = append(tensors, weight(fmt.Sprintf("model.layers.%d.block_sparse_moe.experts.%d.w1", i*2900000, i*2900000), 8, 8))
+	}
+	if r := check(t, config, tensors); r.Count() == 0 {
+		t.Error("no problem found")
+	}
+}
+
+func TestReportIsBounded(t *testing.T) {
+	const n = 3 * maxHeld
+	r := &Report{}
+	for i := range n {
+		r.add(Problem{Kind: Missing, Tensor: fmt.Sprintf("layers.%d", i*7919%n)})
+	}
+	if len(r.Problems) > maxHeld {
+		t.Errorf("%d problems held", len(r.Problems))
+	}
+	r.seal()
+	if r.Count() != n || len(r.Problems) != maxProblems {
+		t.Errorf("%d problems, %d of them by name, want %d and %d", r.Count(), len(r.Problems), n, maxProblems)
+	}
+	for i, p := range r.Problems {
+		if want := fmt.Sprintf("layers.%d", i); p.Tensor != want {
+			t.Fatalf("problem %d is of %s, want %s", i, p.Tensor, want)
+		}
+	}
+}

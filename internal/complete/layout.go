@@ -173,6 +173,10 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
+// maxMembers bounds the tensors of one pattern that are looked for, beyond four for each that there is: high numbers in two holes
+// of a name would make a product that never ends.
+const maxMembers = 1 << 15
+
 // group checks all tensors of one pattern.
 func (c *checker) group(g *group) {
 	hits := c.hits[g]
@@ -196,7 +200,7 @@ func (c *checker) group(g *group) {
 		}
 	}
 	idx := make([]int64, len(bounds))
-	for {
+	for range maxMembers + 4*len(c.tensors) {
 		if slices.ContainsFunc(bounds, func(n int64) bool { return n <= 0 }) {
 			break
 		}
