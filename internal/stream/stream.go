@@ -80,7 +80,8 @@ func (o Options) Budget() int64 { return o.memory() - LeastMemory(o.Workers()) }
 type Each[W any] func(n int, task func(w W, i int) error) error
 
 // Run calls do for tensors 0 to n-1, starting them in order. cost is what a tensor holds in memory
-// while do runs; one above the budget runs alone. newWorker makes the scratch memory of one worker.
+// while do runs; one above the budget runs alone. newWorker makes the scratch memory of one worker,
+// before its first task: many jobs cost nothing where there is little to do.
 // Run returns when everything has ended.
 func Run[W any](ctx context.Context, o Options, newWorker func() W, n int, cost func(i int) int64, do func(i int, each Each[W]) error) error {
 	if err := o.Validate(); err != nil {
@@ -97,7 +98,7 @@ func Run[W any](ctx context.Context, o Options, newWorker func() W, n int, cost 
 	defer stop()
 	var workers sync.WaitGroup
 	for range jobs {
-		workers.Go(func() { r.work(newWorker()) })
+		workers.Go(func() { r.work(newWorker) })
 	}
 	workers.Wait()
 	r.tensors.Wait()
@@ -141,10 +142,11 @@ type set[W any] struct {
 // errStopped ends the function of a tensor behind one that failed. It is never reported.
 var errStopped = errors.New("stopped, since another tensor failed")
 
-func (r *runner[W]) work(w W) {
+func (r *runner[W]) work(newWorker func() W) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for {
+	var w W
+	for made := false; ; made = true {
 		s := r.take()
 		if s == nil {
 			return
@@ -152,6 +154,9 @@ func (r *runner[W]) work(w W) {
 		i := s.issued
 		s.issued++
 		r.mu.Unlock()
+		if !made {
+			w = newWorker()
+		}
 		err := s.task(w, i)
 		r.mu.Lock()
 		s.finished++

@@ -39,6 +39,23 @@ func TestRunEveryTask(t *testing.T) {
 	}
 }
 
+// A worker that gets no task takes no memory.
+func TestRunFewTasks(t *testing.T) {
+	var made atomic.Int32
+	newWorker := func() int { return int(made.Add(1)) }
+	err := Run(t.Context(), Options{Jobs: 64}, newWorker, 3, noCost, func(_ int, each Each[int]) error {
+		return each(1, func(w, _ int) error {
+			if w == 0 {
+				t.Error("a task without a worker")
+			}
+			return nil
+		})
+	})
+	if n := made.Load(); err != nil || n < 1 || n > 3 {
+		t.Errorf("%d workers made for 3 tasks, error %v", n, err)
+	}
+}
+
 func TestRunFirstError(t *testing.T) {
 	for range 50 {
 		err := Run(t.Context(), Options{Jobs: 4}, func() int { return 0 }, 40, noCost, func(i int, each Each[int]) error {
