@@ -80,6 +80,7 @@ func (g *grouper) add(p Problem) {
 
 func (g *grouper) run(sorted []Tensor) (*Groups, error) {
 	taken := make(map[string]bool)
+	unknown := make(map[string]bool) // told once, of however many weights their names are below
 	for i, t := range sorted {
 		if i > 0 && sorted[i-1].Name == t.Name {
 			continue
@@ -96,7 +97,8 @@ func (g *grouper) run(sorted []Tensor) (*Groups, error) {
 			if !strings.HasPrefix(s.Name, t.Name) {
 				break
 			}
-			if _, known := bnb.SidecarOf(s.Name); !known && strings.HasPrefix(s.Name, t.Name+".") {
+			if _, known := bnb.SidecarOf(s.Name); !known && len(s.Name) > len(t.Name) && s.Name[len(t.Name)] == '.' && !unknown[s.Name] {
+				unknown[s.Name] = true
 				g.add(Problem{Kind: UnknownSidecar, Severity: Warning, Tensor: s.Name, Shard: s.Shard,
 					Expected: "only bitsandbytes' own tensors below a quantized weight", Found: "an unknown one",
 					Breaks: []Loader{Transformers455, VLLM}})

@@ -418,6 +418,28 @@ func TestGroupReadError(t *testing.T) {
 	}
 }
 
+// A name below weights below weights is told of once: a file of 100 MB could ask for millions of problems otherwise.
+func TestGroupUnknownOnce(t *testing.T) {
+	s := make(set)
+	for name, depth := "w", 0; depth < 5; name, depth = name+".w", depth+1 {
+		s.weight(t, name, [2]int64{8, 8}, bnb.Format{NoDoubleQuant: true})
+	}
+	s.add(safetensors.Entry{Name: "w.w.w.w.w.odd", DType: safetensors.U8, Shape: []int64{1}}, "a")
+	g, err := Group(s.tensors(t))
+	if err != nil || len(g.Weights) != 5 {
+		t.Fatal(err, g)
+	}
+	count := map[string]int{}
+	for _, p := range g.Problems {
+		if p.Kind == UnknownSidecar {
+			count[p.Tensor]++
+		}
+	}
+	if count["w.w.w.w.w.odd"] != 1 || count["w.w"] != 1 || count["w.w.w.w.w"] != 1 {
+		t.Errorf("problems by tensor: %v", count)
+	}
+}
+
 func TestCheckTables(t *testing.T) {
 	s := make(set)
 	s.weight(t, "w", [2]int64{8, 8}, bnb.Format{Type: nf4.FP4})
