@@ -155,6 +155,9 @@ func execute(t testing.TB, src *checkpoint.Source, opt Options, x Execution) (*P
 	if err != nil {
 		t.Fatal(err)
 	}
+	if n := p.outputTensors(); n != len(p.shardOf) {
+		t.Errorf("outputTensors is %d before the layout, which has %d", n, len(p.shardOf))
+	}
 	s := newMemSink(t, p)
 	r, err := p.Execute(context.Background(), s, x)
 	if err != nil {

@@ -216,6 +216,10 @@ func newPlan(src *checkpoint.Source, scheme *decode.Scheme, opt *Options, common
 	if err := p.checkPatterns(pol); err != nil {
 		return nil, err
 	}
+	if n := p.outputTensors(); n > checkpoint.MaxTensors {
+		return nil, &SourceError{Path: src.Path, Msg: fmt.Sprintf("the output would have %d tensors, sidecars included; want at most %d", n, checkpoint.MaxTensors),
+			Hint: "keep some with --skip"}
+	}
 	if err := p.chooseDType(src, opt); err != nil {
 		return nil, err
 	}
@@ -270,6 +274,7 @@ func (p *Plan) resolve(src *checkpoint.Source, tensors []logical) error {
 // decide fills the items.
 func (p *Plan) decide(src *checkpoint.Source, tensors []logical, pol *policy) error {
 	var misread []arch.Tensor
+	p.Items = slices.Grow(p.Items, len(tensors)) // an Item is large, and there may be half a million
 	for _, t := range tensors {
 		if !supported(t.dtype) {
 			return &SourceError{Path: src.Path, Tensor: t.name,
@@ -405,10 +410,25 @@ func inFileOrder(src *checkpoint.Source) []checkpoint.Tensor {
 	})
 }
 
+// outputTensors is how many tensors the output has, before any of them is laid out.
+func (p *Plan) outputTensors() int {
+	n := 0
+	for i := range p.Items {
+		switch it := &p.Items[i]; {
+		case !it.Quantize:
+			n++
+		case it.Spec.NoDoubleQuant:
+			n += 4 // codes, scales, their table, the record
+		default:
+			n += 6 // and the constants and the table of the second level
+		}
+	}
+	return n
+}
+
 // layOut gives every output tensor its shard and place.
 func (p *Plan) layOut(opt *Options) error {
 	groups := make([]checkpoint.Group, len(p.Items))
-	entries := 0
 	for i := range p.Items {
 		it := &p.Items[i]
 		g := &groups[i]
@@ -422,10 +442,6 @@ func (p *Plan) layOut(opt *Options) error {
 			}
 		} else {
 			g.Entries = []safetensors.Entry{{Name: it.Name, DType: it.Out, Shape: it.Shape}}
-		}
-		if entries += len(g.Entries); entries > checkpoint.MaxTensors {
-			return &SourceError{Path: p.Source.Path, Msg: fmt.Sprintf("the output would have more than %d tensors, sidecars included", checkpoint.MaxTensors),
-				Hint: "keep some with --skip"}
 		}
 		it.OutBytes = groupSize(g.Entries)
 		p.Totals.OutBytes += it.OutBytes
