@@ -49,7 +49,7 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s: expected %s, found %s", p.Tensor, p.Expected, p.Found)
 }
 
-// maxProblems is how many problems a Report spells out.
+// maxProblems is how many problems, and how many notices, a Report spells out.
 const maxProblems = 40
 
 // maxHeld is how many problems are held before the last ones in their order are only counted.
@@ -59,7 +59,7 @@ const maxHeld = 1 << 14
 type Report struct {
 	Problems []Problem // in the order of kinds, then of names; at most maxProblems
 	More     int       // problems beyond those
-	Notices  []string  // what is odd, and harmless
+	Notices  []string  // what is odd, and harmless; at most maxProblems
 	Class    string    // the class that the checkpoint was held to; "" if there are no facts of it
 	Hint     string    // what to do next
 
@@ -98,6 +98,13 @@ func (r *Report) add(p Problem) {
 	if len(r.Problems) >= maxHeld {
 		r.order()
 		r.Problems, r.More = r.Problems[:maxHeld/2], r.More+maxHeld/2
+	}
+}
+
+// notice adds a notice, of the first maxProblems.
+func (r *Report) notice(format string, args ...any) {
+	if len(r.Notices) < maxProblems {
+		r.Notices = append(r.Notices, fmt.Sprintf(format, args...))
 	}
 }
 
@@ -181,8 +188,12 @@ func Check(m *arch.Model, q arch.Query, config []byte, tensors []Tensor) (*Repor
 	var best *Report
 	tensors = fuse(m, tensors)
 	for _, f := range candidates(m, q, v) {
+		of := v.of(f)
+		if of.uneven() {
+			continue
+		}
 		for _, l := range f.layouts {
-			r := l.check(f, v.of(f), tensors)
+			r := l.check(f, of, tensors, len(q.Architectures) == 0)
 			if best == nil || r.Count() < best.Count() {
 				best = r
 			}

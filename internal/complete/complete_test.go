@@ -61,6 +61,7 @@ func check(t *testing.T, config string, tensors []Tensor) *Report {
 func TestCheck(t *testing.T) {
 	tied := strings.Replace(llamaConfig, "{", `{"tie_word_embeddings": true, `, 1)
 	biased := strings.Replace(llamaConfig, "{", `{"attention_bias": true, `, 1)
+	noClass := strings.Replace(llamaConfig, `"architectures": ["LlamaForCausalLM"], `, "", 1)
 	bare := func(tensors []Tensor) []Tensor {
 		for i := range tensors {
 			tensors[i].Name = strings.TrimPrefix(tensors[i].Name, "model.")
@@ -92,6 +93,9 @@ func TestCheck(t *testing.T) {
 		{"a bias that config.json denies", llamaConfig, append(llama(2), Tensor{Name: "model.layers.0.self_attn.q_proj.bias", DType: safetensors.BF16, Shape: []int64{8}}),
 			[]string{"foreign model.layers.0.self_attn.q_proj.bias: no such tensor by config.json (attention_bias) / it"}},
 		{"biases that it wants", biased, llama(1), nil},
+		{"the head of another task, of no class", noClass, edit(llama(2), "lm_head.weight", weight("qa_head", 2, 8)), nil},
+		{"the head of another task, of a class", llamaConfig, append(llama(2), weight("qa_head", 2, 8)), []string{"foreign qa_head.weight: only tensors of LlamaForCausalLM / it"}},
+		{"of no class, within the model", noClass, append(llama(2), weight("model.layers.1.mlp.other", 12, 8)), []string{"foreign model.layers.1.mlp.other.weight: only tensors of LlamaModel / it"}},
 		{"adapter", llamaConfig, edit(llama(2), up, weight("model.layers.1.mlp.up_proj.base_layer", 12, 8)), []string{
 			"foreign model.layers.1.mlp.up_proj.base_layer.weight: a model's own tensors / one of a PEFT model with its adapter"}},
 	}
@@ -163,6 +167,27 @@ func TestUnlikeMembers(t *testing.T) {
 				t.Errorf("got %v, want %q", r.Problems, test.want)
 			}
 		})
+	}
+}
+
+// Classes whose heads' size is not in config.json round it in ways that no fact has; where it is, it counts.
+func TestUnevenHeads(t *testing.T) {
+	base := `{"model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "hidden_size": 10, "intermediate_size": 12,
+		"num_hidden_layers": 1, "num_attention_heads": %d, "num_key_value_heads": 1, "vocab_size": 10}`
+	model := func(inner int64) []Tensor {
+		l := "model.layers.0."
+		return []Tensor{weight("model.embed_tokens", 10, 10), weight("model.norm", 10), weight("lm_head", 10, 10),
+			weight(l+"self_attn.o_proj", 10, inner), weight(l+"self_attn.qkv_proj", inner+10, 10), weight(l+"mlp.gate_up_proj", 24, 10),
+			weight(l+"mlp.down_proj", 10, 12), weight(l+"input_layernorm", 10), weight(l+"post_attention_layernorm", 10)}
+	}
+	if r := check(t, fmt.Sprintf(base, 3), model(9)); r.Count() != 0 {
+		t.Errorf("3 heads of 3: %v", r.Problems)
+	}
+	if r := check(t, fmt.Sprintf(base, 2), model(10)); r.Count() != 0 {
+		t.Errorf("2 heads of 5: %v", r.Problems)
+	}
+	if r := check(t, fmt.Sprintf(base, 2), model(9)); r.Count() != 1 || r.Problems[0].Tensor != "model.layers.0.self_attn.o_proj.weight" {
+		t.Errorf("2 heads of 5, a row cut off: %v", r.Problems)
 	}
 }
 

@@ -3,6 +3,9 @@ package complete
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -111,6 +114,25 @@ func at(x any, path string) (any, bool) {
 		}
 	}
 	return x, true
+}
+
+// uneven reports whether the heads do not divide the hidden size. The facts were fitted where they do, and what a head's size is
+// then rounded to is not in them.
+func (v *values) uneven() bool {
+	for _, path := range slices.Sorted(maps.Keys(v.facts.defaults)) {
+		hidden, ok1 := strings.CutSuffix(path, "hidden_size")
+		if !ok1 || hidden != "" && !strings.HasSuffix(hidden, ".") {
+			continue
+		}
+		size, ok1 := v.number(path)
+		heads, ok2 := v.number(hidden + "num_attention_heads")
+		if ok1 && ok2 && heads > 0 && math.Mod(size, heads) != 0 {
+			if _, ok := v.number(hidden + "head_dim"); !ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (v *values) number(path string) (float64, bool) {

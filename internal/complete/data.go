@@ -191,6 +191,15 @@ func (f *facts) newLayout(all []*facts, options []string) (*layout, error) {
 			if !ok || other.class != class || other.in != f.in || fmt.Sprint(i) != number || source == l {
 				continue
 			}
+			// It is the same config: what the base model's rows call for has defaults there.
+			for leaf, p := range other.defaults {
+				if _, ok := f.defaults[leaf]; !ok {
+					f.defaults[leaf] = p
+				}
+			}
+			for alias, leaf := range other.aliases {
+				f.aliases[alias] = leaf
+			}
 			for c, e := range source.counts {
 				l.counts[f.prefix+"."+c] = e
 			}

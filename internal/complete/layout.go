@@ -14,6 +14,7 @@ type checker struct {
 	facts    *facts
 	values   *values
 	tensors  []Tensor
+	anyHead  bool // tensors beside those of the class are a head's
 	report   *Report
 	hits     map[*group]map[key]int32 // which tensor has the name
 	counts   map[string]int64         // of a container by config.json; -1 if not known
@@ -29,8 +30,10 @@ type vote struct {
 	first int32
 }
 
-func (l *layout) check(f *facts, v *values, tensors []Tensor) *Report {
-	c := &checker{layout: l, facts: f, values: v, tensors: tensors, report: &Report{Class: f.class},
+// check holds tensors to the layout. With anyHead, config.json names no class: the head of another task is not held against the base
+// model.
+func (l *layout) check(f *facts, v *values, tensors []Tensor, anyHead bool) *Report {
+	c := &checker{layout: l, facts: f, values: v, tensors: tensors, anyHead: anyHead, report: &Report{Class: f.class},
 		hits: map[*group]map[key]int32{}, counts: map[string]int64{}, observed: map[string]int64{}, standsIn: map[string][]*group{},
 		votes: map[string]map[int64]vote{}, expected: map[*row][]int64{}, short: map[string]bool{}}
 	strangers := c.match()
@@ -443,7 +446,11 @@ func (c *checker) stranger(name string) {
 		return
 	}
 	if class := c.sibling(name); class != "" {
-		c.report.Notices = append(c.report.Notices, fmt.Sprintf("%s belongs to no module of %s, but to %s", name, c.facts.class, class))
+		c.report.notice("%s belongs to no module of %s, but to %s", name, c.facts.class, class)
+		return
+	}
+	if c.anyHead && !adapted(name) && !c.within(name) {
+		c.report.notice("%s belongs to no module of %s: a head of another task", name, c.facts.class)
 		return
 	}
 	c.report.strangers++
@@ -452,6 +459,13 @@ func (c *checker) stranger(name string) {
 		p.Expected, p.Found = "a model's own tensors", "one of a PEFT model with its adapter"
 	}
 	c.report.add(p)
+}
+
+// within reports whether the name begins with a module of the class, or with the prefix of the base model.
+func (c *checker) within(name string) bool {
+	first, _, _ := strings.Cut(name, ".")
+	_, ok := c.root.kids[first]
+	return ok || first == c.facts.prefix || first == c.facts.base
 }
 
 // sibling is another class of the type that has the name, or "".
