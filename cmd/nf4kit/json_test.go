@@ -27,7 +27,8 @@ func TestJSONDocumented(t *testing.T) {
 		{"convert", llama, "other", "--dry-run"},
 		{"measure", llama, "--formats", "nf4,int8", "--sample", "0.5"},
 		{"measure", llama, "out"},
-		{"verify", "out", "--source", llama},
+		{"verify", "out", "--source", llama, "--report", "v.json"},
+		{"verify", "out", "--headers-only"},
 		{"inspect", "out"},
 		{"inspect", "--architectures"},
 		{"dequantize", "out", "plain"},
@@ -55,11 +56,13 @@ func TestJSONDocumented(t *testing.T) {
 		}
 		check(strings.Join(args, " "), stdout.Bytes())
 	}
-	report, err := os.ReadFile("r.json")
-	if err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"r.json", "v.json"} {
+		report, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check("--report "+name, report)
 	}
-	check("convert --report", report)
 	var stdout, stderr bytes.Buffer
 	run(t.Context(), []string{"inspect", "nothing", "--json"}, nil, strings.NewReader(""), &stdout, &stderr)
 	check("an error", stdout.Bytes())

@@ -68,9 +68,14 @@ func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	}
 }
 
-// open is checkpoint.Open, left behind when ctx ends, and says what is odd about the source.
+// openSource is checkpoint.Open, left behind when ctx ends.
+func openSource(ctx context.Context, path string) (*checkpoint.Source, error) {
+	return await(ctx, func() (*checkpoint.Source, error) { return checkpoint.Open(path) })
+}
+
+// open is openSource for what a command is about: it says what is odd about it.
 func (g *globals) open(ctx context.Context, path string) (*checkpoint.Source, error) {
-	src, err := await(ctx, func() (*checkpoint.Source, error) { return checkpoint.Open(path) })
+	src, err := openSource(ctx, path)
 	if err != nil {
 		return nil, err
 	}

@@ -257,7 +257,7 @@ func (o *MeasureOptions) written(ctx context.Context, g *globals, src *checkpoin
 	if err != nil {
 		return nil, err
 	}
-	quant, err := g.open(ctx, o.Quant)
+	quant, err := openSource(ctx, o.Quant)
 	if err != nil {
 		return nil, err
 	}

@@ -88,11 +88,9 @@ func (s *summary) printSizes(w io.Writer) {
 	}
 	line("model", "%s", model)
 	line("format", "%s; the rest in %s", s.o.formatText(), strings.ToLower(s.p.RunDType.String()))
-	line("parameters", "%s, of them %s (%.1f %%) quantized in %d tensors; %d tensors kept",
-		countText(t.Params), countText(t.QuantParams), percent(t.QuantParams, t.Params), t.QuantCount, t.KeptCount)
-	line("bits/param", "%.3f in the quantized part (%.3f codes and constants, the rest tables), %.3f in all",
-		t.QuantBitsPerParam(), t.CodeBitsPerParam(), t.BitsPerParam())
-	line("size", "%s, was %s: %.1f %% saved", bytesText(t.OutBytes), bytesText(t.SrcBytes), 100-percent(t.OutBytes, t.SrcBytes))
+	for _, l := range s.report.Lines() {
+		line(l[0], "%s", l[1])
+	}
 }
 
 // formatText says what the flags ask for; rules may differ by tensor.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +25,7 @@ type VerifyOptions struct {
 	HeadersOnly bool
 	Targets     []string
 	Fix         bool
+	Reports     []string
 
 	AllowIncomplete bool
 	Limits
@@ -54,6 +54,8 @@ makes them. More of them than any bitsandbytes makes are a failure.
 its quantization_config is made to say what the tensors are, with a skip list that
 holds in every loader of --target, or is removed where they are plain.
 
+--report writes the findings and figures to a file, all of them.
+
 Of findings of one kind five are printed and the rest is counted; -v prints all.
 
 It exits with 4 if a loader of --target would fail on the checkpoint or misread it, or
@@ -76,6 +78,7 @@ other loaders is a notice.`,
 	allowIncomplete(fs, &o.AllowIncomplete)
 	fs.BoolVar(&o.Fix, "fix", false, "mend config.json first, if that is what is wrong")
 	enum(cmd, "target", arch.TargetNames()...)
+	fs.StringArrayVar(&o.Reports, "report", nil, "write a report to `FILE`, by its extension a page (.html), .md, .json or .csv (repeatable)")
 	o.Limits.addFlags(fs)
 	return cmd
 }
@@ -155,6 +158,9 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := checkReportNames(o.Reports); err != nil {
+		return err
+	}
 	collectGarbage(so.Memory)
 	targets, err := parseTargets(o.Targets)
 	if err != nil {
@@ -171,10 +177,13 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 		return err
 	}
 	defer src.Close()
+	if err := keepSource(o.Reports, src); err != nil {
+		return err
+	}
 	opt := verify.Options{Targets: targets, StructureOnly: o.HeadersOnly, AllowIncomplete: o.AllowIncomplete, Stream: so}
 	total := src.TensorBytes()
 	if o.Source != "" {
-		if opt.Source, err = g.open(ctx, o.Source); err != nil {
+		if opt.Source, err = openSource(ctx, o.Source); err != nil {
 			return err
 		}
 		defer opt.Source.Close()
@@ -191,10 +200,14 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 	if err != nil {
 		return err
 	}
+	out := verified(g, o, r, f)
+	if err := writeReports(out, o.Reports); err != nil {
+		return err
+	}
 	if g.JSON {
-		err = writeJSON(g.Stdout, verifyReportJSON(g, o, r, f))
+		err = writeJSON(g.Stdout, verification{"nf4kit.verify/2", o.Dir, *out.Sizes, *out.Verification})
 	} else {
-		printVerify(g, g.Stdout, o, r, f)
+		printVerify(g, g.Stdout, out)
 	}
 	if err != nil {
 		return err
@@ -213,135 +226,55 @@ func verdict(dir string, r *verify.Report) string {
 	return dir + " does not verify"
 }
 
-func printVerify(g *globals, w io.Writer, o VerifyOptions, r *verify.Report, f *footprint.Footprint) {
-	type kind struct {
-		severity fourbit.Severity
-		kind     string
-	}
-	findings := r.Findings
-	if g.Quiet {
-		findings = slices.DeleteFunc(slices.Clone(findings), func(x verify.Finding) bool { return x.Severity == fourbit.Notice })
-	}
-	fold(findings, func(x verify.Finding) kind { return kind{x.Severity, x.Kind} }, g.Verbose,
-		func(x verify.Finding) { escape.Fprintf(w, "%s\n", findingText(x)) },
-		func(x verify.Finding, n int) {
+func printVerify(g *globals, w io.Writer, r *report.Report) {
+	fold(r.Verification.Findings, func(x report.Finding) string { return x.Severity + x.Kind }, g.Verbose,
+		func(x report.Finding) { escape.Fprintf(w, "%s\n", x.String()) },
+		func(x report.Finding, n int) {
 			escape.Fprintf(w, "%s: %d more like it; -v lists them\n", x.Severity, n)
 		})
 	if g.Quiet {
 		return
 	}
-	line := func(label, format string, args ...any) {
-		escape.Fprintf(w, "  %-11s %s\n", label, fmt.Sprintf(format, args...))
-	}
-	verdict := "ok"
-	if r.Failed() {
-		verdict = "FAILED"
-	}
-	escape.Fprintf(w, "%s: %s: %d quantized weights, %d plain tensors\n", o.Dir, verdict, r.Weights, r.Plain)
-	if f.QuantParams > 0 {
-		line("bits/param", "%.4f measured, %.4f by the formula, for codes and constants; %.4f with tables and records", f.CodeBits(), r.Formula, f.QuantBits())
-		line("size", "%s; %s in 16 bits: %.1f %% saved", bytesText(f.Bytes), bytesText(f.Plain16()), 100-percent(f.Bytes, f.Plain16()))
-	}
-	switch {
-	case o.HeadersOnly:
-	case r.Manifest == nil:
-		line("digests", "none: there is no nf4kit.json")
-	default:
-		line("digests", "%d of %d tensors compared with those that %s recorded", r.Digests, len(r.Manifest.Tensors), r.Manifest.Tool)
-	}
-	if p := r.Proof; p != nil {
-		line("source", "%s codes and %s constants of %d weights derived again, %d plain tensors compared",
-			countText(p.Codes), countText(p.Scales), p.Weights, p.Plain)
-		line("", "%s codes, %s constants and %d plain tensors differ; %d tensors without a counterpart",
-			countText(p.WrongCodes), countText(p.WrongScales), p.WrongPlain, p.Unproven)
-		if !p.Exact {
-			line("tolerated", "%d differences: %d codes near a threshold, %d zeros of FP4, %d nested codes, %d offsets (at most %.1e off), %d paddings",
-				p.Tolerated.Total(), p.NearCodes, p.ZeroCodes, p.NestedCodes, p.Offsets, p.MaxOffset, p.Padding)
-		}
+	escape.Fprintf(w, "%s: %s\n", r.Against, r.Verdict())
+	for _, l := range r.Lines() {
+		escape.Fprintf(w, "  %-11s %s\n", l[0], l[1])
 	}
 }
 
-func findingText(x verify.Finding) string {
-	line := x.Severity.String() + ": "
-	for _, part := range []string{x.File, x.Tensor} {
-		if part != "" {
-			line += part + ": "
-		}
-	}
-	line += x.Text
-	for i, l := range x.Breaks {
-		sep := ", "
-		if i == 0 {
-			sep = "; breaks "
-		}
-		line += sep + string(l)
-	}
-	return line
-}
-
-// verification is the schema of verify --json. The figures have the names that they have in a report.
+// verification is the schema of verify --json. The members are those of a report.
 type verification struct {
-	Schema   string        `json:"schema"`
-	Path     string        `json:"path"`
-	OK       bool          `json:"ok"`
-	Targets  []string      `json:"targets"`
-	Serves   []string      `json:"serves"`
-	Findings []findingJSON `json:"findings"`
+	Schema string `json:"schema"`
+	Path   string `json:"path"`
 	report.Sizes
-	Formula    float64        `json:"bits_per_parameter_formula"`
-	Plain16    int64          `json:"bytes_in_16_bits"`
-	Manifest   bool           `json:"manifest"`
-	ManifestBy string         `json:"manifest_tool,omitempty"`
-	Digests    int            `json:"digests_compared"`
-	Source     *proofJSON     `json:"source,omitempty"`
-	Tolerated  *toleratedJSON `json:"tolerated,omitempty"`
+	report.Verification
 }
 
-type findingJSON struct {
-	Severity string           `json:"severity"`
-	File     string           `json:"file,omitempty"`
-	Tensor   string           `json:"tensor,omitempty"`
-	Text     string           `json:"text"`
-	Breaks   []fourbit.Loader `json:"breaks,omitempty"`
-}
-
-type proofJSON struct {
-	Exact          bool  `json:"exact"`
-	Weights        int64 `json:"weights"`
-	Plain          int64 `json:"plain_tensors"`
-	Codes          int64 `json:"codes"`
-	Constants      int64 `json:"constants"`
-	WrongCodes     int64 `json:"wrong_codes"`
-	WrongConstants int64 `json:"wrong_constants"`
-	WrongPlain     int64 `json:"wrong_plain_tensors"`
-	Unproven       int   `json:"tensors_without_counterpart"`
-}
-
-type toleratedJSON struct {
-	NearCodes   int64   `json:"codes_near_threshold"`
-	ZeroCodes   int64   `json:"fp4_zeros"`
-	NestedCodes int64   `json:"nested_codes"`
-	Offsets     int64   `json:"offsets"`
-	MaxOffset   float64 `json:"max_offset_difference"`
-	Padding     int64   `json:"paddings"`
-}
-
-func verifyReportJSON(g *globals, o VerifyOptions, r *verify.Report, f *footprint.Footprint) verification {
-	out := verification{Schema: "nf4kit.verify/2", Path: o.Dir, OK: !r.Failed(), Targets: r.Targets.Names(), Serves: r.Serves().Names(), Findings: []findingJSON{},
-		Sizes: report.Sizes{Parameters: f.Params, QuantParameters: f.QuantParams, QuantTensors: r.Weights, KeptTensors: r.Plain, OutputBytes: f.Bytes,
-			QuantBits: f.QuantBits(), QuantCodeBits: f.CodeBits(), BitsPerParameter: f.Bits()},
-		Formula: r.Formula, Plain16: f.Plain16(), Digests: r.Digests}
+// verified is the report of a verification.
+func verified(g *globals, o VerifyOptions, r *verify.Report, f *footprint.Footprint) *report.Report {
+	v := &report.Verification{OK: !r.Failed(), Targets: r.Targets.Names(), Serves: r.Serves().Names(), Findings: []report.Finding{},
+		Formula: r.Formula, Plain16: f.Plain16(), HeadersOnly: o.HeadersOnly, Digests: r.Digests}
 	for _, x := range r.Findings {
-		if x.Severity > fourbit.Notice || !g.Quiet {
-			out.Findings = append(out.Findings, findingJSON{x.Severity.String(), x.File, x.Tensor, x.Text, x.Breaks})
+		if x.Severity == fourbit.Notice && g.Quiet {
+			continue
 		}
+		finding := report.Finding{Kind: x.Kind, Severity: x.Severity.String(), File: x.File, Tensor: x.Tensor, Text: x.Text}
+		for _, l := range x.Breaks {
+			finding.Breaks = append(finding.Breaks, string(l))
+		}
+		v.Findings = append(v.Findings, finding)
 	}
 	if r.Manifest != nil {
-		out.Manifest, out.ManifestBy = true, r.Manifest.Tool
+		v.Manifest, v.ManifestBy, v.Recorded = true, r.Manifest.Tool, len(r.Manifest.Tensors)
 	}
 	if p := r.Proof; p != nil {
-		out.Source = &proofJSON{p.Exact, p.Weights, p.Plain, p.Codes, p.Scales, p.WrongCodes, p.WrongScales, p.WrongPlain, p.Unproven}
-		out.Tolerated = &toleratedJSON{p.NearCodes, p.ZeroCodes, p.NestedCodes, p.Offsets, p.MaxOffset, p.Padding}
+		v.Proof = &report.Proof{Exact: p.Exact, Weights: p.Weights, Plain: p.Plain, Codes: p.Codes, Constants: p.Scales,
+			WrongCodes: p.WrongCodes, WrongConstants: p.WrongScales, WrongPlain: p.WrongPlain, Unproven: p.Unproven}
+		v.Tolerated = &report.Tolerated{NearCodes: p.NearCodes, ZeroCodes: p.ZeroCodes, NestedCodes: p.NestedCodes, Offsets: p.Offsets,
+			MaxOffset: p.MaxOffset, Padding: p.Padding}
 	}
+	out := report.New(nil)
+	out.Command, out.Tool, out.Source, out.Against, out.Verification = "verify", "nf4kit "+versionText(), o.Source, o.Dir, v
+	out.Sizes = &report.Sizes{Parameters: f.Params, QuantParameters: f.QuantParams, QuantTensors: r.Weights, KeptTensors: r.Plain, OutputBytes: f.Bytes,
+		QuantBits: f.QuantBits(), QuantCodeBits: f.CodeBits(), BitsPerParameter: f.Bits()}
 	return out
 }

@@ -150,7 +150,7 @@ func TestPage(t *testing.T) {
 		t.Errorf("one kind: %d rows, want 143", n)
 	}
 	choose("kind", "0")
-	choose("metric", "1")
+	choose("metric", "2")
 	if v := column(4); !strings.Contains(v[0], ".") || v[0] < "1" {
 		t.Errorf("figure SQNR: first cell %q", v[0])
 	}

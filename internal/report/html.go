@@ -10,15 +10,13 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/dustin/go-humanize"
-
 	"github.com/nf4kit/nf4kit/internal/escape"
 )
 
 //go:embed page.html
 var pageText string
 
-var page = template.Must(template.New("report").Parse(pageText))
+var page = template.Must(template.New("report").Funcs(template.FuncMap{"line": escape.Line}).Parse(pageText))
 
 // A metric is a figure that the page's table of tensors can show.
 type metric struct {
@@ -117,22 +115,36 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		return fmt.Errorf("encode report: %w", err)
 	}
 	return page.Execute(w, map[string]any{
-		"Title": escape.Line(r.title()), "Subtitle": escape.Line(r.subtitle()), "Tool": r.Tool, "Columns": r.Columns(), "Totals": r.totals(), "Sizes": r.sizes(), "Histograms": r.hasHistograms(),
+		"Title": escape.Line(r.title()), "Subtitle": escape.Line(r.subtitle()), "Tool": r.Tool, "Columns": r.Columns(), "Totals": r.totals(), "Lines": r.lines(), "Verification": r.Verification, "Histograms": r.hasHistograms(),
 		"Plot": plot.SVG, "Rings": plot.Rings, "Wide": plot.Wide, "Data": template.JS(raw),
 	})
 }
 
 func (r *Report) title() string {
 	switch {
-	case r.Against != "":
+	case r.Against != "" && r.Source != "":
 		return r.Against + " against " + r.Source
+	case r.Against != "":
+		return r.Against
 	case r.Destination != "":
 		return r.Source + " -> " + r.Destination
 	}
 	return r.Source
 }
 
+// lines are Lines as the page has them.
+func (r *Report) lines() [][2]string {
+	out := r.Lines()
+	for i := range out {
+		out[i][1] = escape.Line(out[i][1])
+	}
+	return out
+}
+
 func (r *Report) subtitle() string {
+	if r.Verification != nil {
+		return r.Verdict()
+	}
 	s := fmt.Sprintf("%s weights in %d tensors", comma(r.Total.Elements), r.Total.Tensors)
 	if r.RunDType != "" {
 		s += ", rounded to " + r.RunDType
@@ -144,19 +156,6 @@ func (r *Report) subtitle() string {
 		s += "; activations from " + r.Imatrix
 	}
 	return s
-}
-
-// sizes are the lines about a conversion's sizes, label and text.
-func (r *Report) sizes() [][2]string {
-	s := r.Sizes
-	if s == nil {
-		return nil
-	}
-	return [][2]string{
-		{"parameters", fmt.Sprintf("%s, of them %s quantized in %d tensors; %d tensors kept", comma(s.Parameters), comma(s.QuantParameters), s.QuantTensors, s.KeptTensors)},
-		{"bits/param", fmt.Sprintf("%.3f in the quantized part (%.3f codes and constants, the rest tables), %.3f in all", s.QuantBits, s.QuantCodeBits, s.BitsPerParameter)},
-		{"size", fmt.Sprintf("%s, was %s: %.1f %% saved", humanize.Bytes(uint64(s.OutputBytes)), humanize.Bytes(uint64(s.SourceBytes)), s.Saved())},
-	}
 }
 
 func (r *Report) hasHistograms() bool {

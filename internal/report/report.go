@@ -19,21 +19,22 @@ const Schema = "nf4kit.report/2"
 
 // A Report is what a command found out about one source.
 type Report struct {
-	Schema      string   `json:"schema"`
-	Command     string   `json:"command"` // "convert" or "measure"
-	Tool        string   `json:"tool"`
-	Source      string   `json:"source"`
-	Destination string   `json:"destination,omitempty"` // what a conversion wrote
-	Against     string   `json:"quantized,omitempty"`   // a written checkpoint that was compared
-	RunDType    string   `json:"run_dtype,omitempty"`
-	Sample      float64  `json:"sample,omitempty"` // share of the chunks; 0: all
-	Imatrix     string   `json:"imatrix,omitempty"`
-	Sizes       *Sizes   `json:"sizes,omitempty"` // of a conversion
-	Formats     []Format `json:"formats"`
-	Total       Row      `json:"total"`
-	Kinds       []Row    `json:"kinds"`
-	Layers      []Row    `json:"layers"`
-	Tensors     []Row    `json:"tensors"` // in the order of the source
+	Schema       string        `json:"schema"`
+	Command      string        `json:"command"` // "convert", "measure" or "verify"
+	Tool         string        `json:"tool"`
+	Source       string        `json:"source"`
+	Destination  string        `json:"destination,omitempty"` // what a conversion wrote
+	Against      string        `json:"quantized,omitempty"`   // a written checkpoint that was measured or verified
+	RunDType     string        `json:"run_dtype,omitempty"`
+	Sample       float64       `json:"sample,omitempty"` // share of the chunks; 0: all
+	Imatrix      string        `json:"imatrix,omitempty"`
+	Sizes        *Sizes        `json:"sizes,omitempty"` // of a conversion, and of what was verified
+	Verification *Verification `json:"verification,omitempty"`
+	Formats      []Format      `json:"formats"`
+	Total        Row           `json:"total"`
+	Kinds        []Row         `json:"kinds"`
+	Layers       []Row         `json:"layers"`
+	Tensors      []Row         `json:"tensors"` // in the order of the source
 }
 
 // Sizes are those of a checkpoint made from another.

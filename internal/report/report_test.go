@@ -5,6 +5,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"reflect"
@@ -293,6 +294,55 @@ func TestColumns(t *testing.T) {
 		}
 		if got := strings.Join(Texts(cols, &c.f), " "); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}
+
+// A verification's renderings have the same verdict, lines and findings, and no table of errors.
+func TestVerification(t *testing.T) {
+	r := New(nil)
+	r.Command, r.Against = "verify", "some/dir"
+	r.Sizes = &Sizes{QuantParameters: 4096, QuantTensors: 1, KeptTensors: 2, OutputBytes: 2500, QuantBits: 4.5, QuantCodeBits: 4.25}
+	r.Verification = &Verification{Formula: 4.126953125, Plain16: 10000, Manifest: true, ManifestBy: "nf4kit test", Recorded: 5, Digests: 4,
+		Findings:  []Finding{{Severity: "warning", File: "a|b", Tensor: "=cmd()", Text: "expected <i>x</i>", Breaks: []string{"vLLM", "SGLang"}}},
+		Proof:     &Proof{Weights: 1, Codes: 4096, Constants: 65, WrongCodes: 2},
+		Tolerated: &Tolerated{NearCodes: 1, Offsets: 2, MaxOffset: 1e-7}}
+	want := [][2]string{
+		{"bits/param", "4.2500 measured, 4.1270 by the formula, for codes and constants; 4.5000 with tables and records"},
+		{"size", "2.5 kB; 10 kB in 16 bits: 75.0 % saved"},
+		{"digests", "4 of 5 tensors compared with those that nf4kit test recorded"},
+		{"source", "4,096 codes and 65 constants of 1 weights derived again, 0 plain tensors compared"},
+		{"", "2 codes, 0 constants and 0 plain tensors differ; 0 tensors without a counterpart"},
+		{"tolerated", "3 differences: 1 codes near a threshold, 0 zeros of FP4, 0 nested codes, 2 offsets (at most 1.0e-07 off), 0 paddings"},
+	}
+	if diff := cmp.Diff(want, r.Lines()); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+	if got := r.Verification.Findings[0].String(); got != "warning: a|b: =cmd(): expected <i>x</i>; breaks vLLM, SGLang" {
+		t.Error(got)
+	}
+	for name, c := range map[string]struct {
+		write     func(io.Writer) error
+		has, lack []string
+	}{
+		"HTML": {r.WriteHTML, []string{"some/dir", "FAILED: 1 quantized weights, 2 plain tensors", "4.1270 by the formula", "expected &lt;i&gt;x", "vLLM, SGLang"},
+			[]string{"<i>", `id="totals"`, `id="tensors"`}},
+		"Markdown": {r.WriteMarkdown, []string{"some/dir: FAILED: 1 quantized", "- bits/param: 4.2500", `| warning | a\|b | =cmd() |`}, []string{"rel RMSE", "<i>"}},
+		"CSV":      {r.WriteCSV, []string{"severity,file,tensor,text,breaks\n", `warning,a|b,'=cmd(),expected <i>x</i>,"vLLM, SGLang"`}, []string{"rmse"}},
+	} {
+		var b bytes.Buffer
+		if err := c.write(&b); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range c.has {
+			if !strings.Contains(b.String(), s) {
+				t.Errorf("%s: no %q in\n%.1500s", name, s, b.String())
+			}
+		}
+		for _, s := range c.lack {
+			if strings.Contains(b.String(), s) && name != "HTML" || name == "HTML" && strings.Contains(strings.SplitN(b.String(), "<script>", 2)[0], s) {
+				t.Errorf("%s: %q in it", name, s)
+			}
 		}
 	}
 }

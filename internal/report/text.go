@@ -22,8 +22,11 @@ func (r *Report) WriteJSON(w io.Writer) error {
 }
 
 // WriteCSV writes one line for each tensor and format. A figure that does not exist is empty; a name that a spreadsheet would
-// take for a formula begins with an apostrophe.
+// take for a formula begins with an apostrophe. Of a verification it writes the findings.
 func (r *Report) WriteCSV(w io.Writer) error {
+	if r.Verification != nil {
+		return r.findingsCSV(w)
+	}
 	c := csv.NewWriter(w)
 	head := []string{"tensor", "kind", "layer", "elements", "elements_measured", "format"}
 	for _, c := range columns {
@@ -62,6 +65,10 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 }
 
 func (r *Report) markdown(b *strings.Builder) {
+	if r.Verification != nil {
+		r.verified(b)
+		return
+	}
 	if len(r.Formats) == 0 {
 		b.WriteString("Nothing was measured.\n")
 		return
