@@ -364,6 +364,10 @@ func (s *ShardWriter) WriteAt(tensor string, p []byte, off int64) error {
 	return nil
 }
 
+// ReadAt reads back what has been written to the file, header included: off counts from the beginning of the file. It
+// may be called from several goroutines, for ranges whose WriteAt has returned.
+func (s *ShardWriter) ReadAt(p []byte, off int64) (int, error) { return s.f.ReadAt(p, off) }
+
 // Close checks that every byte of every tensor was written once and puts the file on the disk.
 func (s *ShardWriter) Close() error {
 	if err := s.w.Close(); err != nil {

@@ -9,9 +9,6 @@ import (
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
-// DefaultMaxShardSize is in bytes: what the hub recommends and every loader accepts.
-const DefaultMaxShardSize = 5_000_000_000
-
 // A Rule overrides the format of the tensors whose name matches Pattern. The first rule that matches a tensor decides.
 type Rule struct {
 	Pattern *regexp.Regexp // RE2, unanchored, on tensor names
@@ -71,7 +68,7 @@ type Options struct {
 	// work with packed.
 	AsBitsandbytes bool
 
-	MaxShardSize int64 // bytes of tensor data a file; 0: DefaultMaxShardSize
+	MaxShardSize int64 // bytes of tensor data a file; 0: checkpoint.DefaultMaxShardSize
 }
 
 func (o *Options) dtypes() (run safetensors.DType, auto bool, err error) {

@@ -459,9 +459,6 @@ func (p *Plan) layOut(opt *Options) error {
 
 // shards splits groups over files and fixes the layout of each.
 func (p *Plan) shards(groups []checkpoint.Group, maxSize int64) error {
-	if maxSize == 0 {
-		maxSize = DefaultMaxShardSize
-	}
 	base := p.Source.Base
 	switch {
 	case p.Model != nil && p.Model.Diffusers: // also where the source is one file, such as diffusion_pytorch_model.fp16.safetensors

@@ -17,7 +17,7 @@ import (
 // the default.
 type DequantizeOptions struct {
 	DType        string // "" or "auto": what quant_state says, and the rest as it lies; "bfloat16", "float16", "float32" for all
-	MaxShardSize int64  // bytes of tensor data a file; 0: DefaultMaxShardSize
+	MaxShardSize int64  // bytes of tensor data a file; 0: checkpoint.DefaultMaxShardSize
 
 	AllowIncomplete bool // what the checkpoint lacks, or has too much, is a warning
 }
