@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/feedback"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -197,6 +198,9 @@ func (f *File) Gram(weight string, columns int64) (calibration, held []float32, 
 		}
 		if out[i], err = f.read(t); err != nil {
 			return nil, nil, err
+		}
+		if err := feedback.Check(out[i], int(columns)); err != nil {
+			return nil, nil, fmt.Errorf("%s: %s: %w", f.name, t.Name, err)
 		}
 	}
 	return out[0], out[1], nil

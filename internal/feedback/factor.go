@@ -76,7 +76,7 @@ func NewFactor(gram []float32, n int, damping float64, jobs int) (*Factor, error
 		mean += float64(gram[i*n+i]) / float64(n)
 	}
 	if mean == 0 {
-		return nil, errors.New("Gram matrix: every element is 0")
+		return nil, &GramError{0, 0, "elements other than 0", 0}
 	}
 	// Turned around, so that the upper triangular factor is the lower one that Cholesky finds. In units of the mean nothing
 	// overflows.
@@ -96,7 +96,8 @@ func NewFactor(gram []float32, n int, damping float64, jobs int) (*Factor, error
 	if err := linalg.Cholesky(l, jobs); err != nil {
 		var e *linalg.NotPositiveError
 		if errors.As(err, &e) {
-			return nil, fmt.Errorf("Gram matrix with damping %g: not positive definite at column %d", damping, f.order[n-1-e.Column])
+			c := int(f.order[n-1-e.Column])
+			return nil, &GramError{c, c, fmt.Sprintf("a positive definite matrix with damping %g", damping), float32(e.Pivot)}
 		}
 		return nil, err
 	}

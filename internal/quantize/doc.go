@@ -16,5 +16,6 @@
 // stay in memory between the stages where the budget allows. Scales beyond the budget go to a
 // scratch file.
 //
-// A [Method] chooses scales and codes. A further method is one file here and one name in [ByName].
+// A [Method] chooses scales and codes. A further method is one file here and one
+// case in [For].
 package quantize

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/search"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // A Method chooses the scales and the codes of a weight. Its functions are called from several
@@ -23,6 +25,16 @@ type Needs struct {
 	Passes int   // over the values: 1 or 2
 	Rows   bool  // panels are to be whole rows
 	Memory int64 // bytes that the method holds while the weight is worked on
+
+	// Exclusive keeps other weights that ask for it waiting, from Load to the last codes: what the method holds on top of
+	// Memory is there once.
+	Exclusive bool
+}
+
+// A Preparer is a method with work to do between the passes. sample reads elements of the weight, from the first of a block
+// on, with their decoded scales; what it returns is good until it is called again. jobs is how many may work.
+type Preparer interface {
+	Prepare(w *Weight, sample func(first int64, n int) (*Panel, []float32, error), jobs int) error
 }
 
 // A Panel is a part of a weight: a whole number of blocks, except at the end. It is a whole number of
@@ -44,15 +56,31 @@ type Panel struct {
 type Inputs struct {
 	Moments []float32 // mean square of each column's; nil: not known
 	Gram    []float32 // mean products, Cols x Cols, row-major; nil: not known
+	Heldout []float32 // the same of other inputs, to choose settings on; there if Gram is
+
+	weights search.Weights
 }
 
-// ByName finds a method by the name that flags and manifests use.
-func ByName(name string) (Method, error) {
-	switch name {
-	case "absmax":
+// InputsOf are inputs of which the second moments are known, or nothing where moments is nil.
+func InputsOf(moments []float32) (in Inputs, err error) {
+	in.Moments = moments
+	in.weights, err = search.NewWeights(moments)
+	return in, err
+}
+
+// For makes the method of a scale, for one weight.
+func For(s bnb.Scale) (Method, error) {
+	switch s {
+	case bnb.AbsMax:
 		return Absmax{}, nil
+	case bnb.MSE:
+		return Searched{}, nil
+	case bnb.MSESigned:
+		return Searched{Signed: true}, nil
+	case bnb.Feedback:
+		return new(Feedback), nil
 	}
-	return nil, fmt.Errorf("scale method %q: want absmax", name)
+	return nil, fmt.Errorf("scale %v: no such method", s)
 }
 
 // Absmax is bitsandbytes' method: a block's scale is its largest magnitude, and codes are nearest in

@@ -19,6 +19,7 @@ type Worker struct {
 	run   []byte    // the range in the run dtype
 	scale []float32 // decoded scales of a range
 	abs   []float32 // scales read back
+	plain []float32 // what absmax would have chosen
 	bytes []byte    // scales as bytes
 	dq    []byte    // double-quantized scales of a range
 }

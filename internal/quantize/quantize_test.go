@@ -16,6 +16,7 @@ import (
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 type memory struct{ data []byte }
@@ -256,16 +257,15 @@ func TestPanels(t *testing.T) {
 	}
 }
 
-func TestByName(t *testing.T) {
-	if m, err := ByName("absmax"); err != nil || m != (Absmax{}) {
-		t.Errorf("absmax is %v, error %v", m, err)
+func TestFor(t *testing.T) {
+	if m, err := For(bnb.AbsMax); err != nil || m != (Absmax{}) {
+		t.Errorf("absmax: %v, error %v", m, err)
 	}
-	if _, err := ByName("best"); err == nil {
-		t.Error("no error for a method that does not exist")
+	if _, err := For(200); err == nil {
+		t.Error("scale 200: no error")
 	}
 }
 
-// TestErrors are those of a source and of a part.
 func TestErrors(t *testing.T) {
 	bad := errors.New("bad")
 	run := func(change func(w *Weight)) error {

@@ -4,9 +4,11 @@ import (
 	"io"
 	"math"
 	"os"
+	"sync"
 
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/search"
 	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
@@ -52,7 +54,8 @@ type Weight struct {
 	BlockSize   int
 	DoubleQuant bool
 	Method      Method
-	Inputs      Inputs
+	Load        func() (Inputs, error) // what is known of the inputs, when the weight's turn comes; nil: nothing
+	Inputs      Inputs                 // loaded
 
 	Parts Parts
 	State func(offset float32) ([]byte, error) // the quant_state record
@@ -63,9 +66,11 @@ type Weight struct {
 
 // A Result is what is known of a weight in the end.
 type Result struct {
-	Measured       bool
-	ReadTwice      bool        // larger than the budget: read again for the error sums
-	Written, Other kernel.Sums // error of what was written, and of the other of NF4 and FP4 with the same scales
+	Measured  bool
+	ReadTwice bool // larger than the budget: read again for the error sums
+	// Written is the error of what was written. Other is that of the other of NF4 and FP4 with the same scales; of a method
+	// that is not absmax, the error of absmax in the same type, before any double quantization.
+	Written, Other kernel.Sums
 }
 
 // A Run is what the weights of one run share.
@@ -73,9 +78,11 @@ type Run struct {
 	Budget  int64 // bytes that weights may hold
 	Measure bool  // sum the error
 	Temp    func() (*os.File, error)
+	Jobs    int // that a method may use by itself
 
-	slabs  slabPool
-	floats floatPool
+	exclusive sync.Mutex
+	slabs     slabPool
+	floats    floatPool
 }
 
 // Job is the work on one weight.
@@ -149,6 +156,10 @@ func (j *Job) Cost() int64 { return j.cost }
 
 // Quantize does it. Every byte of every part is written.
 func (j *Job) Quantize(each stream.Each[*Worker]) (Result, error) {
+	if j.needs.Exclusive {
+		j.run.exclusive.Lock()
+		defer j.run.exclusive.Unlock()
+	}
 	defer j.release()
 	if err := j.begin(); err != nil {
 		return Result{}, err
@@ -173,6 +184,11 @@ func (j *Job) Quantize(each stream.Each[*Worker]) (Result, error) {
 	if err := each(1, j.constants); err != nil {
 		return Result{}, err
 	}
+	if m, ok := j.Method.(Preparer); ok {
+		if err := each(1, func(w *Worker, _ int) error { return j.prepare(w, m) }); err != nil {
+			return Result{}, err
+		}
+	}
 	if j.needs.Passes > 1 {
 		if err := each(panels, j.codes); err != nil {
 			return Result{}, err
@@ -192,7 +208,28 @@ func (j *Job) Quantize(each stream.Each[*Worker]) (Result, error) {
 	return r, nil
 }
 
-func (j *Job) begin() error {
+// prepare lets a method read what it wants to.
+func (j *Job) prepare(w *Worker, m Preparer) error {
+	return m.Prepare(j.Weight, func(first int64, n int) (*Panel, []float32, error) {
+		_, run, err := j.load(w, first, int64(n), reading{})
+		if err != nil {
+			return nil, nil, err
+		}
+		scale, err := j.scales.decoded(w, first/int64(j.BlockSize), ceilDiv(int64(n), int64(j.BlockSize)))
+		p := &Panel{First: first, N: n, Cols: j.Cols, Values: run, Elem: j.Run, Type: j.Type, BlockSize: j.BlockSize, Inputs: j.Inputs}
+		return p, scale, err
+	}, max(1, j.run.Jobs))
+}
+
+func (j *Job) begin() (err error) {
+	if j.Load != nil {
+		if j.Inputs, err = j.Load(); err != nil {
+			return err
+		}
+		if j.Inputs.weights, err = search.NewWeights(j.Inputs.Moments); err != nil {
+			return err
+		}
+	}
 	if j.held {
 		j.slabs = make([][]byte, ceilDiv(j.n, j.step))
 	}
@@ -209,7 +246,7 @@ func (j *Job) release() {
 			j.run.slabs.put(s)
 		}
 	}
-	j.slabs = nil
+	j.slabs, j.Inputs, j.Method = nil, Inputs{}, nil
 	j.scales.release()
 }
 
@@ -324,7 +361,13 @@ func (j *Job) sums(w *Worker, task int) error {
 		x := src[at*j.size:][:k*j.size]
 		r := run[at*int64(j.Run.Size()):][:k*int64(j.Run.Size())]
 		kernel.ErrorSums(&j.written[c], j.Type, j.Elem, x, codes[at/2:][:(k+1)/2], scale[b0:b1], j.BlockSize)
-		kernel.ErrorSumsOf(&j.other[c], otherType(j.Type), j.Run, r, j.Elem, x, abs[b0:b1], scale[b0:b1], j.BlockSize)
+		if _, plain := j.Method.(Absmax); plain {
+			kernel.ErrorSumsOf(&j.other[c], otherType(j.Type), j.Run, r, j.Elem, x, abs[b0:b1], scale[b0:b1], j.BlockSize)
+			continue
+		}
+		a := grow(&w.plain, int(b1-b0))
+		kernel.Absmax(j.Run, a, r, j.BlockSize)
+		kernel.ErrorSumsOf(&j.other[c], j.Type, j.Run, r, j.Elem, x, a, a, j.BlockSize)
 	}
 	if j.held {
 		j.run.slabs.put(j.slabs[task])

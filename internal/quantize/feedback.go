@@ -1,0 +1,93 @@
+package quantize
+
+import (
+	"runtime"
+	"sync"
+
+	"github.com/nf4kit/nf4kit/internal/feedback"
+	"github.com/nf4kit/nf4kit/internal/kernel"
+)
+
+// Feedback is the method of that name: scales as mse-signed finds them, and codes that make up, along a row, for what the
+// codes before did to the output. It is of one weight. A weight whose Gram matrix is not known has the codes of mse-signed.
+type Feedback struct {
+	Searched
+	factor *feedback.Factor
+}
+
+// sampleRows is how many rows, spread over a weight, the damping is chosen on.
+const sampleRows = 128
+
+// panelRows is how many rows are worked on at a time: it bounds the memory of a worker, and reads the factor once for as many.
+const panelRows = 64
+
+// Needs is two passes over whole rows.
+func (m *Feedback) Needs(w *Weight) Needs {
+	m.Searched.Signed = true
+	return Needs{Passes: 2, Rows: true, Exclusive: true,
+		Memory: int64(runtime.GOMAXPROCS(0)) * (feedback.RowsMemory(panelRows, w.Cols) + 4*panelRows*w.Cols)}
+}
+
+// FeedbackMemory is how many bytes the method takes on top of what other methods do, for one weight at a time: two Gram
+// matrices, and two factors while the damping is chosen.
+func FeedbackMemory(cols int64) int64 { return 2*4*cols*cols + 2*feedback.FactorMemory(cols) }
+
+// Prepare chooses the damping on the Gram matrix that was held out, and factors.
+func (m *Feedback) Prepare(w *Weight, sample func(first int64, n int) (*Panel, []float32, error), jobs int) error {
+	in := &w.Inputs
+	if in.Gram == nil {
+		return nil
+	}
+	n := int(w.Cols)
+	x, scale, err := m.sample(w, sample)
+	if err != nil {
+		return err
+	}
+	m.factor, _, err = feedback.Choose(in.Gram, in.Heldout, n, w.Type, x, scale, w.BlockSize, jobs)
+	in.Gram, in.Heldout = nil, nil // the factor is all that is needed from here on
+	return err
+}
+
+// sample reads rows with their scales, in pieces that are whole rows and blocks, as many as make about sampleRows.
+func (m *Feedback) sample(w *Weight, read func(first int64, n int) (*Panel, []float32, error)) (x, scale []float32, err error) {
+	unit := lcm(w.Cols, int64(w.BlockSize))
+	units := w.Rows * w.Cols / unit
+	if units == 0 {
+		unit, units = w.Rows*w.Cols, 1
+	}
+	pieces := min(units, max(1, sampleRows*w.Cols/unit))
+	for i := range pieces {
+		p, s, err := read(units*i/pieces*unit, int(unit))
+		if err != nil {
+			return nil, nil, err
+		}
+		at := len(x)
+		x = append(x, make([]float32, p.N)...)
+		kernel.Widen(x[at:], p.Values, p.Elem)
+		scale = append(scale, s...)
+	}
+	return x, scale, nil
+}
+
+type rowBuffer struct{ values []float32 }
+
+var rowBuffers = sync.Pool{New: func() any { return new(rowBuffer) }}
+
+// Codes works on panelRows rows at a time, or as many more as make whole blocks.
+func (m *Feedback) Codes(p *Panel, scale []float32, codes []byte) {
+	if m.factor == nil || p.Rows == 0 {
+		m.Searched.Codes(p, scale, codes)
+		return
+	}
+	b := rowBuffers.Get().(*rowBuffer)
+	defer rowBuffers.Put(b)
+	unit := int(lcm(p.Cols, int64(p.BlockSize)))
+	step := max(1, panelRows*int(p.Cols)/unit) * unit
+	for at := 0; at < p.N; at += step {
+		n := min(step, p.N-at)
+		x := grow(&b.values, n)
+		kernel.Widen(x, p.Values[at*p.Elem.Size():], p.Elem)
+		lo, hi := at/p.BlockSize, (at+n+p.BlockSize-1)/p.BlockSize
+		m.factor.Quantize(p.Type, codes[at/2:(at+n+1)/2], x, scale[lo:hi], p.BlockSize)
+	}
+}

@@ -1,0 +1,184 @@
+package quantize
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nf4kit/nf4kit/doublequant"
+	"github.com/nf4kit/nf4kit/internal/feedback"
+	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
+)
+
+// inputs are those of a layer of n columns whose inputs are correlated and of many sizes.
+func inputs(n int) Inputs {
+	r := rand.New(rand.NewPCG(uint64(n), 4))
+	in := Inputs{Moments: make([]float32, n), Gram: make([]float32, n*n), Heldout: make([]float32, n*n)}
+	u, v := make([]float64, n), make([]float64, n)
+	for i := range u {
+		size := math.Exp(r.NormFloat64())
+		u[i], v[i] = r.NormFloat64()*size, size
+	}
+	for i := range n {
+		for j := range n {
+			in.Gram[i*n+j] = float32(u[i] * u[j])
+			if i == j {
+				in.Gram[i*n+i] += float32(v[i] * v[i])
+				in.Moments[i] = in.Gram[i*n+i]
+			}
+			in.Heldout[i*n+j] = in.Gram[i*n+j]
+		}
+	}
+	return in
+}
+
+// made is a weight done by a method, decoded.
+type made struct {
+	parts   [6][]byte
+	decoded []float32
+	result  Result
+}
+
+func make4bit(t *testing.T, name bnb.Scale, rows, cols int64, block int, double bool, in Inputs, o stream.Options) made {
+	t.Helper()
+	m, err := For(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := rows * cols
+	blocks := (n + int64(block) - 1) / int64(block)
+	src := &counted{data: f32s(n), read: make([]byte, 4*n)}
+	var parts [6]memory
+	size := [6]int64{(n + 1) / 2, 4 * blocks, 64, 0, 0, 4}
+	if double {
+		size[1], size[3], size[4] = blocks, int64(4*doublequant.NestedLen(int(blocks))), 1024
+	}
+	for i := range parts {
+		parts[i].data = make([]byte, size[i])
+	}
+	var offset float32
+	w := &Weight{Source: src, Elem: kernel.F32, Run: kernel.F32, Rows: rows, Cols: cols, Type: kernel.NF4, BlockSize: block, DoubleQuant: double, Method: m,
+		Load:  func() (Inputs, error) { return in, nil },
+		Parts: Parts{&parts[0], &parts[1], &parts[2], &parts[3], &parts[4], &parts[5]},
+		State: func(o float32) ([]byte, error) { offset = o; return make([]byte, 4), nil },
+		Bad:   func(index int64, value float64) error { return fmt.Errorf("element %d is %v", index, value) },
+	}
+	dir := t.TempDir()
+	r := &Run{Budget: o.Budget(), Measure: true, Jobs: o.Workers(), Temp: func() (*os.File, error) { return os.CreateTemp(dir, "spill") }}
+	var out made
+	j := r.New(w)
+	err = stream.Run(t.Context(), o, NewWorker, 1, func(int) int64 { return j.Cost() }, func(_ int, each stream.Each[*Worker]) (err error) {
+		out.result, err = j.Quantize(each)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range parts {
+		out.parts[i] = parts[i].data
+	}
+	scale, floats := make([]float32, blocks), func(b []byte) []float32 {
+		v := make([]float32, len(b)/4)
+		kernel.Widen(v, b, kernel.F32)
+		return v
+	}
+	if double {
+		kernel.DynamicDequantize(scale, out.parts[1], floats(out.parts[3]), offset)
+	} else {
+		scale = floats(out.parts[1])
+	}
+	out.decoded = make([]float32, n)
+	kernel.DequantizeF32(kernel.NF4, out.decoded, out.parts[0], scale, block)
+	return out
+}
+
+// Each method is better than the one before by the measure that it goes by, with and without double quantization, for rows
+// that are whole blocks or not.
+func TestMethods(t *testing.T) {
+	for _, c := range []struct {
+		rows, cols int64
+		block      int
+	}{{96, 256, 64}, {64, 100, 64}, {33, 36, 32}} {
+		for _, double := range []bool{false, true} {
+			n := int(c.cols)
+			x, in := make([]float32, c.rows*c.cols), inputs(n)
+			kernel.Widen(x, f32s(c.rows*c.cols), kernel.F32)
+			errors := func(m made) (plain, weighted, output float64) {
+				for i := range x {
+					d := float64(x[i] - m.decoded[i])
+					plain += d * d
+					weighted += d * d * float64(in.Moments[i%n])
+				}
+				return plain, weighted, feedback.OutputError(in.Heldout, n, x, m.decoded, 1)
+			}
+			run := func(name bnb.Scale, in Inputs) made {
+				m := make4bit(t, name, c.rows, c.cols, c.block, double, in, stream.Options{Jobs: 2})
+				if e, _, _ := errors(m); math.Abs(e-m.result.Written.E2) > 1e-6*e {
+					t.Errorf("%s %+v: error sum %v, of what was written %v", name, c, m.result.Written.E2, e)
+				}
+				return m
+			}
+			moments := Inputs{Moments: in.Moments}
+			absmax, absmaxW, absmaxO := errors(run(bnb.AbsMax, Inputs{}))
+			mse, mseW, _ := errors(run(bnb.MSE, Inputs{}))
+			signed, _, _ := errors(run(bnb.MSESigned, Inputs{}))
+			_, weightedW, weightedO := errors(run(bnb.MSESigned, moments))
+			_, _, fedO := errors(run(bnb.Feedback, in))
+			if !(mse < 0.95*absmax && signed < mse && weightedW < mseW && weightedW < 0.9*absmaxW && fedO < 0.8*weightedO && fedO < absmaxO) {
+				t.Errorf("%+v double %v: error %.3g absmax, %.3g mse, %.3g mse-signed; weighted %.3g, %.3g, %.3g with moments; output %.3g, %.3g with moments, %.3g feedback",
+					c, double, absmax, mse, signed, absmaxW, mseW, weightedW, absmaxO, weightedO, fedO)
+			}
+			// Without what it lives on, feedback is mse-signed.
+			if !equal(run(bnb.MSESigned, moments).parts, run(bnb.Feedback, moments).parts) {
+				t.Errorf("%+v: feedback without a Gram matrix is not mse-signed", c)
+			}
+		}
+	}
+}
+
+// The bytes depend neither on the workers nor on the memory.
+func TestMethodsSame(t *testing.T) {
+	for _, name := range []bnb.Scale{bnb.AbsMax, bnb.MSE, bnb.MSESigned, bnb.Feedback} {
+		const rows, cols = 1500, 400 // several ranges
+		in := inputs(cols)
+		want := make4bit(t, name, rows, cols, 64, true, in, stream.Options{Jobs: 1})
+		for _, o := range []stream.Options{{Jobs: 3}, {Jobs: 2, Memory: stream.LeastMemory(2) + 100}} {
+			got := make4bit(t, name, rows, cols, 64, true, in, o)
+			if !equal(want.parts, got.parts) {
+				t.Errorf("%v: %+v gives other bytes", name, o)
+			}
+			if diff := cmp.Diff(want.result.Written, got.result.Written); diff != "" {
+				t.Errorf("%v: %+v gives other sums (-want +got)\n%s", name, o, diff)
+			}
+		}
+	}
+}
+
+// A value that is not finite is found whatever the method.
+func TestMethodsNonFinite(t *testing.T) {
+	for _, name := range []bnb.Scale{bnb.AbsMax, bnb.MSE, bnb.MSESigned, bnb.Feedback} {
+		m, err := For(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+			data := f32s(640)
+			binary.LittleEndian.PutUint32(data[4*333:], math.Float32bits(float32(v)))
+			p := &Panel{N: 640, Cols: 64, Rows: 10, Values: data, Elem: kernel.F32, Type: kernel.NF4, BlockSize: 64}
+			scale := make([]float32, 10)
+			m.Scales(p, scale, make([]byte, 320))
+			for i, a := range scale {
+				if finite := math.Abs(float64(a)) <= math.MaxFloat32; finite == (i == 333/64) {
+					t.Errorf("%v: scale %d of a weight with %v in block %d is %v", name, i, v, 333/64, a)
+				}
+			}
+		}
+	}
+}
