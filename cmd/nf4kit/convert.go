@@ -46,6 +46,7 @@ type ConvertOptions struct {
 	NoError bool
 	DryRun  bool
 	Force   bool
+	ScaleOptions
 
 	AllowIncomplete bool
 
@@ -88,6 +89,8 @@ other 4-bit type at the same block size and double quantization.
 DST appears when it is complete, and not before. The bytes written do not depend
 on --jobs or --max-memory.
 
+` + scaleHelp + `
+
 A recipe (--recipe) is a YAML file whose keys are flags of this command:
 
     type: nf4
@@ -101,7 +104,8 @@ The command line wins over the environment, and the environment over the recipe.
 		Example: `  nf4kit convert Llama-3.2-1B Llama-3.2-1B-nf4
   nf4kit convert Llama-3.2-1B out --double-quant=false --report errors.json
   nf4kit convert model.safetensors out --only 'proj'
-  nf4kit convert Llama-3.2-1B out --rule 'down_proj=block=32' --dry-run -v`,
+  nf4kit convert Llama-3.2-1B out --rule 'down_proj=block=32' --dry-run -v
+  nf4kit convert Llama-3.2-1B out --imatrix Llama-3.2-1B.imatrix.gguf`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Src, o.Dst = args[0], args[1]
@@ -141,6 +145,7 @@ func (o *ConvertOptions) addFlags(cmd *cobra.Command) {
 	fs.BoolVar(&o.DryRun, "dry-run", false, "print the plan and stop")
 	fs.BoolVar(&o.Force, "force", false, "replace DST, once the new one is complete")
 	allowIncomplete(fs, &o.AllowIncomplete)
+	o.ScaleOptions.addFlags(cmd)
 	enum(cmd, "type", "nf4", "fp4")
 	enum(cmd, "dtype", "auto", "bfloat16", "float16")
 	enum(cmd, "compute-dtype", "auto", "bfloat16", "float16", "float32")
@@ -170,6 +175,9 @@ func (o *ConvertOptions) plan() (convert.Options, error) {
 	}
 	opt.Spec.BlockSize = o.BlockSize
 	opt.Spec.NoDoubleQuant = !o.DoubleQuant
+	if opt.Spec.Scale, err = o.choose(); err != nil {
+		return opt, err
+	}
 	if opt.Spec.Storage, err = bnb.ParseStorage(o.QuantStorage); err != nil {
 		return opt, usagef("--quant-storage: %w", err)
 	}
@@ -215,7 +223,20 @@ func (o *ConvertOptions) plan() (convert.Options, error) {
 	if err := opt.Validate(); err != nil {
 		return opt, &usageError{err}
 	}
-	return opt, nil
+	return opt, o.check(&opt)
+}
+
+// noteScale puts into the settings of nf4kit.json how scales are chosen, and by what.
+func (o *ConvertOptions) noteScale(scale bnb.Scale, identity string) {
+	if scale != bnb.AbsMax {
+		o.settings["scale"] = scale.String()
+	}
+	switch {
+	case o.Imatrix != "":
+		o.settings["imatrix"] = identity
+	case o.Activations != "":
+		o.settings["activations"] = identity
+	}
 }
 
 func compile(flag string, patterns []string) ([]*regexp.Regexp, error) {
@@ -273,8 +294,18 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 		return err
 	}
 	defer src.Close()
+	inputs, identity, closeInputs, err := o.open(opt.Spec.Scale)
+	if err != nil {
+		return err
+	}
+	defer closeInputs()
+	opt.Inputs = inputs
+	o.noteScale(opt.Spec.Scale, identity)
 	p, err := g.planned(ctx, func() (*convert.Plan, error) { return convert.NewPlan(src, opt) })
 	if err != nil {
+		return err
+	}
+	if err := checkMemory(p, x.MaxMemory); err != nil {
 		return err
 	}
 	if o.DryRun {

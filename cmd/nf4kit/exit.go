@@ -8,6 +8,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/feedback"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
@@ -44,10 +45,13 @@ var exits = []struct {
 	{2, "wrong flags or arguments", as[*usageError]},
 	{3, "something in SRC is wrong or not supported", func(err error) bool {
 		return as[*checkpoint.InputError](err) || as[*safetensors.FormatError](err) || as[*safetensors.UnsupportedError](err) ||
-			as[*fourbit.Problem](err) || as[*bnb.StateError](err) || as[*weights.ValueError](err) || as[*convert.SourceError](err)
+			as[*fourbit.Problem](err) || as[*bnb.StateError](err) || as[*weights.ValueError](err) || as[*convert.SourceError](err) ||
+			as[*feedback.GramError](err)
 	}},
 	{4, "a check or threshold was not met", as[*checkError]},
-	{5, "not enough disk or memory", func(err error) bool { return as[*checkpoint.SpaceError](err) || checkpoint.IsNoSpace(err) }},
+	{5, "not enough disk or memory", func(err error) bool {
+		return as[*checkpoint.SpaceError](err) || as[*memoryError](err) || checkpoint.IsNoSpace(err)
+	}},
 	{1, "failed: DST exists, a file cannot be read or written, ...", func(err error) bool { return true }},
 }
 

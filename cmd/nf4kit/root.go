@@ -140,6 +140,7 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 		newPlanCommand(g),
 		newVerifyCommand(g),
 		newVersionCommand(g),
+		newCalibrationScriptCommand(g),
 		newManCommand(g),
 	)
 	root.SuggestionsMinimumDistance = 2

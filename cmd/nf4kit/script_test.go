@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"math"
 	"os"
@@ -12,6 +13,9 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/nf4kit/nf4kit/internal/activations"
+	"github.com/nf4kit/nf4kit/safetensors"
 )
 
 func TestMain(m *testing.M) {
@@ -35,6 +39,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits":     wantExit,
+			"mkact":     mkact,
 			"mkimatrix": mkimatrix,
 			"mkst":      mkst,
 			"truncf":    truncf,
@@ -115,6 +120,58 @@ func mkimatrix(ts *testscript.TestScript, neg bool, args []string) {
 	out = binary.LittleEndian.AppendUint32(out, uint32(n))
 	for range n {
 		out = binary.LittleEndian.AppendUint32(out, math.Float32bits(1))
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), out, 0o666))
+}
+
+// mkact FILE DIR [gram] writes activations for every matrix of the layers of a checkpoint: second moments that go up and
+// down, and Gram matrices of inputs that have a direction in common.
+func mkact(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: mkact FILE DIR [gram]")
+	}
+	shards, err := filepath.Glob(filepath.Join(args[1], "*.safetensors"))
+	ts.Check(err)
+	linears, columns := map[string]string{}, map[string]int64{}
+	var entries []safetensors.Entry
+	for _, shard := range shards {
+		f, err := safetensors.Open(shard)
+		ts.Check(err)
+		for _, t := range f.Tensors() {
+			if len(t.Shape) != 2 || !strings.Contains(t.Name, "layers.") {
+				continue
+			}
+			n := t.Shape[1]
+			linears[t.Name], columns[t.Name] = t.Name, n
+			entries = append(entries, safetensors.Entry{Name: t.Name + ".moments", DType: safetensors.F32, Shape: []int64{n}})
+			if len(args) > 2 {
+				for _, part := range []string{".gram", ".heldout"} {
+					entries = append(entries, safetensors.Entry{Name: t.Name + part, DType: safetensors.F32, Shape: []int64{n, n}})
+				}
+			}
+		}
+		ts.Check(f.Close())
+	}
+	names, err := json.Marshal(linears)
+	ts.Check(err)
+	layout, err := safetensors.NewLayout(entries, map[string]string{"format": activations.Format, "linears": string(names)})
+	ts.Check(err)
+	out := append([]byte(nil), layout.Header()...)
+	moment := func(i int64) float64 { return 0.1 + float64(i*i%13) }
+	for _, p := range layout.Tensors() {
+		for i := range p.Shape[0] {
+			if len(p.Shape) == 1 {
+				out = binary.LittleEndian.AppendUint32(out, math.Float32bits(float32(moment(i))))
+				continue
+			}
+			for j := range p.Shape[1] {
+				v := 0.7 * math.Sqrt(moment(i)*moment(j))
+				if i == j {
+					v = moment(i)
+				}
+				out = binary.LittleEndian.AppendUint32(out, math.Float32bits(float32(v)))
+			}
+		}
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), out, 0o666))
 }

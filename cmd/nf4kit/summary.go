@@ -14,6 +14,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/report"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // A summary is what convert prints at its end.
@@ -101,6 +102,12 @@ func (o *ConvertOptions) formatText() string {
 	} else {
 		text += "no double quantization"
 	}
+	if scale, err := o.choose(); err == nil && scale != bnb.AbsMax {
+		text += fmt.Sprintf(", scales by %v", scale)
+		if o.Imatrix != "" || o.Activations != "" {
+			text += " weighted by the inputs"
+		}
+	}
 	if len(o.Rules) > 0 {
 		text += " (rules may change it by tensor)"
 	}
@@ -115,7 +122,12 @@ func (s *summary) printErrors(w io.Writer) {
 	for i, f := range r.Formats {
 		names[i] = strings.ToUpper(cmp.Or(f.Kind, f.Name))
 	}
-	escape.Fprintf(w, "Reconstruction error of what was written, and of %s with the same blocks and scales:\n\n", names[1])
+	with := "the same blocks and scales"
+	if f, err := bnb.ParseFormat(r.Formats[0].Name); err == nil && f.Scale != bnb.AbsMax {
+		names[0], names[1] = fmt.Sprintf("%s %v", names[0], f.Scale), names[1]+" absmax"
+		with = "the same blocks, before double quantization"
+	}
+	escape.Fprintf(w, "Reconstruction error of what was written, and of %s with %s:\n\n", names[1], with)
 	cols := r.Columns()
 	bits, errs := cols[:1], cols[1:] // the bits are the same in both
 	t := newTable(w)

@@ -16,12 +16,14 @@ import (
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/report"
 	"github.com/nf4kit/nf4kit/internal/verify"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // VerifyOptions are the flags of verify.
 type VerifyOptions struct {
 	Dir         string
 	Source      string
+	weighted    ScaleOptions // Imatrix and Activations
 	HeadersOnly bool
 	Targets     []string
 	Fix         bool
@@ -72,6 +74,7 @@ other loaders is a notice.`,
 		},
 	}
 	fs := cmd.Flags()
+	o.weighted.addFiles(fs)
 	fs.StringVar(&o.Source, "source", "", "derive every byte from `SRC`, the checkpoint that DIR was made of, and compare")
 	fs.BoolVar(&o.HeadersOnly, "headers-only", false, "read headers and records, no codes and no scales")
 	fs.StringArrayVar(&o.Targets, "target", nil, "loader to check for: transformers5, transformers4, vllm, sglang or diffusers; default those of the first two that have the model's class, for a model of diffusers the last (repeatable)")
@@ -187,6 +190,14 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 			return err
 		}
 		defer opt.Source.Close()
+		inputs, identity, closeInputs, err := o.weighted.open(bnb.AbsMax)
+		if err != nil {
+			return err
+		}
+		defer closeInputs()
+		if inputs != nil {
+			opt.Inputs = &verify.Inputs{Identity: identity, Columns: inputs.Columns}
+		}
 		total *= 2
 	}
 	bar := newProgress(g.Stderr, "verifying", total, g.Quiet)

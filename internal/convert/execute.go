@@ -80,8 +80,8 @@ func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result,
 	x := &execution{
 		plan:     p,
 		sink:     sink,
-		run:      quantize.Run{Budget: limits.Budget(), Measure: !opt.NoError, Temp: sink.Temp},
 		workers:  limits.Workers(),
+		run:      quantize.Run{Budget: limits.Budget(), Measure: !opt.NoError, Temp: sink.Temp, Jobs: limits.Workers()},
 		results:  make([]Result, len(p.Items)),
 		progress: opt.Progress,
 	}
@@ -94,7 +94,11 @@ func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result,
 		case it.Elems() == 0:
 			continue
 		case it.Quantize:
-			j := x.run.New(x.weight(it))
+			weight, err := x.weight(it)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", it.Name, err)
+			}
+			j := x.run.New(weight)
 			w.cost, w.do = j.Cost(), func(each stream.Each[*quantize.Worker]) error { return x.quantize(it, j, each) }
 		case len(it.pieces) > 0:
 			r := x.newRestorer(it)
@@ -159,10 +163,15 @@ func (n named) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // weight is what is to be quantized of an item. Its source and its parts are opened in their turn.
-func (x *execution) weight(it *Item) *quantize.Weight {
+func (x *execution) weight(it *Item) (*quantize.Weight, error) {
+	method, err := quantize.For(it.Spec.Scale)
+	if err != nil {
+		return nil, err
+	}
 	return &quantize.Weight{
 		Elem: it.elem, Run: kernelElem(x.plan.RunDType), Rows: it.Shape[0], Cols: it.Shape[1],
-		Type: kernelType(it.Spec.Type), BlockSize: it.Spec.Block(), DoubleQuant: !it.Spec.NoDoubleQuant, Method: quantize.Absmax{},
+		Type: kernelType(it.Spec.Type), BlockSize: it.Spec.Block(), DoubleQuant: !it.Spec.NoDoubleQuant, Method: method,
+		Load: func() (quantize.Inputs, error) { return x.plan.load(it) },
 		State: func(offset float32) ([]byte, error) {
 			s := it.State(x.plan.RunDType)
 			if !s.NoDoubleQuant {
@@ -174,7 +183,7 @@ func (x *execution) weight(it *Item) *quantize.Weight {
 			return &weights.ValueError{Tensor: it.Name, File: it.File, Index: index, Shape: it.Shape, Value: value, DType: x.plan.RunDType}
 		},
 		Progress: func(bytes int64) { x.advance(it, bytes) },
-	}
+	}, nil
 }
 
 func (x *execution) quantize(it *Item, j *quantize.Job, each stream.Each[*quantize.Worker]) error {

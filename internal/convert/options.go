@@ -67,6 +67,7 @@ type Options struct {
 	// AsBitsandbytes quantizes all that BitsAndBytesConfig does: towers, encoders' poolers, and what the model's own code cannot
 	// work with packed.
 	AsBitsandbytes bool
+	Inputs         Inputs // what is known of the inputs of weights; nil: nothing
 
 	MaxShardSize int64 // bytes of tensor data a file; 0: checkpoint.DefaultMaxShardSize
 }

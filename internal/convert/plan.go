@@ -114,6 +114,7 @@ type Plan struct {
 
 	Totals Totals
 
+	inputs    Inputs
 	shardOf   map[string]int
 	indexName string
 	config    *checkpoint.Config // of the source; nil if it has none
@@ -132,6 +133,7 @@ type Totals struct {
 	QuantBytes      int64 // output bytes of the quantized tensors, tables and records included
 	CodeBytes       int64 // of them, codes and constants alone (no tables, no quant_state)
 	FileBytes       int64 // weights files of the output, headers included
+	MethodBytes     int64 // memory that the method of the scales takes on top of the limit, at most
 }
 
 // BitsPerParam is the measure of the whole output: all tensor bytes.
@@ -230,6 +232,9 @@ func newPlan(src *checkpoint.Source, scheme *decode.Scheme, opt *Options, common
 		return nil, err
 	}
 	p.checkReads(opt)
+	if err := p.checkInputs(opt); err != nil {
+		return nil, err
+	}
 	if err := p.layOut(opt); err != nil {
 		return nil, err
 	}

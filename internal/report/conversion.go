@@ -7,7 +7,7 @@ import (
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
-// Converted is one quantized tensor of a conversion, with the errors of what was written and of the other 4-bit type.
+// Converted is one quantized tensor of a conversion, with the errors of what was written and of what it is compared with.
 type Converted struct {
 	Name      string
 	Kind      string // the module's own name: q_proj, down_proj, ...
@@ -18,13 +18,18 @@ type Converted struct {
 	Other     kernel.Sums
 }
 
-// Versus is the format that a conversion compares its own with: the other type, in the same blocks and scales.
+// Versus is the format that a conversion compares its own with: the other type, in the same blocks and scales. Of scales that
+// were chosen better it is absmax in the same blocks, before double quantization.
 func Versus(f bnb.Format) bnb.Format {
+	if f.Scale != bnb.AbsMax {
+		f.Scale, f.NoDoubleQuant = bnb.AbsMax, true
+		return f
+	}
 	f.Type = map[nf4.Type]nf4.Type{nf4.NF4: nf4.FP4, nf4.FP4: nf4.NF4}[f.Type]
 	return f
 }
 
-// FromConversion is the report of a conversion's own figures. Its two formats are what was written and the other type;
+// FromConversion is the report of a conversion's own figures. Its two formats are what was written and Versus;
 // where tensors differ in format each says its own.
 func FromConversion(tensors []Converted) (*Report, error) {
 	list := make([]measure.Tensor, len(tensors))
@@ -35,9 +40,13 @@ func FromConversion(tensors []Converted) (*Report, error) {
 		if err != nil {
 			return nil, err
 		}
+		other, err := Versus(t.Format).Size(t.Shape...)
+		if err != nil {
+			return nil, err
+		}
 		mixed = mixed || t.Format != tensors[0].Format
 		list[i] = measure.Tensor{Name: t.Name, Kind: t.Kind, Layer: measure.Layer(t.Name), Shape: t.Shape, Elements: t.Written.N, Measured: t.Written.N,
-			Results: []measure.Result{{Sums: t.Written, Codes: size.Data, Bytes: size.Total}, {Sums: t.Other, Codes: size.Data, Bytes: size.Total}}}
+			Results: []measure.Result{{Sums: t.Written, Codes: size.Data, Bytes: size.Total}, {Sums: t.Other, Codes: other.Data, Bytes: other.Total}}}
 	}
 	r := New(list)
 	r.Command = "convert"

@@ -21,7 +21,8 @@ type derivation struct {
 	n         int64
 	rank      [16]int // of a code, in order of value
 	threshold [15]float32
-	absmax    []float32
+	absmax    []float32 // or the scales that were searched for
+	decoded   []float32 // of a method that is not absmax: what the scales decode to
 }
 
 func (d *derivation) order(order [16]uint8, threshold [15]float32) {
@@ -31,26 +32,45 @@ func (d *derivation) order(order [16]uint8, threshold [15]float32) {
 	d.threshold = threshold
 }
 
-func (d *derivation) codes(w *scratch, first int64, n int) error {
+// values reads elements of the source in the run dtype.
+func (d *derivation) values(w *scratch, first int64, n int) ([]byte, error) {
 	src := grow(&w.buf2, n*d.src.Elem.Size())
 	if err := d.src.Read(src, first); err != nil {
+		return nil, err
+	}
+	if d.src.Elem == d.run {
+		return src, nil
+	}
+	run := grow(&w.run, n*d.run.Size())
+	overflow, nonFinite := kernel.Convert(run, d.run, src, d.src.Elem, n)
+	if at := max(overflow, nonFinite); at >= 0 {
+		var v [1]float32
+		kernel.Widen(v[:], src[at*d.src.Elem.Size():], d.src.Elem)
+		return nil, &weights.ValueError{File: d.src.File, Tensor: d.src.Name, Index: first + int64(at), Shape: d.src.Shape,
+			Value: float64(v[0]), DType: map[kernel.Elem]safetensors.DType{kernel.BF16: safetensors.BF16, kernel.F16: safetensors.F16}[d.run]}
+	}
+	return run, nil
+}
+
+// codes derives scales and codes by absmax.
+func (d *derivation) codes(w *scratch, first int64, n int) error {
+	run, err := d.values(w, first, n)
+	if err != nil {
 		return err
 	}
-	run := src
-	if d.src.Elem != d.run {
-		run = grow(&w.run, n*d.run.Size())
-		overflow, nonFinite := kernel.Convert(run, d.run, src, d.src.Elem, n)
-		if at := max(overflow, nonFinite); at >= 0 {
-			var v [1]float32
-			kernel.Widen(v[:], src[at*d.src.Elem.Size():], d.src.Elem)
-			return &weights.ValueError{File: d.src.File, Tensor: d.src.Name, Index: first + int64(at), Shape: d.src.Shape,
-				Value: float64(v[0]), DType: map[kernel.Elem]safetensors.DType{kernel.BF16: safetensors.BF16, kernel.F16: safetensors.F16}[d.run]}
-		}
-	}
-	b0 := first / int64(d.block)
-	abs := d.absmax[b0:][:(n+d.block-1)/d.block]
+	abs := d.scales(d.absmax, first, n)
 	want := grow(&w.codes, (n+1)/2)
 	kernel.Quantize(d.ktype, d.run, want, abs, run, d.block)
+	return d.compareCodes(w, want, run, abs, first, n)
+}
+
+// scales are those of elements.
+func (d *derivation) scales(all []float32, first int64, n int) []float32 {
+	return all[first/int64(d.block):][:(n+d.block-1)/d.block]
+}
+
+// compareCodes compares the codes of elements, whose values are run, with those stored.
+func (d *derivation) compareCodes(w *scratch, want, run []byte, scale []float32, first int64, n int) error {
 	got := w.buf[:len(want)]
 	if err := readFull(d.w.Packed, got, first/2); err != nil {
 		return fmt.Errorf("%s: read %s: %w", d.w.Packed.Shard, d.w.Name, err)
@@ -59,7 +79,7 @@ func (d *derivation) codes(w *scratch, first int64, n int) error {
 	if bytes.Equal(got, want) {
 		return nil
 	}
-	d.differences(got, want, run, abs, first, n)
+	d.differences(got, want, run, scale, first, n)
 	return nil
 }
 
@@ -118,6 +138,7 @@ func (d *derivation) plainScales() error {
 		return err
 	}
 	d.compareFloats(d.w.Absmax, got, d.absmax, "block")
+	d.decoded = d.absmax
 	return nil
 }
 
@@ -160,6 +181,10 @@ func (d *derivation) nested() error {
 	want := make([]byte, len(d.absmax))
 	nested := make([]float32, doublequant.NestedLen(len(d.absmax)))
 	kernel.DynamicQuantize(want, nested, d.absmax, offset)
+	if d.searched() {
+		d.decoded = make([]float32, len(d.absmax))
+		kernel.DynamicDequantize(d.decoded, want, nested, offset)
+	}
 	stored, err := floats(d.w.NestedAbsmax)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/origin"
 	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -85,11 +86,15 @@ func (r *Report) prove(ctx context.Context, sub *subject, opt Options) error {
 	groups := sub.groups
 	p := &Proof{Exact: r.Manifest != nil}
 	r.Proof = p
+	scale := bnb.AbsMax
 	if m := r.Manifest; m != nil {
-		if s := m.Settings["scale"]; s != "" && s != "absmax" {
+		var ok bool
+		if scale, ok = r.method(m, opt.Inputs); !ok {
 			p.Unproven = len(groups.Weights)
-			r.find(fourbit.Warning, manifest.Name, "", "settings: scales chosen by %q cannot be derived again; only absmax can", s)
 			return nil
+		}
+		if scale == bnb.Feedback {
+			r.codesByFeedback(len(groups.Weights))
 		}
 		if diff := m.Source.Compare(opt.Source); diff != "" {
 			r.find(fourbit.Warning, manifest.Name, "", "source: %s: the one given is not the one recorded", diff)
@@ -105,7 +110,7 @@ func (r *Report) prove(ctx context.Context, sub *subject, opt Options) error {
 	}
 	jobs := make([]*prover, 0, len(groups.Weights)+len(groups.Plain))
 	for _, w := range groups.Weights {
-		jobs = append(jobs, &prover{w: w, t: w.Packed, shape: w.State.Shape[:], exact: p.Exact, progress: progress})
+		jobs = append(jobs, &prover{w: w, t: w.Packed, shape: w.State.Shape[:], exact: p.Exact, scale: scale, known: opt.Inputs, progress: progress})
 	}
 	for _, t := range groups.Plain {
 		jobs = append(jobs, &prover{t: t, shape: t.Shape, exact: p.Exact, progress: progress})
@@ -177,7 +182,9 @@ func (p *Proof) take(j *prover) {
 		return
 	}
 	p.Weights++
-	p.Codes += j.w.Size.Elems
+	if j.scale != bnb.Feedback {
+		p.Codes += j.w.Size.Elems
+	}
 	p.Scales += j.w.Size.Blocks + j.w.Size.Nested
 	p.WrongCodes += j.wrong
 	p.WrongScales += j.wrongScales
@@ -220,6 +227,8 @@ type prover struct {
 	src      *origin.Elements
 	raw      *safetensors.Tensor // of the dtype of t: instead of src
 	exact    bool
+	scale    bnb.Scale // how scales were chosen
+	known    *Inputs   // and what weighted with; nil: nothing
 	progress func(string, int64)
 
 	mu          sync.Mutex
@@ -234,7 +243,11 @@ func (j *prover) cost() int64 {
 	if j.w == nil {
 		return 0
 	}
-	return 5*j.w.Size.Blocks + 4*j.w.Size.Nested
+	cost := 5*j.w.Size.Blocks + 4*j.w.Size.Nested
+	if j.scale != bnb.AbsMax {
+		cost += 4 * j.w.Size.Blocks
+	}
+	return cost
 }
 
 func (j *prover) run(each stream.Each[*scratch]) error {
@@ -338,18 +351,59 @@ func (j *prover) runWeight(each stream.Each[*scratch]) error {
 	}
 	d.run = map[nf4.DType]kernel.Elem{nf4.BFloat16: kernel.BF16, nf4.Float16: kernel.F16, nf4.Float32: kernel.F32}[j.w.State.DType]
 	d.order(kernel.Order(d.ktype), kernel.Thresholds(d.ktype))
-	const step = rangeBytes / 4
-	err := each(int((d.n+step-1)/step), func(w *scratch, i int) error {
-		first := int64(i) * step
-		return d.codes(w, first, int(min(step, d.n-first)))
-	})
-	if err == nil && j.wrong > 0 {
-		j.add(fourbit.Error, j.w.Packed, "%d of %d codes differ from those derived from the source, the first at element %d", j.wrong, d.n, j.first)
+	if d.searched() {
+		return d.runSearched(each)
 	}
+	return d.runAbsmax(each)
+}
+
+// step is how many elements a task takes.
+const step = rangeBytes / 4
+
+// ranges runs f on every range of the weight.
+func (d *derivation) ranges(each stream.Each[*scratch], f func(w *scratch, first int64, n int) error) error {
+	return each(int((d.n+step-1)/step), func(w *scratch, i int) error {
+		first := int64(i) * step
+		return f(w, first, int(min(step, d.n-first)))
+	})
+}
+
+func (d *derivation) runAbsmax(each stream.Each[*scratch]) error {
+	if err := d.ranges(each, d.codes); err != nil {
+		return err
+	}
+	d.wrongCodes()
+	return d.constants()
+}
+
+// runSearched derives the scales first: codes go by what they decode to.
+func (d *derivation) runSearched(each stream.Each[*scratch]) error {
+	in, err := d.inputs()
 	if err != nil {
 		return err
 	}
-	if j.w.State.NoDoubleQuant {
+	err = d.ranges(each, func(w *scratch, first int64, n int) error { return d.searchScales(w, in, first, n) })
+	if err != nil {
+		return err
+	}
+	if err := d.constants(); err != nil || d.scale == bnb.Feedback || d.decoded == nil {
+		return err
+	}
+	if err := d.ranges(each, d.searchedCodes); err != nil {
+		return err
+	}
+	d.wrongCodes()
+	return nil
+}
+
+func (d *derivation) wrongCodes() {
+	if d.wrong > 0 {
+		d.add(fourbit.Error, d.w.Packed, "%d of %d codes differ from those derived from the source, the first at element %d", d.wrong, d.n, d.first)
+	}
+}
+
+func (d *derivation) constants() error {
+	if d.w.State.NoDoubleQuant {
 		return d.plainScales()
 	}
 	return d.nested()

@@ -49,6 +49,7 @@ type Options struct {
 
 	AllowIncomplete bool               // what the checkpoint lacks, or has too much, is a notice
 	Source          *checkpoint.Source // derive every code and constant from it again; nil: do not
+	Inputs          *Inputs            // what the scales were weighted with; nil: nothing
 	Stream          stream.Options
 	Progress        func(tensor string, bytes int64) // called from one goroutine at a time
 }
