@@ -58,6 +58,22 @@ func check(t *testing.T, config string, tensors []Tensor) *Report {
 	return r
 }
 
+// TestListOfUnknownLength: where a list in config.json says how many modules there are, its length is not the default's.
+func TestListOfUnknownLength(t *testing.T) {
+	const config = `{"model_type": "hubert", "architectures": ["HubertModel"], "conv_dim": [%s], "conv_kernel": [10, 3], "hidden_size": 8}`
+	for dims, layers := range map[string]int{"4, 4": 2, "4, 4, 4, 4, 4, 4, 4, 4, 4": 9} {
+		var tensors []Tensor
+		for i := range layers {
+			tensors = append(tensors, weight(fmt.Sprintf("feature_extractor.conv_layers.%d.conv", i), 4, min(4, int64(1+3*i)), []int64{10, 3}[min(i, 1)]))
+		}
+		for _, p := range check(t, fmt.Sprintf(config, dims), tensors).Problems {
+			if strings.Contains(p.Tensor, "conv_layers") && !strings.Contains(p.Tensor, "layer_norm") {
+				t.Errorf("%d layers: %s", layers, p)
+			}
+		}
+	}
+}
+
 func TestCheck(t *testing.T) {
 	tied := strings.Replace(llamaConfig, "{", `{"tie_word_embeddings": true, `, 1)
 	biased := strings.Replace(llamaConfig, "{", `{"attention_bias": true, `, 1)

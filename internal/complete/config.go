@@ -55,6 +55,15 @@ func (v *values) lookup(path string) (any, bool) {
 func (v *values) find(path string) (any, bool) {
 	x, ok := v.stored(path)
 	p, known := v.facts.defaults[path]
+	if known && !ok {
+		// a list that is there, and shorter than the default
+		parent, leaf := path[:strings.LastIndexByte(path, '.')+1], path[strings.LastIndexByte(path, '.')+1:]
+		if _, isIndex := index(leaf); isIndex && parent != "" {
+			if _, isList := v.stored(strings.TrimSuffix(parent, ".")); isList {
+				return nil, false
+			}
+		}
+	}
 	if ok && (x != nil || !known || p.expr == nil && p.value == nil) {
 		return x, true
 	}

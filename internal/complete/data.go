@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -88,6 +90,7 @@ type group struct {
 	pattern    string
 	containers []string // the pattern up to each hole
 	inherited  bool
+	open       bool // below a list whose length the facts do not know
 	rows       []*row
 }
 
@@ -286,6 +289,7 @@ type node struct {
 	kids    map[string]*node
 	numbers []numbered
 	group   *group
+	open    bool // its numbered members are alike, and there may be more or fewer of them
 }
 
 // numbered is a component with a hole: "#" or "expert_#".
@@ -303,6 +307,71 @@ func (l *layout) index() {
 		}
 		n.group = g
 	}
+	l.root.unbound(false)
+}
+
+// minListed is how many members written out by number are a list; two may be the parts of an nn.Sequential.
+const minListed = 3
+
+// unbound marks the lists whose members are written out by number: the variants that the facts were made from did not vary their
+// length, since a list in the config gives it (conv_dim), and nothing is known of it. The first member may be different.
+func (n *node) unbound(open bool) {
+	count := 0
+	for n.kids[strconv.Itoa(count)] != nil {
+		count++
+	}
+	if count >= minListed {
+		n.open = slices.Equal(n.kids["1"].leaves(), n.kids[strconv.Itoa(count-1)].leaves())
+	}
+	open = open || n.open
+	if n.group != nil {
+		n.group.open = open
+	}
+	for _, kid := range n.kids {
+		kid.unbound(open)
+	}
+	for _, kid := range n.numbers {
+		kid.next.unbound(open)
+	}
+}
+
+// leaves are the patterns below the node, in order.
+func (n *node) leaves() []string {
+	var out []string
+	if n.group != nil {
+		out = append(out, "")
+	}
+	for name, kid := range n.kids {
+		for _, leaf := range kid.leaves() {
+			out = append(out, name+"."+leaf)
+		}
+	}
+	for _, kid := range n.numbers {
+		for _, leaf := range kid.next.leaves() {
+			out = append(out, kid.prefix+"#."+leaf)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// listed reports whether the name is that of a further member of a list whose length is not known.
+func (n *node) listed(name string) bool {
+	part, rest, more := strings.Cut(name, ".")
+	if !more {
+		return false
+	}
+	if _, number := index(part); number {
+		if n.open && n.kids[part] == nil {
+			return true
+		}
+		for _, kid := range n.numbers {
+			if kid.prefix == "" && kid.next.listed(rest) {
+				return true
+			}
+		}
+	}
+	return n.kids[part] != nil && n.kids[part].listed(rest)
 }
 
 func (n *node) child(part string) *node {

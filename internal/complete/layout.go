@@ -242,7 +242,7 @@ func (c *checker) one(g *group, hits map[key]int32, idx, counts []int64) {
 	case holds != nil && has:
 		c.compare(g, holds, i)
 	case holds != nil:
-		if holds.required.eval(c.values, idx, counts) == yes && !holds.integer && !c.excused(g.pattern) {
+		if !g.open && holds.required.eval(c.values, idx, counts) == yes && !holds.integer && !c.excused(g.pattern) {
 			c.missing(g, holds, idx)
 		}
 	case has && open:
@@ -444,6 +444,11 @@ func (c *checker) ignored(name string) bool {
 func (c *checker) stranger(name string) {
 	if c.ignored(name) || slices.ContainsFunc(harmless, func(s string) bool { return name == s || strings.HasSuffix(name, "."+s) }) {
 		return
+	}
+	for _, n := range [...]string{name, c.facts.prefix + "." + name, strings.TrimPrefix(name, c.facts.base+"."), strings.TrimPrefix(name, c.facts.prefix+".")} {
+		if c.root.listed(n) {
+			return
+		}
 	}
 	if class := c.sibling(name); class != "" {
 		c.report.notice("%s belongs to no module of %s, but to %s", name, c.facts.class, class)

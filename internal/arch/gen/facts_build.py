@@ -104,7 +104,10 @@ def write_class(lines, version, name, facts, result, base):
 
 # A layer beyond the second that is written out in a name.
 LAYERS = re.compile(r"^[^#]*?(?:^|\.)(?:layers?|h|blocks?)\.([2-9]|\d\d)\.")
-LARGE = 16
+SMALL = 4
+
+# Types whose sound checkpoints the facts would refuse: in all variants that could be built, add_adapter was true, or max_num_tiles four.
+UNSOUND = ("wav2vec2", "wavlm", "mllama")
 
 
 def proven(facts):
@@ -113,17 +116,16 @@ def proven(facts):
 
 
 def careful(facts):
-    """Where some value could not be varied alone, a large constant may stand for it: then it is not known."""
-    stuck = [p for p in facts["unvaried"] if not p.endswith(("_act", "activation", "activation_function"))]
+    """A constant may stand for a value that the variants did not vary, above all the length of a list in the config (mllama's nine
+    aspect ratios, vipllava's five layers of features): one above SMALL is not known."""
 
     def fits(e):
-        return all(int(n) <= LARGE for n in re.findall(r"(?<![\w.])\d+(?![\w.])", e))
+        return all(int(n) <= SMALL for n in re.findall(r"(?<![\w.])\d+(?![\w.])", e))
 
     for layout in facts["layouts"].values():
-        if stuck:
-            layout["counts"] = {c: e if fits(e) else "?" for c, e in layout["counts"].items()}
-            for r in layout["rows"]:
-                r[2] = r[2] and [d if d.startswith("?") or fits(d) else "?" for d in r[2]]
+        layout["counts"] = {c: e if fits(e) else "?" for c, e in layout["counts"].items()}
+        for r in layout["rows"]:
+            r[2] = r[2] and [d if d.startswith("?") or fits(d) else "?" for d in r[2]]
     return facts
 
 
@@ -152,6 +154,8 @@ def main():
                     results.setdefault(r["type"], (r, {}))[1][name] = facts
                 results.setdefault(r["type"], (r, {}))
         for t, (result, classes) in results.items():
+            if t in UNSOUND:
+                continue
             base = result.get("base")
             base = base if isinstance(base, str) else (base or [None])[0]
             lines = blocks.setdefault(t, [])
