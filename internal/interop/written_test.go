@@ -19,7 +19,7 @@ import (
 var (
 	writtenFamilies = []string{"llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "opt", "gpt2", "gpt_neox", "bloom", "mixtral",
 		"qwen3_moe", "deepseek_v3", "ernie4_5_moe", "gpt_oss", "mamba", "bert", "roberta", "t5", "bart", "whisper", "llava", "gemma3",
-		"qwen2_vl", "llama-classifier", "falcon", "stablelm", "cohere"}
+		"qwen2_vl", "llama-classifier", "falcon", "stablelm", "cohere", "mamba2", "nemotron_h"}
 	fewWritten = []string{"llama", "gpt2"}
 )
 

@@ -220,6 +220,9 @@ func (r *Report) skipList(sub *subject, qc *bnb.QuantizationConfig) {
 	if absent := sub.lacking(); absent != 0 {
 		r.find(fourbit.Warning, "config.json", "", "architectures: %s has no %s", absent, model.Class).Breaks = loadersOf(absent)
 	}
+	if by, why := sub.unread(); by != 0 {
+		r.find(fourbit.Warning, "config.json", "", "expected %s: transformers 5 writes it so, %s cannot use it", why, by).Breaks = loadersOf(by)
+	}
 	kept, quantized := sub.modules()
 	r.unloadable(model, targets, quantized)
 	for i, w := range sub.groups.Weights {
@@ -278,6 +281,10 @@ func (r *Report) unloadable(model *arch.Model, targets arch.Target, quantized []
 		add(t, by, why)
 		if by, why := unserved(model, targets&^by, t.Class); by != 0 {
 			add(t, by, why)
+		}
+		// CLIP's tower is vision_tower.encoder in 5.x, and vision_tower.vision_model.encoder in 4.57.
+		if c := t.Class; by&arch.Transformers4 == 0 && c.Known && c.In4 && c.Linear5 && len(c.Paths4) == 0 {
+			add(t, targets&arch.Transformers4, "its class has no module of that name there")
 		}
 	}
 	for _, c := range causes {

@@ -1,6 +1,8 @@
 package verify
 
 import (
+	"bytes"
+
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
@@ -52,7 +54,8 @@ func newSubject(src *checkpoint.Source, groups *fourbit.Groups, targets arch.Tar
 		return nil, &convert.OptionError{Msg: err.Error()}
 	}
 	if !s.asked {
-		s.targets &^= s.lacking()
+		by, _ := s.unread()
+		s.targets &^= s.lacking() | by
 	}
 	return s, nil
 }
@@ -69,10 +72,27 @@ func (s *subject) lacking() arch.Target {
 	return t & s.targets
 }
 
+// unread returns those of the targets that do not read config.json as transformers 5 wrote it, and why. It writes an infinite
+// number, such as the end of Mamba-2's time_step_limit, as {"__float__": "Infinity"}, which 4.57 takes for the value, and
+// Qwen-VL's mrope_section in rope_parameters alone, where 4.57 looks for it in rope_scaling.
+func (s *subject) unread() (by arch.Target, why string) {
+	has := func(key string) bool { return bytes.Contains(s.src.Config, []byte(`"`+key+`"`)) }
+	switch {
+	case has("__float__"):
+		why = `plain numbers, found {"__float__": ...}`
+	case has("mrope_section") && has("rope_parameters") && !has("rope_scaling"):
+		why = "rope_scaling with mrope_section, found it in rope_parameters"
+	default:
+		return 0, ""
+	}
+	return arch.Transformers4 & s.targets, why
+}
+
 // modules are the Linears of the checkpoint, plain and packed. With no model it is a mistake to ask.
 func (s *subject) modules() (kept, quantized []arch.Tensor) {
 	for _, t := range s.groups.Plain {
-		if c := s.model.ClassifyTensor(t.Name, len(t.Shape)); c.Module {
+		c := s.model.ClassifyTensor(t.Name, len(t.Shape))
+		if c.Module && (len(t.Shape) == 2 || !c.Stray) { // of no row, it is a convolution's where it is no matrix
 			kept = append(kept, arch.Tensor{Name: t.Name, Class: c})
 		}
 	}

@@ -10,7 +10,9 @@ import (
 	"testing"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
@@ -187,6 +189,67 @@ func TestServed(t *testing.T) {
 	} {
 		if by, why := unserved(&arch.Model{Type: c.typ}, served|arch.Transformers5, c.c); by != c.want || (why != "") != (by != 0) {
 			t.Errorf("%s, %+v: %v cannot load it (%s), want %v", c.typ, c.c, by, why, c.want)
+		}
+	}
+}
+
+// TestWrittenBy5: what transformers 5.23 writes and 4.57 cannot load, each seen to fail there.
+func TestWrittenBy5(t *testing.T) {
+	for _, c := range []struct {
+		config string
+		want   arch.Target
+	}{
+		{`{"time_step_limit": [0.0, Infinity]}`, 0},
+		{`{"time_step_limit": [0.0, {"__float__": "Infinity"}]}`, arch.Transformers4},
+		{`{"rope_parameters": {"mrope_section": [2, 3, 3]}}`, arch.Transformers4},
+		{`{"rope_parameters": {"mrope_section": [2, 3, 3]}, "rope_scaling": {"mrope_section": [2, 3, 3]}}`, 0},
+		{`{"rope_parameters": {"rope_theta": 10000.0}}`, 0},
+	} {
+		s := &subject{src: &checkpoint.Source{Config: []byte(c.config)}, targets: arch.Transformers5 | arch.Transformers4}
+		if got, _ := s.unread(); got != c.want {
+			t.Errorf("%s: %s cannot read it, want %s", c.config, got, c.want)
+		}
+	}
+	q, err := arch.ParseConfig([]byte(`{"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"],
+		"vision_config": {"model_type": "clip_vision_model"}, "text_config": {"model_type": "llama"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]arch.Target{
+		"vision_tower.encoder.layers.0.self_attn.q_proj.weight":              arch.Transformers4,
+		"vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight": 0,
+		"language_model.model.layers.0.self_attn.q_proj.weight":              0,
+	} {
+		model, err := arch.Resolve(q, []string{name, "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &Report{Targets: arch.Transformers5 | arch.Transformers4}
+		r.unloadable(model, r.Targets, []arch.Tensor{{Name: name, Class: model.Classify(name)}})
+		if got := r.Targets &^ r.Serves(); got != want {
+			t.Errorf("%s: %s cannot load it, want %s: %+v", name, got, want, r.Findings)
+		}
+	}
+}
+
+// TestConvolution: Qwen2-VL's patch_embed.proj, of which the table has no row, is a Conv3d, and no skip list has to name it.
+func TestConvolution(t *testing.T) {
+	q, err := arch.ParseConfig([]byte(`{"model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "visual.patch_embed.proj.weight"
+	model, err := arch.Resolve(q, []string{name, "model.embed_tokens.weight"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		shape []int64
+		kept  int
+	}{{[]int64{64, 3, 2, 8, 8}, 0}, {[]int64{64, 384}, 1}} {
+		s := &subject{model: model, groups: &fourbit.Groups{Plain: []fourbit.Tensor{{Tensor: &safetensors.Tensor{Name: name, Shape: c.shape}}}}}
+		if kept, _ := s.modules(); len(kept) != c.kept {
+			t.Errorf("shape %v: %d Linears, want %d", c.shape, len(kept), c.kept)
 		}
 	}
 }
