@@ -126,7 +126,25 @@ def careful(facts):
         layout["counts"] = {c: e if fits(e) else "?" for c, e in layout["counts"].items()}
         for r in layout["rows"]:
             r[2] = r[2] and [d if d.startswith("?") or fits(d) else "?" for d in r[2]]
+        unnumbered(layout)
     return facts
+
+
+def numbers(dims):
+    return {n for d in dims or [] if not d.startswith("?") for n in re.findall(r"(?<![\w.])\d+(?![\w.])", d) if n != "1"}
+
+
+def unnumbered(layout):
+    """A bias that only a few variants had may have a number for a value that these did not vary: its weight, which all had, says
+    whether the number belongs there."""
+    weights = {}
+    for r in layout["rows"]:
+        if r[0].endswith(".weight"):
+            weights.setdefault(r[0].removesuffix("weight"), set()).update(numbers(r[2]))
+    for r in layout["rows"]:
+        of = weights.get(r[0].removesuffix("bias"))
+        if of is not None and r[0].endswith(".bias") and r[3] != "1" and numbers(r[2]) - of:
+            r[2] = ["?"] * len(r[2])
 
 
 def bad_class(facts):
