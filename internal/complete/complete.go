@@ -93,6 +93,15 @@ func (r *Report) Summary() string {
 	return s
 }
 
+// worse is how far the checkpoint is from the layout: the names that it does not have count where something is wrong at all, or experts
+// one by one that lack a layer were held to those that are stacked.
+func (r *Report) worse() int {
+	if r.Count() == 0 {
+		return 0
+	}
+	return r.Count() + len(r.Notices)
+}
+
 func (r *Report) add(p Problem) {
 	r.Problems = append(r.Problems, p)
 	if len(r.Problems) >= maxHeld {
@@ -194,7 +203,7 @@ func Check(m *arch.Model, q arch.Query, config []byte, tensors []Tensor) (*Repor
 		}
 		for _, l := range f.layouts {
 			r := l.check(f, of, tensors, len(q.Architectures) == 0)
-			if best == nil || r.Count() < best.Count() {
+			if best == nil || r.worse() < best.worse() {
 				best = r
 			}
 			if r.Count() == 0 {

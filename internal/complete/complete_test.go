@@ -111,7 +111,7 @@ func TestCheck(t *testing.T) {
 		{"biases that it wants", biased, llama(1), nil},
 		{"the head of another task, of no class", noClass, edit(llama(2), "lm_head.weight", weight("qa_head", 2, 8)), nil},
 		{"the head of another task, of a class", llamaConfig, append(llama(2), weight("qa_head", 2, 8)), []string{"foreign qa_head.weight: only tensors of LlamaForCausalLM / it"}},
-		{"of no class, within the model", noClass, append(llama(2), weight("model.layers.1.mlp.other", 12, 8)), []string{"foreign model.layers.1.mlp.other.weight: only tensors of LlamaModel / it"}},
+		{"of no class, within the model", noClass, append(llama(2), weight("model.layers.1.mlp.other", 12, 8)), []string{"foreign model.layers.1.mlp.other.weight: only tensors of LlamaForCausalLM / it"}},
 		{"adapter", llamaConfig, edit(llama(2), up, weight("model.layers.1.mlp.up_proj.base_layer", 12, 8)), []string{
 			"foreign model.layers.1.mlp.up_proj.base_layer.weight: a model's own tensors / one of a PEFT model with its adapter"}},
 	}
