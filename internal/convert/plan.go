@@ -60,8 +60,8 @@ type Item struct {
 	Shard    int
 
 	elem   kernel.Elem
-	packed *packed
-	pieces []piece // what its output is put together of, transposed; nil if it is written as it lies
+	packed *decode.FourBit // of a weight that is decoded; nil otherwise
+	pieces []piece         // what its output is put together of, transposed; nil if it is written as it lies
 	index  int
 	cache  *checkpoint.Tensor // read as it lies, so that its pages can be advised on; nil otherwise
 }

@@ -250,8 +250,7 @@ const maxBlock = 4096
 // valuesOf reads elements of a piece in the dtype of the output, from a multiple of maxBlock on.
 func (r *restorer) valuesOf(it *Item) func(w *quantize.Worker, first, n int64) ([]byte, error) {
 	if it.packed != nil {
-		d := r.dequantizer(it)
-		return d.values
+		return newDequantizer(it).values
 	}
 	return func(w *quantize.Worker, first, n int64) ([]byte, error) {
 		src := w.Range()[:n*int64(it.elem.Size())]

@@ -1,11 +1,8 @@
 package convert
 
 import (
-	"encoding/binary"
 	"fmt"
-	"math"
 
-	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/complete"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
@@ -197,48 +194,17 @@ func (p *Plan) layOutPlain(opt DequantizeOptions) error {
 }
 
 // unpack sets the item up to be decoded from w.
-func (it *Item) unpack(w *fourbit.Weight) error {
-	k := &packed{codes: w.Packed, absmax: w.Absmax, typ: w.State.Type, blockSize: w.State.BlockSize}
-	it.packed = k
+func (it *Item) unpack(w *fourbit.Weight) (err error) {
+	if it.packed, err = w.Open(); err != nil {
+		return err
+	}
 	it.Shape = w.State.Shape[:]
 	it.Spec = w.State.Format
 	if it.Class.Conv1D {
-		it.pieces = []piece{{item: *it, stride: it.Shape[0]}} // it shares the packed parts, complete or not yet
+		it.pieces = []piece{{item: *it, stride: it.Shape[0]}}
 		it.Shape = []int64{it.Shape[1], it.Shape[0]}
 	}
-	if w.State.NoDoubleQuant {
-		return nil
-	}
-	var err error
-	if k.nested, err = readFloats(w.NestedAbsmax); err != nil {
-		return err
-	}
-	table, err := readFloats(w.NestedQuantMap)
-	if err != nil {
-		return err
-	}
-	if len(table) != len(k.nestedMap) {
-		return fmt.Errorf("%s: %d entries; want %d", w.NestedQuantMap.Name, len(table), len(k.nestedMap))
-	}
-	copy(k.nestedMap[:], table)
-	k.nestedBlock = int64(w.State.NestedBlockSize)
-	if k.nestedBlock == 0 {
-		k.nestedBlock = doublequant.BlockSize
-	}
-	k.offset = w.State.NestedOffset
 	return nil
-}
-
-func readFloats(t fourbit.Tensor) ([]float32, error) {
-	b := make([]byte, t.Size())
-	if err := readFull(t, b, 0); err != nil {
-		return nil, fmt.Errorf("read %s: %w", t.Name, err)
-	}
-	v := make([]float32, len(b)/4)
-	for i := range v {
-		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
-	}
-	return v, nil
 }
 
 // dequantizedDType is the dtype of the plain checkpoint: the one asked for, or

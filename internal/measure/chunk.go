@@ -57,7 +57,7 @@ func (c *chunk) e2m1(i int, f Format) {
 	n := len(c.x)
 	codes, v, scale := c.w.packed[:(n+1)/2], c.w.v[:n], c.w.scale[:(n+f.BlockSize-1)/f.BlockSize]
 	if f.Kind == MXFP4 {
-		for b, a := range c.blocksOf(c.set.block(f.BlockSize), c.k, n) {
+		for b, a := range c.blocksOf(c.w, c.set.block(f.BlockSize), c.k, n) {
 			scale[b] = e8m0(a)
 		}
 	} else {
@@ -141,9 +141,12 @@ func (c *chunk) encode(f Format, codes []byte, v []float32, lo int) {
 // scalesOf are the largest magnitudes of the chunk's blocks, and the scales they are decoded with.
 func (c *chunk) scalesOf(f Format) (abs, scale []float32) {
 	i := c.set.block(f.BlockSize)
-	abs = c.blocksOf(i, c.k, len(c.x))
+	abs = c.blocksOf(c.w, i, c.k, len(c.x))
 	if !f.DoubleQuant {
 		return abs, abs
+	}
+	if !c.keeps(i) {
+		return abs, c.w.lean[i].scale[:len(abs)]
 	}
 	return abs, c.scale[i][c.k*(kernel.Chunk/f.BlockSize):][:len(abs)]
 }
@@ -153,7 +156,7 @@ func (c *chunk) histogram() (h Histogram) {
 	if !c.errors {
 		return h
 	}
-	abs := c.blocksOf(c.set.block(histogramBlock), c.k, len(c.x))
+	abs := c.blocksOf(c.w, c.set.block(histogramBlock), c.k, len(c.x))
 	for b, a := range abs {
 		if a == 0 {
 			continue

@@ -28,12 +28,15 @@ type job struct {
 	of     int64   // chunks of the tensor
 	hold   bool    // the bytes stay in memory between the passes
 	data   []byte
+	lean   bool // of small blocks no scale is kept between the passes: there are too many
 
 	absmax [][]float32 // by block size of the set, scales of the measured chunks in order
 	scale  [][]float32 // what double quantization makes of them
-	mean   []float64   // of absmax
-	rows   []uint32    // largest magnitude of each row, as bits
-	most   uint32      // of the tensor, as bits
+	mean   []float64   // of the scales of each block size
+	blocks []int64     // how many there are
+	sum    []stream.InOrder[float32]
+	rows   []uint32 // largest magnitude of each row, as bits
+	most   uint32   // of the tensor, as bits
 
 	weights []float32 // by column; nil: none
 	sums    [][]kernel.Sums
@@ -45,7 +48,15 @@ type job struct {
 	zeros  []int64
 	errors []ErrorHistogram
 	hist   Histogram
+
+	outliers []int64 // by block size, of those that are not kept
 }
+
+// leanBlock is the largest block of which a chunk has whole groups of double quantization.
+const leanBlock = kernel.Chunk / doublequant.BlockSize
+
+// keeps reports whether the scales of block size i stay in memory between the passes.
+func (j *job) keeps(i int) bool { return !j.lean || j.set.blocks[i] > leanBlock }
 
 func newJob(e *origin.Elements, run kernel.Elem, opt *Options, set *formatSet, progress func(string, int64)) *job {
 	j := &job{Elements: e, run: run, opt: opt, set: set, progress: progress, n: e.Len()}
@@ -94,6 +105,9 @@ func (j *job) fixedBytes() int64 {
 	var b int64
 	chunks := int64(len(j.chunks))
 	for i, size := range j.set.blocks {
+		if !j.keeps(i) {
+			continue
+		}
 		scales := chunks * kernel.Chunk / int64(size)
 		b += 4 * scales
 		if j.set.double[i] {
@@ -118,6 +132,13 @@ type scratch struct {
 	counts   []counts
 	errors   []ErrorHistogram
 	zeros    []int64
+	lean     []leanScales // by block size
+}
+
+// leanScales are those of one chunk, where they are not kept.
+type leanScales struct {
+	absmax, scale []float32
+	outliers      int64
 }
 
 func newScratch(set *formatSet) *scratch {
@@ -126,6 +147,9 @@ func newScratch(set *formatSet) *scratch {
 		counts: make([]counts, len(set.formats)), zeros: make([]int64, len(set.formats)), errors: make([]ErrorHistogram, len(set.formats))}
 	for i := range s.errors {
 		s.errors[i] = make(ErrorHistogram, ErrorBins)
+	}
+	for _, size := range set.blocks {
+		s.lean = append(s.lean, leanScales{absmax: make([]float32, kernel.Chunk/size), scale: make([]float32, kernel.Chunk/size)})
 	}
 	return s
 }
@@ -144,10 +168,7 @@ func (j *job) measure(each stream.Each[*scratch]) error {
 	if j.hold {
 		j.data = make([]byte, j.dataBytes())
 	}
-	j.absmax = make([][]float32, len(j.set.blocks))
-	for i, size := range j.set.blocks {
-		j.absmax[i] = make([]float32, (j.measured()+int64(size)-1)/int64(size))
-	}
+	j.begin()
 	if j.set.rows {
 		j.rows = make([]uint32, j.n/j.Shape[len(j.Shape)-1])
 	}
@@ -164,6 +185,25 @@ func (j *job) measure(each stream.Each[*scratch]) error {
 	err := each(chunks, j.encode)
 	j.data, j.scale = nil, nil
 	return err
+}
+
+// begin makes room for what is found of the scales.
+func (j *job) begin() {
+	sizes := len(j.set.blocks)
+	j.absmax, j.mean, j.blocks = make([][]float32, sizes), make([]float64, sizes), make([]int64, sizes)
+	j.sum, j.outliers = make([]stream.InOrder[float32], sizes), make([]int64, sizes)
+	for i, size := range j.set.blocks {
+		j.blocks[i] = (j.measured() + int64(size) - 1) / int64(size)
+		if j.keeps(i) {
+			j.absmax[i] = make([]float32, j.blocks[i])
+			continue
+		}
+		j.sum[i].Take = func(part []float32) {
+			for _, a := range part {
+				j.mean[i] += float64(a)
+			}
+		}
+	}
 }
 
 // load gives the bytes of a chunk and those of its values in the run dtype.
@@ -211,25 +251,17 @@ func (j *job) scan(w *scratch, k int) error {
 	c := j.chunks[k]
 	n := int(j.length(c))
 	smallest := j.set.blocks[0]
-	abs := j.blocksOf(0, k, n)
-	kernel.Absmax(j.run, abs, run, smallest)
+	j.magnitudes(w, k, run, n)
 	var most float32
-	for _, a := range abs {
+	for _, a := range j.blocksOf(w, 0, k, n) {
 		if !(a <= math.MaxFloat32) {
 			return j.bad(src, c, kernel.FirstNonFinite(j.run, run, n))
 		}
 		most = max(most, a)
 	}
-	// A larger block's magnitude is the largest of its parts'; a short last block's is clamped in the same way.
-	for i := 1; i < len(j.set.blocks); i++ {
-		small, large := j.blocksOf(i-1, k, n), j.blocksOf(i, k, n)
-		ratio := j.set.blocks[i] / j.set.blocks[i-1]
-		for b := range large {
-			part := small[b*ratio : min((b+1)*ratio, len(small))]
-			large[b] = slices.Max(part)
-			if (b+1)*j.set.blocks[i] > n {
-				large[b] = max(large[b], minScale)
-			}
+	for i := range j.set.blocks {
+		if !j.keeps(i) {
+			j.sum[i].Put(k, j.blocksOf(w, i, k, n))
 		}
 	}
 	if j.set.tensor && n%smallest != 0 {
@@ -262,30 +294,72 @@ func atomicMax(p *uint32, v uint32) {
 	}
 }
 
+// magnitudes finds the largest magnitude of every block of a chunk, in every block size.
+func (j *job) magnitudes(w *scratch, k int, run []byte, n int) {
+	kernel.Absmax(j.run, j.blocksOf(w, 0, k, n), run, j.set.blocks[0])
+	// A larger block's magnitude is the largest of its parts'; a short last block's is clamped in the same way.
+	for i := 1; i < len(j.set.blocks); i++ {
+		small, large := j.blocksOf(w, i-1, k, n), j.blocksOf(w, i, k, n)
+		ratio := j.set.blocks[i] / j.set.blocks[i-1]
+		for b := range large {
+			part := small[b*ratio : min((b+1)*ratio, len(small))]
+			large[b] = slices.Max(part)
+			if (b+1)*j.set.blocks[i] > n {
+				large[b] = max(large[b], minScale)
+			}
+		}
+	}
+}
+
 // blocksOf are the scales of chunk k in block size i.
-func (j *job) blocksOf(i, k, n int) []float32 {
+func (j *job) blocksOf(w *scratch, i, k, n int) []float32 {
 	size := j.set.blocks[i]
-	return j.absmax[i][k*(kernel.Chunk/size):][:(n+size-1)/size]
+	blocks := (n + size - 1) / size
+	if !j.keeps(i) {
+		return w.lean[i].absmax[:blocks]
+	}
+	return j.absmax[i][k*(kernel.Chunk/size):][:blocks]
 }
 
 // scales computes what depends on all scales of the tensor.
 func (j *job) scales() {
 	j.scale = make([][]float32, len(j.set.blocks))
-	j.mean = make([]float64, len(j.set.blocks))
 	for i, abs := range j.absmax {
-		var sum float64
 		for _, a := range abs {
-			sum += float64(a)
+			j.mean[i] += float64(a)
 		}
-		j.mean[i] = sum / float64(len(abs))
-		if !j.set.double[i] {
+		j.mean[i] /= float64(j.blocks[i])
+		if j.keeps(i) && j.set.double[i] {
+			j.scale[i] = make([]float32, len(abs))
+			doubleQuantized(j.scale[i], abs, float32(j.mean[i]))
+		}
+	}
+}
+
+// doubleQuantized is what double quantization makes of scales, whose mean is the offset.
+func doubleQuantized(dst, abs []float32, offset float32) {
+	codes, nested := make([]byte, len(abs)), make([]float32, doublequant.NestedLen(len(abs)))
+	kernel.DynamicQuantize(codes, nested, abs, offset)
+	kernel.DynamicDequantize(dst, codes, nested, offset)
+}
+
+// again finds the scales of a chunk that were not kept.
+func (j *job) again(w *scratch, k int, run []byte, n int) {
+	j.magnitudes(w, k, run, n)
+	for i := range j.set.blocks {
+		if j.keeps(i) {
 			continue
 		}
-		offset := doublequant.Offset(abs)
-		codes, nested := make([]byte, len(abs)), make([]float32, doublequant.NestedLen(len(abs)))
-		kernel.DynamicQuantize(codes, nested, abs, offset)
-		j.scale[i] = make([]float32, len(abs))
-		kernel.DynamicDequantize(j.scale[i], codes, nested, offset)
+		abs, l := j.blocksOf(w, i, k, n), &w.lean[i]
+		if j.set.double[i] {
+			doubleQuantized(l.scale[:len(abs)], abs, float32(j.mean[i]))
+		}
+		l.outliers = 0
+		for _, a := range abs {
+			if outlier(float64(a), j.mean[i]) {
+				l.outliers++
+			}
+		}
 	}
 }
 
@@ -300,6 +374,9 @@ func (j *job) encode(w *scratch, k int) error {
 		return err
 	}
 	n := int(j.length(j.chunks[k]))
+	if j.lean {
+		j.again(w, k, run, n)
+	}
 	x := w.x[:n]
 	kernel.Widen(x, src, j.Elem)
 	q := x
@@ -335,6 +412,11 @@ func (j *job) encode(w *scratch, k int) error {
 	for b, m := range hist {
 		j.hist[b] += m
 	}
+	for i := range j.outliers {
+		if !j.keeps(i) {
+			j.outliers[i] += w.lean[i].outliers
+		}
+	}
 	return nil
 }
 
@@ -358,7 +440,7 @@ func (j *job) tensor() Tensor {
 			r.Sums.N = t.Elements
 			if traits[f.Kind].double {
 				b := j.set.block(f.BlockSize)
-				r.Blocks = int64(len(j.absmax[b]))
+				r.Blocks, r.Outliers = j.blocks[b], j.outliers[b]
 				for _, a := range j.absmax[b] {
 					if outlier(float64(a), j.mean[b]) {
 						r.Outliers++

@@ -118,6 +118,7 @@ func Run(ctx context.Context, tensors []origin.Elements, opt Options) ([]Tensor,
 		func(i int) int64 {
 			jobs[i].hold = jobs[i].dataBytes()+jobs[i].fixedBytes() <= budget
 			if !jobs[i].hold {
+				jobs[i].lean = jobs[i].fixedBytes() > budget
 				return jobs[i].fixedBytes()
 			}
 			return jobs[i].dataBytes() + jobs[i].fixedBytes()

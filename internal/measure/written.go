@@ -11,6 +11,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/decode"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/origin"
@@ -125,21 +126,25 @@ type writtenJob struct {
 	weights  []float32
 	progress func(int64)
 
-	scale []float32
+	packed *decode.FourBit
+	mean   float64   // of the magnitudes of its scales
+	rows   []float32 // scales of int8
 }
 
 type writtenScratch struct {
-	src, codes []byte
-	x, v       []float32
-	counts     counts
-	errors     ErrorHistogram
+	src, codes  []byte
+	x, v, scale []float32
+	outliers    int64
+	counts      counts
+	errors      ErrorHistogram
 }
 
 func (j *writtenJob) cost() int64 {
+	chunks := (j.Len() + kernel.Chunk - 1) / kernel.Chunk * 80 // sums
 	if j.w != nil {
-		return 6*j.w.Size.Blocks + 4*j.w.Size.Nested
+		return chunks + 4*j.w.Size.Nested
 	}
-	return 4 * j.int8.Scales.Elems()
+	return chunks + 8*j.int8.Scales.Elems()
 }
 
 func (j *writtenJob) format() Format {
@@ -178,7 +183,7 @@ func (j *writtenJob) bytes() (codes, all int64) {
 }
 
 func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) {
-	if err := j.loadScales(); err != nil {
+	if err := each(1, j.open); err != nil {
 		return Tensor{}, err
 	}
 	n := j.Len()
@@ -224,6 +229,7 @@ func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) 
 			r.Counts[c] += s.counts.total(c)
 		}
 		r.Zeros += zeros
+		r.Outliers += s.outliers
 		return nil
 	})
 	if err != nil {
@@ -236,18 +242,9 @@ func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) 
 	}
 	r.Codes, r.Bytes = j.bytes()
 	if j.w != nil {
-		r.Blocks = int64(len(j.scale))
-		var sum float64
-		for _, a := range j.scale {
-			sum += math.Abs(float64(a))
-		}
-		for _, a := range j.scale {
-			if outlier(math.Abs(float64(a)), sum/float64(len(j.scale))) {
-				r.Outliers++
-			}
-		}
+		r.Blocks = j.w.Size.Blocks
 	}
-	j.scale = nil
+	j.packed, j.rows = nil, nil
 	kind := j.Kind
 	if kind == "" {
 		kind = lastPart(j.Name)
@@ -269,58 +266,62 @@ func (j *writtenJob) decode(s *writtenScratch, first int64, m int) error {
 		return err
 	}
 	kernel.Widen(s.x, s.src, j.Elem)
-	s.counts = counts{}
+	s.counts, s.outliers = counts{}, 0
 	if j.w == nil {
 		if err := readFull(j.int8.Weight, s.codes, first); err != nil {
 			return fmt.Errorf("%s: read %s: %w", j.int8.Weight.Shard, j.Name, err)
 		}
 		cols := j.Shape[1]
 		for i, c := range s.codes {
-			s.v[i] = float32(float32(int8(c))*j.scale[(first+int64(i))/cols]) * int8Inverse
+			s.v[i] = float32(float32(int8(c))*j.rows[(first+int64(i))/cols]) * int8Inverse
 		}
 		s.counts.add(s.codes)
 		return nil
 	}
 	packed := s.codes[:(m+1)/2]
-	if err := readFull(j.w.Packed, packed, first/2); err != nil {
-		return fmt.Errorf("%s: read %s: %w", j.w.Packed.Shard, j.Name, err)
+	if err := j.packed.ReadCodes(packed, first); err != nil {
+		return fmt.Errorf("%s: %w", j.w.Packed.Shard, err)
 	}
-	block := j.w.State.BlockSize
-	t, _ := j.format().Kind.kernel()
-	kernel.DequantizeF32(t, s.v, packed, j.scale[first/int64(block):][:(m+block-1)/block], block)
+	block := j.packed.BlockSize
+	s.scale = grow(s.scale, (m+block-1)/block)
+	if err := j.packed.Scales(s.scale, first/int64(block)); err != nil {
+		return fmt.Errorf("%s: %w", j.w.Absmax.Shard, err)
+	}
+	kernel.DequantizeF32(j.packed.Type, s.v, packed, s.scale, block)
 	s.counts.addPacked(packed, m)
+	for _, a := range s.scale {
+		if outlier(math.Abs(float64(a)), j.mean) {
+			s.outliers++
+		}
+	}
 	return nil
 }
 
-// loadScales decodes every scale: as stored, or map[code]*nested + offset in float32.
-func (j *writtenJob) loadScales() error {
-	var err error
+// scalesAtOnce is how many scales are read for their mean.
+const scalesAtOnce = 1 << 16
+
+// open reads what is kept of the scales: those of int8, and of 4 bits their mean magnitude and the second level.
+func (j *writtenJob) open(s *writtenScratch, _ int) (err error) {
 	if j.w == nil {
 		scb := j.int8.Scales
-		j.scale, err = floatsOf(scb, scb.Size(), scb.Shard, scb.Name)
+		j.rows, err = floatsOf(scb, scb.Size(), scb.Shard, scb.Name)
 		return err
 	}
-	w := j.w
-	if w.State.NoDoubleQuant {
-		j.scale, err = floatsOf(w.Absmax, w.Absmax.Size(), w.Absmax.Shard, w.Absmax.Name)
+	if j.packed, err = j.w.Open(); err != nil {
 		return err
 	}
-	nested, err := floatsOf(w.NestedAbsmax, w.NestedAbsmax.Size(), w.NestedAbsmax.Shard, w.NestedAbsmax.Name)
-	if err != nil {
-		return err
+	n := j.w.Size.Blocks
+	var sum float64
+	for first := int64(0); first < n; first += scalesAtOnce {
+		s.scale = grow(s.scale, int(min(scalesAtOnce, n-first)))
+		if err := j.packed.Scales(s.scale, first); err != nil {
+			return fmt.Errorf("%s: %w", j.w.Absmax.Shard, err)
+		}
+		for _, a := range s.scale {
+			sum += math.Abs(float64(a))
+		}
 	}
-	table, err := floatsOf(w.NestedQuantMap, w.NestedQuantMap.Size(), w.NestedQuantMap.Shard, w.NestedQuantMap.Name)
-	if err != nil {
-		return err
-	}
-	codes := make([]byte, w.Absmax.Size())
-	if err := readFull(w.Absmax, codes, 0); err != nil {
-		return fmt.Errorf("%s: read %s: %w", w.Absmax.Shard, w.Absmax.Name, err)
-	}
-	j.scale = make([]float32, len(codes))
-	for i, c := range codes {
-		j.scale[i] = float32(table[c]*nested[i/w.State.NestedBlockSize]) + w.State.NestedOffset
-	}
+	j.mean = sum / float64(n)
 	return nil
 }
 

@@ -220,3 +220,21 @@ func TestRunErrorOutsideOfTasks(t *testing.T) {
 		t.Errorf("error %v, want %v", err, bad)
 	}
 }
+
+func TestInOrder(t *testing.T) {
+	var got []int
+	o := InOrder[int]{Take: func(part []int) { got = append(got, part...) }}
+	reused := make([]int, 2)
+	for _, i := range []int{2, 0, 3, 1, 5, 4} {
+		reused[0], reused[1] = 2*i, 2*i+1
+		o.Put(i, reused)
+	}
+	for i, v := range got {
+		if v != i {
+			t.Fatalf("took %v, want them in order", got)
+		}
+	}
+	if len(got) != 12 || len(o.waiting) != 0 {
+		t.Errorf("took %d values, %d parts still wait", len(got), len(o.waiting))
+	}
+}

@@ -22,6 +22,9 @@ type scratch struct {
 	run   []byte    // the range in the run dtype
 	codes []byte    // derived codes
 	abs   []float32 // scales of a range
+
+	scaleCodes, stored []byte // codes of scales as derived, and constants as stored
+	nested, floats     []float32
 }
 
 func newScratch() *scratch { return &scratch{buf: make([]byte, rangeBytes)} }

@@ -8,6 +8,7 @@ import (
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -21,8 +22,30 @@ type derivation struct {
 	n         int64
 	rank      [16]int // of a code, in order of value
 	threshold [15]float32
-	absmax    []float32 // or the scales that were searched for
-	decoded   []float32 // of a method that is not absmax: what the scales decode to
+	offset    float32 // of the file
+	mean      doublequant.Mean
+	inOrder   stream.InOrder[float32] // scales, for mean
+	absmax    []float32               // where a range has no whole group of scales, or they are searched for; nil otherwise
+	decoded   []float32               // of a method that is not absmax: what the scales decode to
+
+	wrongConst mismatch[float32] // scales, or what the second level has one of for a group
+	scaleCodes mismatch[byte]
+}
+
+// largestInRange is the largest block of which a range has whole groups of scales.
+const largestInRange = step / doublequant.BlockSize
+
+// mismatch counts values that are wrong, and keeps the first.
+type mismatch[T any] struct {
+	n, at     int64
+	want, got T
+}
+
+func (m *mismatch[T]) add(n, at int64, want, got T) {
+	if n > 0 && (m.n == 0 || at < m.at) {
+		m.at, m.want, m.got = at, want, got
+	}
+	m.n += n
 }
 
 func (d *derivation) order(order [16]uint8, threshold [15]float32) {
@@ -58,10 +81,19 @@ func (d *derivation) codes(w *scratch, first int64, n int) error {
 	if err != nil {
 		return err
 	}
-	abs := d.scales(d.absmax, first, n)
+	var abs []float32
+	if d.absmax != nil {
+		abs = d.scales(d.absmax, first, n)
+	} else {
+		abs = grow(&w.abs, (n+d.block-1)/d.block)
+	}
 	want := grow(&w.codes, (n+1)/2)
 	kernel.Quantize(d.ktype, d.run, want, abs, run, d.block)
-	return d.compareCodes(w, want, run, abs, first, n)
+	if err := d.compareCodes(w, want, run, abs, first, n); err != nil || d.absmax != nil {
+		return err
+	}
+	d.inOrder.Put(int(first/step), abs)
+	return d.compareScales(w, first/int64(d.block), abs)
 }
 
 // scales are those of elements.
@@ -131,39 +163,82 @@ func (d *derivation) near(g, v uint8, x, a float64) bool {
 	return hi-lo == 1 && a > 0 && math.Abs(x/a-float64(d.threshold[lo])) <= nearThreshold
 }
 
-// plainScales compares scales stored in float32. They are largest magnitudes of the block: nothing rounds.
-func (d *derivation) plainScales() error {
-	got, err := floats(d.w.Absmax)
-	if err != nil {
+// compareScales compares the scales of blocks from first on, the first of a group, with what is stored. As they are
+// they are largest magnitudes: nothing rounds.
+func (d *derivation) compareScales(w *scratch, first int64, abs []float32) error {
+	if d.w.State.NoDoubleQuant {
+		return d.compareFloats(w, d.w.Absmax, first, abs)
+	}
+	if d.w.State.NestedBlockSize != doublequant.BlockSize {
+		return nil
+	}
+	want, nested := grow(&w.scaleCodes, len(abs)), grow(&w.nested, doublequant.NestedLen(len(abs)))
+	kernel.DynamicQuantize(want, nested, abs, d.offset)
+	if d.searched() {
+		d.decoded = make([]float32, len(abs))
+		kernel.DynamicDequantize(d.decoded, want, nested, d.offset)
+	}
+	if err := d.compareFloats(w, d.w.NestedAbsmax, first/doublequant.BlockSize, nested); err != nil {
 		return err
 	}
-	d.compareFloats(d.w.Absmax, got, d.absmax, "block")
-	d.decoded = d.absmax
+	got := grow(&w.stored, len(want))
+	if err := readFull(d.w.Absmax, got, first); err != nil {
+		return fmt.Errorf("%s: read %s: %w", d.w.Absmax.Shard, d.w.Absmax.Name, err)
+	}
+	if !bytes.Equal(got, want) {
+		d.compareScaleCodes(got, want, first, abs, nested)
+	}
 	return nil
 }
 
-func (d *derivation) compareFloats(t fourbit.Tensor, got, want []float32, what string) {
-	var n int64
-	at := -1
+// compareFloats compares constants from first on.
+func (d *derivation) compareFloats(w *scratch, t fourbit.Tensor, first int64, want []float32) error {
+	raw, got := grow(&w.stored, 4*len(want)), grow(&w.floats, len(want))
+	if err := readFull(t, raw, 4*first); err != nil {
+		return fmt.Errorf("%s: read %s: %w", t.Shard, t.Name, err)
+	}
+	kernel.Widen(got, raw, kernel.F32)
+	var m mismatch[float32]
 	for i := range want {
 		if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
-			if at < 0 {
-				at = i
-			}
-			n++
+			m.add(1, first+int64(i), want[i], got[i])
 		}
 	}
-	if n > 0 {
-		d.wrongScales += n
-		d.add(fourbit.Error, t, "%d of %d constants differ from those derived from the source, the first of %s %d: expected %v, found %v",
-			n, len(want), what, at, want[at], got[at])
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wrongConst.add(m.n, m.at, m.want, m.got)
+	return nil
+}
+
+// compareScaleCodes compares the codes of the scales.
+func (d *derivation) compareScaleCodes(got, want []byte, first int64, abs, nested []float32) {
+	table := doublequant.Map()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := range want {
+		if got[i] == want[i] {
+			continue
+		}
+		if m := nested[i/doublequant.BlockSize]; !d.exact && nearScale(&table, got[i], abs[i]-d.offset, m) {
+			d.NestedCodes++
+			if math.Abs(float64(abs[i]-d.offset)) > nearLookup*float64(m) {
+				d.offCenter++
+			}
+			continue
+		}
+		d.scaleCodes.add(1, first+int64(i), want[i], got[i])
 	}
 }
 
-// nested derives the second level of the scales, with the offset of the file if it is another's.
-func (d *derivation) nested() error {
-	offset := doublequant.Offset(d.absmax)
-	if stored := d.w.State.NestedOffset; stored != offset {
+// end says what was found of the scales: of the offset, which the second level is derived with as it is in the file, also
+// if it is another's, and of the constants and codes.
+func (d *derivation) end() {
+	blocks := d.w.Size.Blocks
+	if d.w.State.NoDoubleQuant {
+		d.report(d.w.Absmax, blocks, "block")
+		return
+	}
+	if offset, stored := d.mean.Offset(), d.offset; stored != offset {
 		diff := math.Abs(float64(stored) - float64(offset))
 		if d.exact || !(diff <= nearOffset*math.Abs(float64(offset))) {
 			d.wrongScales++
@@ -172,57 +247,24 @@ func (d *derivation) nested() error {
 			d.Offsets++
 			d.MaxOffset = diff
 		}
-		offset = stored
 	}
 	if d.w.State.NestedBlockSize != doublequant.BlockSize {
 		d.add(fourbit.Warning, d.w.Absmax, "not proven: nested_blocksize %d, expected %d", d.w.State.NestedBlockSize, doublequant.BlockSize)
-		return nil
+		return
 	}
-	want := make([]byte, len(d.absmax))
-	nested := make([]float32, doublequant.NestedLen(len(d.absmax)))
-	kernel.DynamicQuantize(want, nested, d.absmax, offset)
-	if d.searched() {
-		d.decoded = make([]float32, len(d.absmax))
-		kernel.DynamicDequantize(d.decoded, want, nested, offset)
+	d.report(d.w.NestedAbsmax, d.w.Size.Nested, "group")
+	if m := d.scaleCodes; m.n > 0 {
+		d.wrongScales += m.n
+		d.add(fourbit.Error, d.w.Absmax, "%d of %d scale codes differ from those derived from the source, the first of block %d: expected %d, found %d",
+			m.n, blocks, m.at, m.want, m.got)
 	}
-	stored, err := floats(d.w.NestedAbsmax)
-	if err != nil {
-		return err
-	}
-	d.compareFloats(d.w.NestedAbsmax, stored, nested, "group")
-	got := make([]byte, len(want))
-	if err := readFull(d.w.Absmax, got, 0); err != nil {
-		return fmt.Errorf("%s: read %s: %w", d.w.Absmax.Shard, d.w.Absmax.Name, err)
-	}
-	d.scaleCodes(got, want, nested, offset)
-	return nil
 }
 
-// scaleCodes compares the codes of the scales.
-func (d *derivation) scaleCodes(got, want []byte, nested []float32, offset float32) {
-	table := doublequant.Map()
-	var wrong int64
-	at := 0
-	for i := range want {
-		if got[i] == want[i] {
-			continue
-		}
-		if m := nested[i/doublequant.BlockSize]; !d.exact && nearScale(&table, got[i], d.absmax[i]-offset, m) {
-			d.NestedCodes++
-			if math.Abs(float64(d.absmax[i]-offset)) > nearLookup*float64(m) {
-				d.offCenter++
-			}
-			continue
-		}
-		if wrong == 0 {
-			at = i
-		}
-		wrong++
-	}
-	if wrong > 0 {
-		d.wrongScales += wrong
-		d.add(fourbit.Error, d.w.Absmax, "%d of %d scale codes differ from those derived from the source, the first of block %d: expected %d, found %d",
-			wrong, len(want), at, want[at], got[at])
+func (d *derivation) report(t fourbit.Tensor, n int64, what string) {
+	if m := d.wrongConst; m.n > 0 {
+		d.wrongScales += m.n
+		d.add(fourbit.Error, t, "%d of %d constants differ from those derived from the source, the first of %s %d: expected %v, found %v",
+			m.n, n, what, m.at, m.want, m.got)
 	}
 }
 

@@ -240,14 +240,15 @@ type prover struct {
 }
 
 func (j *prover) cost() int64 {
-	if j.w == nil {
+	switch {
+	case j.w == nil:
 		return 0
+	case j.scale != bnb.AbsMax:
+		return 18 * j.w.Size.Blocks // scales, as derived and as stored, their codes, and what they decode to
+	case j.w.State.BlockSize > largestInRange:
+		return 14 * j.w.Size.Blocks
 	}
-	cost := 5*j.w.Size.Blocks + 4*j.w.Size.Nested
-	if j.scale != bnb.AbsMax {
-		cost += 4 * j.w.Size.Blocks
-	}
-	return cost
+	return 0
 }
 
 func (j *prover) run(each stream.Each[*scratch]) error {
@@ -345,7 +346,11 @@ func (j *prover) endPlain(err error) error {
 
 // runWeight derives codes and scales range by range, then the second level of the scales.
 func (j *prover) runWeight(each stream.Each[*scratch]) error {
-	d := &derivation{prover: j, ktype: kernel.NF4, block: j.w.State.BlockSize, n: j.w.Size.Elems, absmax: make([]float32, j.w.Size.Blocks)}
+	d := &derivation{prover: j, ktype: kernel.NF4, block: j.w.State.BlockSize, n: j.w.Size.Elems, offset: j.w.State.NestedOffset}
+	d.inOrder.Take = d.mean.Add
+	if d.searched() || d.block > largestInRange {
+		d.absmax = make([]float32, j.w.Size.Blocks)
+	}
 	if j.w.State.Type == nf4.FP4 {
 		d.ktype = kernel.FP4
 	}
@@ -373,7 +378,7 @@ func (d *derivation) runAbsmax(each stream.Each[*scratch]) error {
 		return err
 	}
 	d.wrongCodes()
-	return d.constants()
+	return d.constants(each)
 }
 
 // runSearched derives the scales first: codes go by what they decode to.
@@ -386,7 +391,7 @@ func (d *derivation) runSearched(each stream.Each[*scratch]) error {
 	if err != nil {
 		return err
 	}
-	if err := d.constants(); err != nil || d.scale == bnb.Feedback || d.decoded == nil {
+	if err := d.constants(each); err != nil || d.scale == bnb.Feedback || d.decoded == nil {
 		return err
 	}
 	if err := d.ranges(each, d.searchedCodes); err != nil {
@@ -402,9 +407,17 @@ func (d *derivation) wrongCodes() {
 	}
 }
 
-func (d *derivation) constants() error {
-	if d.w.State.NoDoubleQuant {
-		return d.plainScales()
+// constants compares the scales that were kept, and says what was found of all.
+func (d *derivation) constants(each stream.Each[*scratch]) error {
+	if d.absmax != nil {
+		d.mean.Add(d.absmax)
+		if d.w.State.NoDoubleQuant {
+			d.decoded = d.absmax
+		}
+		if err := each(1, func(w *scratch, _ int) error { return d.compareScales(w, 0, d.absmax) }); err != nil {
+			return err
+		}
 	}
-	return d.nested()
+	d.end()
+	return nil
 }
