@@ -45,7 +45,7 @@ func FactorMemory(n int64) int64 { return 4*n*n + 2*n*n + 64*n*kernel.TileRows }
 // negative diagonal, an element beyond the root of the product of its diagonal elements, or a lack of symmetry.
 func Check(gram []float32, n int) error {
 	if len(gram) != n*n {
-		return fmt.Errorf("Gram matrix: expected %d x %d elements, found %d", n, n, len(gram))
+		return fmt.Errorf("a Gram matrix: expected %d x %d elements, found %d", n, n, len(gram))
 	}
 	for i := range n {
 		if d := gram[i*n+i]; !(d >= 0) || math.IsInf(float64(d), 0) {
