@@ -238,3 +238,45 @@ func TestReportIsBounded(t *testing.T) {
 		}
 	}
 }
+
+// Encoders are published without a pooler; half of one is a fault, as is none where a head is fed by it.
+func TestPooler(t *testing.T) {
+	const config = `{"model_type": "bert", "architectures": ["%s"], "hidden_size": 8, "intermediate_size": 12,
+		"num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10, "max_position_embeddings": 16}`
+	encoder := func(prefix string) []Tensor {
+		var out []Tensor
+		add := func(module string, shape ...int64) {
+			out = append(out, weight(prefix+module, shape...), Tensor{Name: prefix + module + ".bias", DType: safetensors.BF16, Shape: shape[:1]})
+		}
+		for _, e := range []struct {
+			name string
+			rows int64
+		}{{"word", 10}, {"position", 16}, {"token_type", 2}} {
+			out = append(out, weight(prefix+"embeddings."+e.name+"_embeddings", e.rows, 8))
+		}
+		add("embeddings.LayerNorm", 8)
+		for _, m := range []string{"attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"} {
+			add("encoder.layer.0."+m, 8, 8)
+		}
+		add("encoder.layer.0.attention.output.LayerNorm", 8)
+		add("encoder.layer.0.intermediate.dense", 12, 8)
+		add("encoder.layer.0.output.dense", 8, 12)
+		add("encoder.layer.0.output.LayerNorm", 8)
+		return out
+	}
+	head := []Tensor{weight("classifier", 2, 8), {Name: "classifier.bias", DType: safetensors.BF16, Shape: []int64{2}}}
+	for _, k := range []struct {
+		name, class string
+		tensors     []Tensor
+		problems    int
+	}{
+		{"none", "BertModel", encoder(""), 0},
+		{"none, prefixed", "BertModel", encoder("bert."), 0},
+		{"half", "BertModel", append(encoder(""), weight("pooler.dense", 8, 8)), 1},
+		{"a head without", "BertForSequenceClassification", append(encoder("bert."), head...), 2},
+	} {
+		if r := check(t, fmt.Sprintf(config, k.class), k.tensors); r.Count() != k.problems || k.problems == 0 && len(r.Notices) != 1 {
+			t.Errorf("%s: %v, notices %q; want %d problems", k.name, r.Lines(), r.Notices, k.problems)
+		}
+	}
+}

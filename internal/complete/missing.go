@@ -1,0 +1,84 @@
+package complete
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// missing reports a tensor, or once for all tensors of its list of modules that the list is too short.
+func (c *checker) missing(g *group, r *row, idx []int64) {
+	for h, container := range g.containers {
+		have := c.observed[container]
+		if have == 0 || idx[h] < have {
+			continue
+		}
+		list := fill(strings.TrimSuffix(strings.TrimSuffix(container, "#"), "."), idx[:h])
+		if !c.short[list] {
+			c.short[list] = true
+			what := list[strings.LastIndexByte(list, '.')+1:]
+			c.report.add(Problem{Missing, list, fmt.Sprintf("%d %s (%s)", c.counts[container], what, c.layout.counts[container].text), fmt.Sprint(have)})
+		}
+		return
+	}
+	c.report.add(Problem{Missing, fill(g.pattern, idx), "it, " + c.describe(r), "no such tensor"})
+}
+
+// reason puts the condition of a tensor's presence in words.
+func reason(g *group) string {
+	var words []string
+	for _, r := range g.rows {
+		for _, a := range r.present.atoms {
+			if len(a.arg) > 0 && !slices.Contains(words, a.arg[0]) {
+				words = append(words, a.arg[0])
+			}
+		}
+	}
+	if len(words) == 0 {
+		return "the layer has none"
+	}
+	return strings.Join(words, ", ")
+}
+
+// excused reports whether the checkpoint may lack the pattern's tensor: it is of a pooler of which nothing is there, or a tensor
+// that config.json ties to it stands in for it.
+func (c *checker) excused(pattern string) bool {
+	if c.poolerless(pattern) {
+		return true
+	}
+	for _, g := range c.standsIn[pattern] {
+		tied := len(g.containers) > 0 || slices.ContainsFunc(g.rows, func(r *row) bool {
+			return r.tied == pattern && r.required.eval(c.values, nil, nil) != yes
+		})
+		if tied && len(c.hits[g]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// poolerless reports whether the pattern is of the pooler of a base model and the checkpoint has nothing of it, and says so
+// once. Encoders are published without the pooler that their class has: sentence-transformers pools by itself.
+func (c *checker) poolerless(pattern string) bool {
+	const pooler = "pooler."
+	if c.facts.prefix != "" || !strings.HasPrefix(pattern, pooler) {
+		return false
+	}
+	for g, hits := range c.hits {
+		if len(hits) > 0 && strings.HasPrefix(g.pattern, pooler) {
+			return false
+		}
+	}
+	const note = "there is no pooler; transformers starts one at random, which matters only where its output is used"
+	if !slices.Contains(c.report.Notices, note) {
+		c.report.Notices = append(c.report.Notices, note)
+	}
+	return true
+}
+
+func fill(pattern string, idx []int64) string {
+	for _, i := range idx {
+		pattern = strings.Replace(pattern, "#", fmt.Sprint(i), 1)
+	}
+	return pattern
+}
