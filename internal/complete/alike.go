@@ -30,7 +30,7 @@ func alike(v *values, tensors []Tensor) *Report {
 			r.add(Problem{Foreign, t.Name, "a model's own tensors", "one of a PEFT model with its adapter"})
 		case slices.Contains(t.Shape, 0) && strings.HasSuffix(t.Name, ".weight"):
 			r.add(Problem{Empty, t.Name, "weights", "shape " + spell(t.Shape)})
-		case !isFloat(t.DType) && len(t.Shape) == 2 && strings.HasSuffix(t.Name, ".weight"):
+		case !isFloat(t.DType) && len(t.Shape) == 2 && weights(t.Name):
 			r.add(Problem{DType, t.Name, "floating-point weights", t.DType.String()})
 		}
 		file(lists, t.Name, int32(i))
@@ -45,6 +45,12 @@ func alike(v *values, tensors []Tensor) *Report {
 	}
 	depth(v, lists, r)
 	return r
+}
+
+// weights reports whether the name is one that schemes of quantization give the weights of a Linear.
+func weights(name string) bool {
+	leaf := name[strings.LastIndexByte(name, '.')+1:]
+	return strings.HasPrefix(leaf, "weight") || leaf == "qweight"
 }
 
 // file puts a tensor into the outermost list that its name tells of.

@@ -58,6 +58,21 @@ func check(t *testing.T, config string, tensors []Tensor) *Report {
 	return r
 }
 
+// TestUnknownScheme: integers under a name of a scheme's own are no weights, however many names the class does not have.
+func TestUnknownScheme(t *testing.T) {
+	tensors := []Tensor{weight("model.embed_tokens", 10, 8)}
+	for i := range 2 {
+		for _, p := range []string{"gate_proj", "up_proj"} {
+			name := fmt.Sprintf("model.layers.%d.mlp.%s.weight_", i, p)
+			tensors = append(tensors, Tensor{Name: name + "qdata", DType: safetensors.I8, Shape: []int64{12, 8}}, Tensor{Name: name + "scale", DType: safetensors.BF16, Shape: []int64{12, 1}})
+		}
+	}
+	r := check(t, llamaConfig, tensors)
+	if want := (Problem{DType, "model.layers.0.mlp.gate_proj.weight_qdata", "floating-point weights", "I8"}); r.Count() != 4 || r.Problems[0] != want {
+		t.Errorf("got %v, want four and the first %v", r.Problems, want)
+	}
+}
+
 // TestListOfUnknownLength: where a list in config.json says how many modules there are, its length is not the default's.
 func TestListOfUnknownLength(t *testing.T) {
 	const config = `{"model_type": "hubert", "architectures": ["HubertModel"], "conv_dim": [%s], "conv_kernel": [10, 3], "hidden_size": 8}`
