@@ -181,7 +181,12 @@ func digestsOf(t *testing.T, dir, binary string, names []string) []string {
 	if err := json.Unmarshal(out, &v); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.MkdirAll(filepath.Join(dir, "out"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(filepath.Join(dir, "out"))
 	lines := make([][]string, len(names))
+	written := make([]bool, len(names))
 	var wg sync.WaitGroup
 	next := make(chan int)
 	for range runtime.GOMAXPROCS(0) {
@@ -189,7 +194,7 @@ func digestsOf(t *testing.T, dir, binary string, names []string) []string {
 			for i := range next {
 				d := &digester{binary: binary, dir: dir, source: names[i], version: v.Version}
 				d.all(i)
-				lines[i] = d.lines
+				lines[i], written[i] = d.lines, d.written
 			}
 		})
 	}
@@ -198,6 +203,11 @@ func digestsOf(t *testing.T, dir, binary string, names []string) []string {
 	}
 	close(next)
 	wg.Wait()
+	for i, ok := range written {
+		if !ok && !refused[names[i]] {
+			t.Errorf("%s: no conversion of it writes anything", names[i])
+		}
+	}
 	return slices.Concat(lines...)
 }
 
@@ -205,7 +215,11 @@ func digestsOf(t *testing.T, dir, binary string, names []string) []string {
 type digester struct {
 	binary, dir, source, version string
 	lines                        []string
+	written                      bool // some conversion went through
 }
+
+// refused are the sources that are there to be refused.
+var refused = map[string]bool{}
 
 func (d *digester) all(index int) {
 	out := filepath.Join("out", d.source)
@@ -230,6 +244,7 @@ func (d *digester) all(index int) {
 		what := strings.Join(flags, " ")
 		d.line("convert "+what, d.run(out, args...)+d.file(report))
 		if _, err := os.Stat(filepath.Join(d.dir, out)); err == nil {
+			d.written = true
 			memory := []string{"--jobs", "2", "--max-memory", []string{"16MiB", "512MiB"}[i%2]}
 			then := func(args ...string) string { return d.run("", append(args, memory...)...) }
 			d.line("verify "+what, then("verify", out, "--source", d.source, "--json"))
