@@ -8,7 +8,7 @@ For every class of every model type, in several variants of its config:
      projectors kept), transformers replaces exactly the modules whose tensors
      arch quantizes;
   3. the tensors that arch says are held in float32 in a model of bfloat16 and in one of float16 are those that transformers'
-     own loading puts into that dtype.
+     own loading puts into that dtype (not with --few).
 
 Usage: check.py CLASSIFY [--few] [TYPE...]    CLASSIFY: the built gen/classify; --few: of each type the base model
                                               and the class that its checkpoints are likely of, alone,
@@ -144,7 +144,7 @@ def held(cls, config, names, dtype):
     return {n for n, p in paths.items() if listed and re.search("|".join(listed), p)}
 
 
-def check_variant(arch, cls, config, model):
+def check_variant(arch, cls, config, model, dtypes):
     d, names, path, null = facts(cls, config, model)
     problems = []
 
@@ -157,7 +157,7 @@ def check_variant(arch, cls, config, model):
     diff = want ^ set(got["quantized"])
     if diff:
         problems.append(("set", sorted(diff)))
-    for dtype in ("bfloat16", "float16"):
+    for dtype in dtypes:
         diff = held(cls, config, names, dtype) ^ set(got["float32"].get(dtype, [])) - want
         if diff:
             problems.append((dtype, sorted(diff)))
@@ -212,7 +212,7 @@ def check_type(arch, t, few):
             seen.add(sig)
             count += 1
             try:
-                problems = check_variant(arch, cls, config, model)
+                problems = check_variant(arch, cls, config, model, () if few else ("bfloat16", "float16"))
             except AttributeError as e:
                 if "all_tied_weights_keys" in str(e):
                     continue  # transformers' own quantizer cannot take such a class
