@@ -15,7 +15,7 @@ func Absmax(e Elem, absmax []float32, src []byte, blockSize int) {
 // The first of two codes is in the high nibble, and the missing nibble of an odd count is the code of 0.
 //
 // absmax may hold any scales instead, as decoded from 8-bit codes or found by a search. A negative one, which turns the
-// table around, is taken as it is. Where a scale is a NaN or between -1e-37 and 0, or an element is not finite, the codes
+// table around, is taken as it is. Where a scale is a NaN, -0 or between -1e-37 and 0, or an element is not finite, the codes
 // of that block are unspecified.
 func Codes(t Type, e Elem, codes []byte, absmax []float32, src []byte, blockSize int) {
 	done := codesBlocks(t, e, codes, absmax, src, blockSize)

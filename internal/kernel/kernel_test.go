@@ -222,8 +222,8 @@ func TestCodesOfAnyScale(t *testing.T) {
 					absmaxGeneric(e, absmax, src, 64)
 					for i := range absmax {
 						absmax[i] *= []float32{0, 1e-30, 0.3, 0.9, 1.1, 100, -1, -0.8, -1.3}[r.IntN(9)]
-						if absmax[i] > -1e-37 && absmax[i] < 0 {
-							absmax[i] = 0
+						if absmax[i] > -1e-37 && absmax[i] <= 0 {
+							absmax[i] = 0 // and not -0
 						}
 						absmax[i] = min(absmax[i], math.MaxFloat32)
 					}

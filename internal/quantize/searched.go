@@ -1,6 +1,7 @@
 package quantize
 
 import (
+	"math"
 	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
@@ -47,11 +48,11 @@ func (Searched) Codes(p *Panel, scale []float32, codes []byte) {
 	kernel.Codes(p.Type, p.Elem, codes, usable(scale), p.Values, p.BlockSize)
 }
 
-// usable is scale with 0 for what kernel.Codes does not take, a negative scale too small to have a reciprocal.
+// usable is scale with 0 for what kernel.Codes does not take, a negative scale that has no reciprocal, -0 included.
 func usable(scale []float32) []float32 {
 	var out []float32
 	for i, s := range scale {
-		if s < 0 && s > -1e-37 {
+		if math.Signbit(float64(s)) && s > -1e-37 {
 			if out == nil {
 				out = append(out, scale...)
 			}
