@@ -40,11 +40,12 @@ func grow[T any](p *[]T, n int) []T {
 // contents checks every code and constant of every quantized weight.
 func (r *Report) contents(ctx context.Context, groups *fourbit.Groups, opt Options) error {
 	found := make([][]Finding, len(groups.Weights))
+	absmax := r.Manifest == nil || !scalesChosen(r.Manifest)
 	var mu sync.Mutex
 	err := stream.Run(ctx, opt.Stream, newScratch, len(groups.Weights), func(i int) int64 {
 		return groups.Weights[i].Size.Nested * 4
 	}, func(i int, each stream.Each[*scratch]) error {
-		c := &content{w: groups.Weights[i]}
+		c := &content{w: groups.Weights[i], absmax: absmax}
 		if err := c.check(each, func(n int64) {
 			if opt.Progress == nil {
 				return
@@ -69,8 +70,9 @@ func (r *Report) contents(ctx context.Context, groups *fourbit.Groups, opt Optio
 
 // content checks one weight.
 type content struct {
-	w     *fourbit.Weight
-	found []Finding
+	w      *fourbit.Weight
+	absmax bool // scales may be expected to be largest magnitudes
+	found  []Finding
 }
 
 func (c *content) add(s fourbit.Severity, t fourbit.Tensor, format string, args ...any) {
@@ -190,7 +192,7 @@ func (c *content) codes(each stream.Each[*scratch], progress func(int64)) error 
 	for _, k := range loose {
 		n += k
 	}
-	if n > 0 {
+	if n > 0 && c.absmax {
 		c.add(fourbit.Notice, w.Packed, "%d of %d blocks have no code of +1 or -1: their scales are no largest magnitudes, as after a search for better ones",
 			n, w.Size.Blocks)
 	}

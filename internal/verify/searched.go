@@ -45,6 +45,11 @@ func (r *Report) method(m *manifest.Manifest, in *Inputs) (scale bnb.Scale, ok b
 	return scale, true
 }
 
+// scalesChosen tells whether a manifest names another method than absmax.
+func scalesChosen(m *manifest.Manifest) bool {
+	return m.Settings["scale"] != "" || strings.Contains(m.Settings["rule"], "scale=")
+}
+
 // searched tells whether the weight's scales come from a search.
 func (d *derivation) searched() bool { return d.scale != bnb.AbsMax }
 
