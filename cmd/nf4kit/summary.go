@@ -47,7 +47,7 @@ func converted(p *convert.Plan, results []convert.Result) []report.Converted {
 		it, r := &p.Items[i], &results[i]
 		if r.Measured {
 			out = append(out, report.Converted{Name: it.Name, Kind: it.Kind, Shape: it.Shape, Format: it.Spec,
-				ReadTwice: r.ReadTwice, Written: r.Written, Other: r.Other})
+				ReadTwice: r.ReadTwice, Written: r.Written, Other: r.Other, Weighted: r.Weighted})
 		}
 	}
 	return out
@@ -158,6 +158,7 @@ func (s *summary) printErrors(w io.Writer) {
 	t.AppendRow(line(&r.Total))
 	alignRight(t, 2, len(head))
 	t.Render()
+	s.printGain(w)
 	twice := 0
 	for i := range r.Tensors {
 		if r.Tensors[i].ReadTwice {
@@ -167,6 +168,25 @@ func (s *summary) printErrors(w io.Writer) {
 	if twice > 0 {
 		escape.Fprintf(w, "%d tensors did not fit --max-memory and were read a second time for these figures.\n", twice)
 	}
+}
+
+// printGain says how much better than absmax the scales, and codes, are that were chosen.
+func (s *summary) printGain(w io.Writer) {
+	g := s.report.Gain
+	if g == nil || g.Weights == nil {
+		return
+	}
+	than := func(gain float64) string {
+		if gain < 0 {
+			return fmt.Sprintf("%.1f %% above", -100*gain)
+		}
+		return fmt.Sprintf("%.1f %% below", 100*gain)
+	}
+	escape.Fprintf(w, "Against absmax, the squared error of the weights is %s", than(*g.Weights))
+	if g.Outputs != nil {
+		escape.Fprintf(w, ", that of the layers' outputs, as far as the inputs are known, %s", than(*g.Outputs))
+	}
+	fmt.Fprintln(w, ".")
 }
 
 // printUse tells how to load the result.
@@ -264,6 +284,7 @@ type summaryJSON struct {
 	Files       []fileJSON       `json:"files"`
 	Tensors     []planTensorJSON `json:"tensors"`
 	Formats     []report.Format  `json:"formats,omitempty"`
+	Gain        *report.Gain     `json:"gain,omitempty"`
 	Total       *report.Row      `json:"total,omitempty"`
 	Kinds       []report.Row     `json:"kinds,omitempty"`
 	Warnings    []string         `json:"warnings"`
@@ -293,7 +314,7 @@ func (s *summary) json() summaryJSON {
 		Seconds: s.took.Seconds(), SkipModules: s.p.SkipList, Warnings: s.p.Warnings, Notices: s.p.Notices,
 	}
 	if len(r.Formats) > 0 {
-		out.Formats, out.Total, out.Kinds = r.Formats, &r.Total, r.Kinds
+		out.Formats, out.Total, out.Kinds, out.Gain = r.Formats, &r.Total, r.Kinds, r.Gain
 	}
 	if s.p.Model != nil {
 		out.ModelType = s.p.Model.Type

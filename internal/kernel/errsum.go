@@ -27,6 +27,23 @@ func (s *Sums) Add(o *Sums) {
 	s.Max = max(s.Max, o.Max)
 }
 
+// WeightedSquares is the sum of h*(x-v)^2 in float64, added in order: h is by column, and element 0 is in column col. A nil v is
+// zeros.
+func WeightedSquares(x, v, h []float32, col int) float64 {
+	var s float64
+	for i, x := range x {
+		e := float64(x)
+		if v != nil {
+			e -= float64(v[i])
+		}
+		s += float64(float64(float64(h[col])*e) * e)
+		if col++; col == len(h) {
+			col = 0
+		}
+	}
+	return s
+}
+
 // lanes holds a chunk's running sums, which are the same whatever the width of the registers: elements 2i and 2i+1 of
 // the chunk go to lane i%8, in this order. So a lane takes both codes of a byte, and both halves of 32 bits of source.
 type lanes struct {

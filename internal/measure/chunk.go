@@ -106,7 +106,7 @@ func (c *chunk) compare(i int, v []float32) {
 	}
 	for lo := 0; lo < len(v); lo += piece {
 		hi := min(lo+piece, len(v))
-		c.wE2[i][c.k] += weighted(c.x[lo:hi], v[lo:hi], c.weights, c.column(lo))
+		c.wE2[i][c.k] += kernel.WeightedSquares(c.x[lo:hi], v[lo:hi], c.weights, c.column(lo))
 	}
 }
 

@@ -387,7 +387,7 @@ func (j *job) encode(w *scratch, k int) error {
 	c := &chunk{job: j, w: w, k: k, first: j.chunks[k] * kernel.Chunk, src: src, run: run, x: x, q: q,
 		errors: errorChunk(k, len(j.chunks))}
 	if j.weights != nil {
-		j.wX2[k] = weighted(x, nil, j.weights, c.column(0))
+		j.wX2[k] = kernel.WeightedSquares(x, nil, j.weights, c.column(0))
 	}
 	for i := range j.set.formats {
 		w.counts[i] = counts{}

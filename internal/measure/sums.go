@@ -6,22 +6,6 @@ import "math"
 // second-level cache.
 const piece = 4096
 
-// weighted is the sum of h e squared, h by column: element 0 is in column col.
-func weighted(x, v []float32, h []float32, col int) float64 {
-	var s float64
-	for i, x := range x {
-		e := float64(x)
-		if v != nil {
-			e -= float64(v[i])
-		}
-		s += float64(h[col]) * e * e
-		if col++; col == len(h) {
-			col = 0
-		}
-	}
-	return s
-}
-
 // banks of counts, so that runs of one code do not wait for each other.
 type counts [4][256]uint32
 

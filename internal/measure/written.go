@@ -203,7 +203,7 @@ func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) 
 		kernel.PairSums(&sums[k], x, v)
 		if j.weights != nil {
 			col := int(first % int64(len(j.weights)))
-			wE2[k], wX2[k] = weighted(x, v, j.weights, col), weighted(x, nil, j.weights, col)
+			wE2[k], wX2[k] = kernel.WeightedSquares(x, v, j.weights, col), kernel.WeightedSquares(x, nil, j.weights, col)
 		}
 		var zeros int64
 		for _, v := range v {

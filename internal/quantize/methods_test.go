@@ -120,8 +120,15 @@ func TestMethods(t *testing.T) {
 			}
 			run := func(name bnb.Scale, in Inputs) made {
 				m := make4bit(t, name, c.rows, c.cols, c.block, double, in, stream.Options{Jobs: 2})
-				if e, _, _ := errors(m); math.Abs(e-m.result.Written.E2) > 1e-6*e {
+				e, weighted, _ := errors(m)
+				if math.Abs(e-m.result.Written.E2) > 1e-6*e {
 					t.Errorf("%s %+v: error sum %v, of what was written %v", name, c, m.result.Written.E2, e)
+				}
+				if in.Moments == nil {
+					weighted = 0
+				}
+				if math.Abs(weighted-m.result.Weighted.Written) > 1e-6*weighted {
+					t.Errorf("%s %+v: weighted error sum %v, of what was written %v", name, c, m.result.Weighted.Written, weighted)
 				}
 				return m
 			}
@@ -129,7 +136,11 @@ func TestMethods(t *testing.T) {
 			absmax, absmaxW, absmaxO := errors(run(bnb.AbsMax, Inputs{}))
 			mse, mseW, _ := errors(run(bnb.MSE, Inputs{}))
 			signed, _, _ := errors(run(bnb.MSESigned, Inputs{}))
-			_, weightedW, weightedO := errors(run(bnb.MSESigned, moments))
+			weighted := run(bnb.MSESigned, moments)
+			_, weightedW, weightedO := errors(weighted)
+			if of := weighted.result.Weighted.Other; !double && math.Abs(of-absmaxW) > 1e-6*absmaxW {
+				t.Errorf("%+v: weighted error sum of absmax %v, expected %v", c, of, absmaxW)
+			}
 			_, _, fedO := errors(run(bnb.Feedback, in))
 			if !(mse < 0.95*absmax && signed < mse && weightedW < mseW && weightedW < 0.9*absmaxW && fedO < 0.8*weightedO && fedO < absmaxO) {
 				t.Errorf("%+v double %v: error %.3g absmax, %.3g mse, %.3g mse-signed; weighted %.3g, %.3g, %.3g with moments; output %.3g, %.3g with moments, %.3g feedback",
@@ -156,6 +167,9 @@ func TestMethodsSame(t *testing.T) {
 			}
 			if diff := cmp.Diff(want.result.Written, got.result.Written); diff != "" {
 				t.Errorf("%v: %+v gives other sums (-want +got)\n%s", name, o, diff)
+			}
+			if want.result.Weighted != got.result.Weighted {
+				t.Errorf("%v: %+v gives other weighted sums: %v, expected %v", name, o, got.result.Weighted, want.result.Weighted)
 			}
 		}
 	}

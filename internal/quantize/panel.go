@@ -21,7 +21,9 @@ type Worker struct {
 	abs   []float32 // scales read back
 	plain []float32 // what absmax would have chosen
 	bytes []byte    // scales as bytes
-	dq    []byte    // double-quantized scales of a range
+	dq    []byte    // double-quantized scales of a range, or codes of a chunk
+
+	values, decoded []float32 // of a chunk
 }
 
 // NewWorker makes one.

@@ -19,7 +19,7 @@ const (
 	codesBytes = 1 << 18 // codes of the most elements that a range can have
 	slabBytes  = RangeBytes + codesBytes
 	groupTask  = 1 << 17 // scales of one task of double quantization, a multiple of doublequant.BlockSize
-	sumsBytes  = 2 * 64  // of the sums of one chunk
+	sumsBytes  = 160     // of the sums of one chunk
 )
 
 // A Part is one stored tensor of a weight. WriteAt is called from several goroutines, on ranges that
@@ -71,6 +71,17 @@ type Result struct {
 	// Written is the error of what was written. Other is that of the other of NF4 and FP4 with the same scales; of a method
 	// that is not absmax, the error of absmax in the same type, before any double quantization.
 	Written, Other kernel.Sums
+	Weighted       WeightedSums
+}
+
+// WeightedSums are sums of squares times the second moments of the inputs, of each element's column: the mean square of a
+// layer's output, had its inputs no correlation, and of its error. They are 0 where the moments are not known.
+type WeightedSums struct{ Weights, Written, Other float64 }
+
+func (s *WeightedSums) add(o *WeightedSums) {
+	s.Weights += o.Weights
+	s.Written += o.Written
+	s.Other += o.Other
 }
 
 // A Run is what the weights of one run share.
@@ -101,6 +112,7 @@ type Job struct {
 
 	slabs          [][]byte
 	written, other []kernel.Sums // of each chunk
+	weighted       []WeightedSums
 }
 
 // New decides, from sizes alone, what of a weight is kept in memory.
@@ -205,6 +217,9 @@ func (j *Job) Quantize(each stream.Each[*Worker]) (Result, error) {
 		r.Written.Add(&j.written[i])
 		r.Other.Add(&j.other[i])
 	}
+	for i := range j.weighted {
+		r.Weighted.add(&j.weighted[i])
+	}
 	return r, nil
 }
 
@@ -236,6 +251,9 @@ func (j *Job) begin() (err error) {
 	if j.run.Measure {
 		chunks := ceilDiv(j.n, kernel.Chunk)
 		j.written, j.other = make([]kernel.Sums, chunks), make([]kernel.Sums, chunks)
+		if len(j.Inputs.Moments) > 0 {
+			j.weighted = make([]WeightedSums, chunks)
+		}
 	}
 	return j.scales.begin()
 }
@@ -368,12 +386,32 @@ func (j *Job) sums(w *Worker, task int) error {
 		a := grow(&w.plain, int(b1-b0))
 		kernel.Absmax(j.Run, a, r, j.BlockSize)
 		kernel.ErrorSumsOf(&j.other[c], j.Type, j.Run, r, j.Elem, x, a, a, j.BlockSize)
+		if j.weighted != nil {
+			j.weigh(w, c, x, r, codes[at/2:][:(k+1)/2], scale[b0:b1], a)
+		}
 	}
 	if j.held {
 		j.run.slabs.put(j.slabs[task])
 		j.slabs[task] = nil
 	}
 	return nil
+}
+
+// weigh sums the weighted errors of chunk c: x are its values as they are stored and run in the run dtype, codes and scale what was
+// written, and absmax the largest magnitudes of its blocks.
+func (j *Job) weigh(w *Worker, c int64, x, run, codes []byte, scale, absmax []float32) {
+	n := len(x) / int(j.size)
+	values, v := grow(&w.values, n), grow(&w.decoded, n)
+	kernel.Widen(values, x, j.Elem)
+	h, col := j.Inputs.Moments, int(c*kernel.Chunk%j.Cols)
+	s := &j.weighted[c]
+	s.Weights = kernel.WeightedSquares(values, nil, h, col)
+	kernel.DequantizeF32(j.Type, v, codes, scale, j.BlockSize)
+	s.Written = kernel.WeightedSquares(values, v, h, col)
+	plain := grow(&w.dq, len(codes))
+	kernel.Codes(j.Type, j.Run, plain, absmax, run, j.BlockSize)
+	kernel.DequantizeF32(j.Type, v, plain, absmax, j.BlockSize)
+	s.Other = kernel.WeightedSquares(values, v, h, col)
 }
 
 func otherType(t kernel.Type) kernel.Type {

@@ -1,8 +1,11 @@
 package report
 
 import (
+	"slices"
+
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/measure"
+	"github.com/nf4kit/nf4kit/internal/quantize"
 	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
@@ -16,6 +19,7 @@ type Converted struct {
 	ReadTwice bool       // larger than the memory budget: read a second time for the figures
 	Written   kernel.Sums
 	Other     kernel.Sums
+	Weighted  quantize.WeightedSums
 }
 
 // Versus is the format that a conversion compares its own with: the other type, in the same blocks and scales. Of scales that
@@ -46,10 +50,13 @@ func FromConversion(tensors []Converted) (*Report, error) {
 		}
 		mixed = mixed || t.Format != tensors[0].Format
 		list[i] = measure.Tensor{Name: t.Name, Kind: t.Kind, Layer: measure.Layer(t.Name), Shape: t.Shape, Elements: t.Written.N, Measured: t.Written.N,
-			Results: []measure.Result{{Sums: t.Written, Codes: size.Data, Bytes: size.Total}, {Sums: t.Other, Codes: other.Data, Bytes: other.Total}}}
+			Results: []measure.Result{
+				{Sums: t.Written, Codes: size.Data, Bytes: size.Total, WeightedE2: t.Weighted.Written, WeightedX2: t.Weighted.Weights},
+				{Sums: t.Other, Codes: other.Data, Bytes: other.Total, WeightedE2: t.Weighted.Other, WeightedX2: t.Weighted.Weights}}}
 	}
 	r := New(list)
 	r.Command = "convert"
+	r.Gain = gain(tensors, &r.Total)
 	for i := range tensors {
 		t, row := &tensors[i], &r.Tensors[i]
 		row.ReadTwice, row.Histogram = t.ReadTwice, nil
@@ -61,10 +68,28 @@ func FromConversion(tensors []Converted) (*Report, error) {
 	case len(tensors) == 0:
 	case mixed:
 		r.Formats = []Format{{Name: "as written"}, {Name: "other type"}}
+		if r.Gain != nil {
+			r.Formats[1].Name = "absmax"
+		}
 	default:
 		r.Formats = []Format{formatNamed(tensors[0].Format), formatNamed(Versus(tensors[0].Format))}
 	}
 	return r, nil
+}
+
+// gain compares the two formats of the total; nil where a tensor's second is not absmax.
+func gain(tensors []Converted, total *Row) *Gain {
+	if len(tensors) == 0 || slices.ContainsFunc(tensors, func(t Converted) bool { return t.Format.Scale == bnb.AbsMax }) {
+		return nil
+	}
+	less := func(of func(*Figures) *float64) *float64 {
+		written, absmax := of(&total.Formats[0]), of(&total.Formats[1])
+		if written == nil || absmax == nil {
+			return nil
+		}
+		return number(1 - *written**written/(*absmax**absmax))
+	}
+	return &Gain{less(func(f *Figures) *float64 { return f.RelRMSE }), less(func(f *Figures) *float64 { return f.WeightedRR })}
 }
 
 func formatNamed(f bnb.Format) Format {

@@ -29,6 +29,7 @@ type Report struct {
 	Sample       float64       `json:"sample,omitempty"` // share of the chunks; 0: all
 	Imatrix      string        `json:"imatrix,omitempty"`
 	Sizes        *Sizes        `json:"sizes,omitempty"` // of a conversion, and of what was verified
+	Gain         *Gain         `json:"gain,omitempty"`  // of a conversion whose scales are not by absmax
 	Verification *Verification `json:"verification,omitempty"`
 	Formats      []Format      `json:"formats"`
 	Total        Row           `json:"total"`
@@ -56,6 +57,13 @@ func (s *Sizes) Saved() float64 {
 		return 0
 	}
 	return 100 - 100*float64(s.OutputBytes)/float64(s.SourceBytes)
+}
+
+// Gain is by which share a conversion's errors are lower than those of absmax in the same type and blocks, whose scales are
+// not quantized again: 0.28 is 28 % less, and what is below 0 is more.
+type Gain struct {
+	Weights *float64 `json:"squared_error"`                               // of the weights
+	Outputs *float64 `json:"activation_weighted_squared_error,omitempty"` // where inputs are known
 }
 
 // Format is a column of figures.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/measure"
+	"github.com/nf4kit/nf4kit/internal/quantize"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
@@ -229,6 +230,22 @@ func TestFromConversion(t *testing.T) {
 	if got := []string{r.Formats[0].Name, r.Formats[1].Name, r.Tensors[1].Formats[0].Format, r.Tensors[1].Formats[1].Format}; !slices.Equal(got,
 		[]string{"as written", "other type", "nf4,block=128,nodq", "fp4,block=128,nodq"}) {
 		t.Errorf("formats %q", got)
+	}
+	if r.Gain != nil {
+		t.Errorf("a gain of absmax: %+v", r.Gain)
+	}
+	// Of a better method, by how much: of the weights, and of outputs where inputs are known.
+	better := one
+	better.Format.Scale, better.Other.E2 = bnb.MSE, 2*sums.E2
+	if g := conversion(t, better).Gain; g == nil || math.Abs(*g.Weights-0.5) > 1e-9 || g.Outputs != nil {
+		t.Errorf("gain %+v, expected half of the error of the weights", g)
+	}
+	better.Weighted = quantize.WeightedSums{Weights: 9, Written: 1, Other: 4}
+	if g := conversion(t, better).Gain; g == nil || g.Outputs == nil || math.Abs(*g.Outputs-0.75) > 1e-9 {
+		t.Errorf("gain %+v, expected three quarters of that of the outputs", g)
+	}
+	if r := conversion(t, better, other); r.Gain != nil {
+		t.Errorf("gain %+v of a mixture with absmax", r.Gain)
 	}
 	var table bytes.Buffer
 	if err := r.WriteCSV(&table); err != nil || !strings.Contains(table.String(), `,"nf4,block=128,nodq",`) {
