@@ -48,6 +48,7 @@ var rank = map[string]int{
 
 	"internal/convert": 4,
 
+	"internal/allocate":  5,
 	"internal/quality":   5,
 	"internal/footprint": 5,
 	"internal/origin":    5,

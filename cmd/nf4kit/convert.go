@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/nf4kit/nf4kit/internal/allocate"
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/escape"
@@ -47,10 +48,12 @@ type ConvertOptions struct {
 	DryRun  bool
 	Force   bool
 	ScaleOptions
+	AllocateOptions
 
 	AllowIncomplete bool
 
-	settings map[string]string // flags that were given and reach the output, for nf4kit.json
+	settings   map[string]string // flags that were given and reach the output, for nf4kit.json
+	allocation *allocate.Outcome // what --target-bpp chose; nil without
 }
 
 // outputFlags are the flags on which output bytes depend.
@@ -91,6 +94,8 @@ on --jobs or --max-memory.
 
 ` + scaleHelp + `
 
+` + allocateHelp + `
+
 A recipe (--recipe) is a YAML file whose keys are flags of this command:
 
     type: nf4
@@ -105,7 +110,8 @@ The command line wins over the environment, and the environment over the recipe.
   nf4kit convert Llama-3.2-1B out --double-quant=false --report errors.json
   nf4kit convert model.safetensors out --only 'proj'
   nf4kit convert Llama-3.2-1B out --rule 'down_proj=block=32' --dry-run -v
-  nf4kit convert Llama-3.2-1B out --imatrix Llama-3.2-1B.imatrix.gguf`,
+  nf4kit convert Llama-3.2-1B out --imatrix Llama-3.2-1B.imatrix.gguf
+  nf4kit convert Llama-3.2-1B out --target-bpp 4.5 --activations llama.act.safetensors --save-recipe llama-4.5.yaml`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Src, o.Dst = args[0], args[1]
@@ -113,6 +119,9 @@ The command line wins over the environment, and the environment over the recipe.
 				if err := applyRecipe(cmd.LocalFlags(), o.Recipe); err != nil {
 					return err
 				}
+			}
+			if err := o.AllocateOptions.check(given(cmd.Flags(), []string{"target-bpp", "target-blocks"})); err != nil {
+				return err
 			}
 			o.settings = given(cmd.Flags(), outputFlags)
 			return runConvert(cmd.Context(), g, o)
@@ -146,6 +155,7 @@ func (o *ConvertOptions) addFlags(cmd *cobra.Command) {
 	fs.BoolVar(&o.Force, "force", false, "replace DST, once the new one is complete")
 	allowIncomplete(fs, &o.AllowIncomplete)
 	o.ScaleOptions.addFlags(cmd)
+	o.AllocateOptions.addFlags(fs)
 	enum(cmd, "type", "nf4", "fp4")
 	enum(cmd, "dtype", "auto", "bfloat16", "float16")
 	enum(cmd, "compute-dtype", "auto", "bfloat16", "float16", "float32")
@@ -223,7 +233,7 @@ func (o *ConvertOptions) plan() (convert.Options, error) {
 	if err := opt.Validate(); err != nil {
 		return opt, &usageError{err}
 	}
-	return opt, o.check(&opt)
+	return opt, o.ScaleOptions.check(&opt, o.TargetBPP > 0)
 }
 
 // noteScale puts into the settings of nf4kit.json how scales are chosen, and by what.
@@ -301,12 +311,25 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	defer closeInputs()
 	opt.Inputs = inputs
 	o.noteScale(opt.Spec.Scale, identity)
+	if err := o.checkRecipePlace(src); err != nil {
+		return err
+	}
+	if o.TargetBPP > 0 {
+		if o.allocation, err = o.chooseBits(ctx, g, src, &opt); err != nil {
+			return err
+		}
+	}
 	p, err := g.planned(ctx, func() (*convert.Plan, error) { return convert.NewPlan(src, opt) })
 	if err != nil {
 		return err
 	}
 	if err := checkMemory(p, x.MaxMemory); err != nil {
 		return err
+	}
+	if o.SaveRecipe != "" {
+		if err := o.saveRecipe(); err != nil {
+			return err
+		}
 	}
 	if o.DryRun {
 		return printPlan(g, o, p)

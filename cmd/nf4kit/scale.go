@@ -85,8 +85,9 @@ func (o *ScaleOptions) choose() (bnb.Scale, error) {
 	return s, nil
 }
 
-// check finds what the flags lack for the scales that opt has.
-func (o *ScaleOptions) check(opt *convert.Options) error {
+// check finds what the flags lack for the scales that opt has. allocates tells that bits are chosen by what is known of inputs,
+// whatever the scales are.
+func (o *ScaleOptions) check(opt *convert.Options, allocates bool) error {
 	used := map[bnb.Scale]bool{opt.Spec.Scale: true}
 	for _, r := range opt.Rules {
 		if r.Change.Scale != nil {
@@ -96,7 +97,7 @@ func (o *ScaleOptions) check(opt *convert.Options) error {
 	if used[bnb.Feedback] && o.Activations == "" {
 		return usagef("feedback needs --activations FILE, with Gram matrices: nf4kit calibration-script prints the program that makes it")
 	}
-	if len(used) == 1 && used[bnb.AbsMax] {
+	if len(used) == 1 && used[bnb.AbsMax] && !allocates {
 		for flag, file := range map[string]string{"imatrix": o.Imatrix, "activations": o.Activations} {
 			if file != "" {
 				return usagef("--%s %s: absmax makes no use of it", flag, file)

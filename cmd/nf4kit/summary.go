@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nf4kit/nf4kit/internal/allocate"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/escape"
@@ -91,6 +92,11 @@ func (s *summary) printSizes(w io.Writer) {
 	line("format", "%s; the rest in %s", s.o.formatText(), strings.ToLower(s.p.RunDType.String()))
 	for _, l := range s.report.Lines() {
 		line(l[0], "%s", l[1])
+	}
+	if s.o.allocation != nil {
+		for _, l := range allocationLines(s.o.allocation) {
+			line(l[0], "%s", l[1])
+		}
 	}
 }
 
@@ -279,16 +285,17 @@ type summaryJSON struct {
 	ModelType   string `json:"model_type,omitempty"`
 	RunDType    string `json:"run_dtype"`
 	report.Sizes
-	Seconds     float64          `json:"seconds,omitempty"`
-	SkipModules []string         `json:"llm_int8_skip_modules"`
-	Files       []fileJSON       `json:"files"`
-	Tensors     []planTensorJSON `json:"tensors"`
-	Formats     []report.Format  `json:"formats,omitempty"`
-	Gain        *report.Gain     `json:"gain,omitempty"`
-	Total       *report.Row      `json:"total,omitempty"`
-	Kinds       []report.Row     `json:"kinds,omitempty"`
-	Warnings    []string         `json:"warnings"`
-	Notices     []string         `json:"notices"`
+	Seconds     float64           `json:"seconds,omitempty"`
+	SkipModules []string          `json:"llm_int8_skip_modules"`
+	Files       []fileJSON        `json:"files"`
+	Tensors     []planTensorJSON  `json:"tensors"`
+	Formats     []report.Format   `json:"formats,omitempty"`
+	Gain        *report.Gain      `json:"gain,omitempty"`
+	Allocation  *allocate.Outcome `json:"allocation,omitempty"`
+	Total       *report.Row       `json:"total,omitempty"`
+	Kinds       []report.Row      `json:"kinds,omitempty"`
+	Warnings    []string          `json:"warnings"`
+	Notices     []string          `json:"notices"`
 }
 
 type fileJSON struct {
@@ -312,6 +319,7 @@ func (s *summary) json() summaryJSON {
 	out := summaryJSON{
 		Schema: "nf4kit.convert/2", Source: r.Source, Destination: r.Destination, DryRun: s.o.DryRun, RunDType: r.RunDType, Sizes: *r.Sizes,
 		Seconds: s.took.Seconds(), SkipModules: s.p.SkipList, Warnings: s.p.Warnings, Notices: s.p.Notices,
+		Allocation: s.o.allocation,
 	}
 	if len(r.Formats) > 0 {
 		out.Formats, out.Total, out.Kinds, out.Gain = r.Formats, &r.Total, r.Kinds, r.Gain

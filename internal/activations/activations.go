@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -38,6 +40,8 @@ type File struct {
 	linears map[string]string // weight to entry
 	tails   map[string]string // a weight's name without the prefixes of model classes to the weight; "" if several
 	gram    bool
+
+	sensitivities map[string]float64 // of weights; nil if the file has none
 }
 
 // Open reads the header of a file. What is wrong with its content is a *checkpoint.InputError or of package safetensors.
@@ -69,6 +73,16 @@ func (f *File) check() error {
 	}
 	if err := json.Unmarshal([]byte(meta["linears"]), &f.linears); err != nil {
 		return f.bad("", "metadata linears with a JSON object of names", err.Error())
+	}
+	if text, ok := meta["sensitivities"]; ok {
+		if err := json.Unmarshal([]byte(text), &f.sensitivities); err != nil {
+			return f.bad("", "metadata sensitivities with a JSON object of numbers", err.Error())
+		}
+		for _, w := range slices.Sorted(maps.Keys(f.sensitivities)) {
+			if v := f.sensitivities[w]; !(v >= 0) || math.IsInf(v, 0) {
+				return f.bad(w, "a sensitivity of 0 or more", fmt.Sprint(v))
+			}
+		}
 	}
 	if len(f.linears) == 0 {
 		return f.bad("", "metadata linears that names weights", "none")
@@ -143,6 +157,18 @@ func (f *File) Len() int { return len(f.linears) }
 
 // HasGram tells whether the file holds Gram matrices.
 func (f *File) HasGram() bool { return f.gram }
+
+// HasSensitivity tells whether the file says how much errors of outputs count.
+func (f *File) HasSensitivity() bool { return len(f.sensitivities) > 0 }
+
+// Sensitivity is how much an error of the outputs of a weight counts: the mean square of the gradient of the log likelihood by
+// one of them. ok is false where the file does not say.
+func (f *File) Sensitivity(weight string) (value float64, ok bool) {
+	if value, ok = f.sensitivities[weight]; !ok {
+		value, ok = f.sensitivities[f.tails[withoutPrefix(weight)]]
+	}
+	return value, ok
+}
 
 // entry finds a weight by the name that it has in a checkpoint; "" if the file does not know it.
 func (f *File) entry(weight string) string {

@@ -69,6 +69,9 @@ func TestRead(t *testing.T) {
 	if f.Len() != 2 || !f.HasGram() {
 		t.Errorf("%d weights, Gram matrices %v (want 2, true)", f.Len(), f.HasGram())
 	}
+	if v, ok := f.Sensitivity("layers.0.k.weight"); f.HasSensitivity() || ok {
+		t.Errorf("sensitivity %v, of a file that has none", v)
+	}
 	// Names of the checkpoint, of a model's class without a prefix, and of one with two.
 	for _, name := range []string{"model.layers.0.q.weight", "model.layers.0.k.weight", "layers.0.k.weight", "model.language_model.layers.0.k.weight"} {
 		m, err := f.Columns(name, 2)
@@ -161,4 +164,30 @@ func FuzzLinears(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestSensitivity(t *testing.T) {
+	meta := func(s string) map[string]string {
+		return map[string]string{"format": Format, "linears": linears, "sensitivities": s}
+	}
+	f, err := Open(write(t, good(), meta(`{"model.layers.0.q.weight": 0.5, "model.layers.0.k.weight": 0}`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for name, want := range map[string]float64{"model.layers.0.q.weight": 0.5, "layers.0.q.weight": 0.5, "model.layers.0.k.weight": 0, "other.weight": -1} {
+		got, ok := f.Sensitivity(name)
+		if !ok {
+			got = -1
+		}
+		if got != want || !f.HasSensitivity() {
+			t.Errorf("%s: sensitivity %v, want %v (-1: none)", name, got, want)
+		}
+	}
+	for _, bad := range []string{"", "[1]", `{"model.layers.0.q.weight": "x"}`, `{"model.layers.0.q.weight": -1}`, `{"model.layers.0.q.weight": 1e999}`} {
+		var in *checkpoint.InputError
+		if f, err := Open(write(t, good(), meta(bad))); !errors.As(err, &in) {
+			t.Errorf("sensitivities %q: %v, error %v", bad, f, err)
+		}
+	}
 }

@@ -1,20 +1,23 @@
 #!/usr/bin/env python3
 """Writes what nf4kit convert --activations reads: how large the inputs of every Linear of a model are, on a calibration text.
 
-    python calibrate.py MODEL --text FILE [--text FILE ...] -o OUT.safetensors [--gram] [--dtype bfloat16] [--tokens 32768]
-                        [--window 2048] [--memory 4] [--device cpu]
+    python calibrate.py MODEL --text FILE [--text FILE ...] -o OUT.safetensors [--gram] [--sensitivity] [--dtype bfloat16]
+                        [--tokens 32768] [--window 2048] [--memory 4] [--device cpu]
 
 Needs torch and transformers, any version that runs the model. Without --gram the file holds a vector for every Linear, the
 mean square of each input column. With --gram it holds the Gram matrix of the inputs too, the mean of x x^T, and a second one
 of every tenth window, which the first leaves out: --scale feedback chooses its damping on it. Linears that are given the
-same input (q, k and v; gate and up) share one entry.
+same input (q, k and v; gate and up) share one entry. --sensitivity measures what an error of each Linear's output costs the
+model, which convert --target-bpp divides bits by: it runs backward through some 4,096 tokens, and holds what that takes.
 
 Matrices take 4 bytes for each pair of columns. So many as fit --memory (GiB) are summed up in one pass over the text, on the
 disk they go as soon as their pass is over; a model with more takes more passes. --dtype is what they are stored in.
 
 The file: for each entry, named after the first of its Linears, NAME.moments [in] float32, and with --gram NAME.gram and
 NAME.heldout [in, in]. Metadata: "format" = "nf4kit.activations/1", "linears" = JSON object of the name of every weight to
-that of its entry, "tokens" and "heldout_tokens" as numbers in text.
+that of its entry, "tokens" and "heldout_tokens" as numbers in text; with --sensitivity "sensitivities" = JSON object of the name
+of every weight to the mean square, over its outputs and the tokens, of the gradient of the log likelihood of what the model itself
+predicts (of an encoder without a head: of random sums of its outputs).
 """
 
 import argparse
@@ -60,10 +63,44 @@ def shared_inputs(model, modules, row, device):
     return group
 
 
-@torch.no_grad()
 def run(model, row, device):
     kwargs = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
     return model(input_ids=row.to(device), **kwargs)
+
+
+def sensitivities(model, modules, rows, device):
+    """The mean square of the gradient by the outputs of every Linear that the result depends on."""
+    for p in model.parameters():
+        p.requires_grad_(False)
+    squares = {}
+    hooks = [model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.requires_grad_())]
+
+    def watch(name):
+        def grad(g):
+            n, s = squares.get(name, (0, 0.0))
+            squares[name] = n + g.numel(), s + (g.double() ** 2).sum().item()
+
+        def hook(_m, _a, out):
+            if out.requires_grad:
+                out.register_hook(grad)
+
+        return hook
+
+    hooks += [m.register_forward_hook(watch(name)) for name, m in modules.items()]
+    torch.manual_seed(0)
+    for row in rows:
+        out = run(model, row, device)
+        if getattr(out, "logits", None) is not None:
+            log = torch.log_softmax(out.logits.float().flatten(0, -2), -1)
+            with torch.no_grad():
+                drawn = torch.multinomial(log.exp(), 1)
+            loss = log.gather(-1, drawn).sum()
+        else:
+            loss = (out[0].float() * torch.randn_like(out[0].float())).sum()
+        loss.backward()
+    for h in hooks:
+        h.remove()
+    return {name: s / n for name, (n, s) in squares.items()}
 
 
 class Sums:
@@ -126,12 +163,14 @@ def load(args):
     return model if args.device != "cpu" else model.float()
 
 
+@torch.no_grad()
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("model")
     p.add_argument("--text", action="append", required=True)
     p.add_argument("-o", "--out", required=True)
     p.add_argument("--gram", action="store_true")
+    p.add_argument("--sensitivity", action="store_true")
     p.add_argument("--dtype", choices=Writer.dtypes, default="float32")
     p.add_argument("--tokens", type=int, default=32768)
     p.add_argument("--window", type=int, default=2048)
@@ -148,9 +187,15 @@ def main():
     group = shared_inputs(model, modules, text[0][0], args.device)
     entries = {n: modules[n].in_features for n in modules if group.get(n) == n}
     tokens = [sum(row.numel() for row, held in text if held == part) for part in (False, True)]
-    writer = Writer(args.out, entries, args.gram, args.dtype, {
+    metadata = {
         "format": "nf4kit.activations/1", "tokens": str(tokens[0]), "heldout_tokens": str(tokens[1]),
-        "linears": json.dumps({n + ".weight": g for n, g in group.items()})})
+        "linears": json.dumps({n + ".weight": g for n, g in group.items()})}
+    if args.sensitivity:
+        rows = [r[:, i : i + 256] for r, _ in text for i in range(0, r.shape[1], 256)]
+        with torch.enable_grad():
+            found = sensitivities(model, modules, rows[:: max(1, len(rows) // 16)][:16], args.device)
+        metadata["sensitivities"] = json.dumps({n + ".weight": s for n, s in found.items() if n in group})
+    writer = Writer(args.out, entries, args.gram, args.dtype, metadata)
 
     waiting = list(entries)
     while waiting:

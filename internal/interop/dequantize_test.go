@@ -65,6 +65,7 @@ type dequantizedCase struct {
 type dequantizedAnswer struct {
 	Error          string   `json:"error"`
 	Compared       int      `json:"compared"`
+	Negative       int      `json:"negative_scales"`
 	Missing        []string `json:"missing"`
 	Extra          []string `json:"extra"`
 	Differ         []string `json:"differ"`
@@ -81,7 +82,7 @@ func (a dequantizedAnswer) check(t *testing.T, c dequantizedCase) {
 	if a.Error != "" {
 		t.Fatal(a.Error)
 	}
-	want := dequantizedAnswer{Compared: a.Compared, DType: c.DType, LogitsEqual: true}
+	want := dequantizedAnswer{Compared: a.Compared, Negative: a.Negative, DType: c.DType, LogitsEqual: true}
 	if diff := cmp.Diff(want, a, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("dequantized (-want +got):\n%s", diff)
 	}

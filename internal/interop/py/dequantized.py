@@ -23,8 +23,8 @@ def tensors(path):
 
 
 def expected(quantized, dtype):
-    """{name: tensor} of the checkpoint as bitsandbytes decodes it."""
-    out = {}
+    """{name: tensor} of the checkpoint as bitsandbytes decodes it, and how many blocks have a negative scale."""
+    out, negative = {}, 0
     for name, t in quantized.items():
         if name.endswith(SIDECARS):
             continue
@@ -32,15 +32,17 @@ def expected(quantized, dtype):
         if state:
             qs = F.QuantState.from_dict(state, device=torch.device("cpu"))
             t = F.dequantize_4bit(t, qs).to(dtype)
+            scale = F.dequantize_blockwise(qs.absmax, qs.state2) + qs.offset if qs.nested else qs.absmax
+            negative += int((scale < 0).sum())
         out[name] = t
-    return out
+    return out, negative
 
 
 def handle(case):
     dtype = getattr(torch, case["dtype"])
-    want = expected(tensors(case["quantized"]), dtype)
+    want, negative = expected(tensors(case["quantized"]), dtype)
     got = tensors(case["dequantized"])
-    out = {"error": "", "compared": len(want), "missing": sorted(want.keys() - got.keys()), "extra": sorted(got.keys() - want.keys())}
+    out = {"error": "", "compared": len(want), "negative_scales": negative, "missing": sorted(want.keys() - got.keys()), "extra": sorted(got.keys() - want.keys())}
     out["differ"] = sorted(n for n in want.keys() & got.keys() if got[n].dtype != want[n].dtype or not torch.equal(got[n], want[n]))
     with open(os.path.join(case["dequantized"], "config.json")) as f:
         out["quantization_config_left"] = "quantization_config" in json.load(f)

@@ -1,0 +1,66 @@
+package convert
+
+import (
+	"fmt"
+
+	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/quantize"
+	"github.com/nf4kit/nf4kit/internal/weights"
+)
+
+// samplePiece is how many elements of a sample lie together: whole groups of scales of the usual blocks, and whole blocks of
+// any.
+const samplePiece = 1 << 14
+
+// Sample reads about n elements of a weight that is to be quantized, in pieces spread evenly over it; all where it has no more.
+// A value that cannot be quantized is a [*weights.ValueError].
+func (p *Plan) Sample(it *Item, n int64) (*quantize.Sample, error) {
+	var moments []float32
+	if p.inputs != nil {
+		var err error
+		if moments, err = p.inputs.Columns(it.Name, it.Shape[1]); err != nil {
+			return nil, err
+		}
+	}
+	run := kernelElem(p.RunDType)
+	s, err := quantize.NewSample(kernelType(it.Spec.Type), run, it.Shape[1], moments)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", it.Name, err)
+	}
+	all := it.Elems()
+	pieces := min((n+samplePiece-1)/samplePiece, (all+samplePiece-1)/samplePiece)
+	const align = 4096 // the largest block
+	for i := range pieces {
+		first := all / align * i / pieces * align
+		end := min(first+samplePiece, all)
+		if n >= all {
+			first, end = i*samplePiece, min((i+1)*samplePiece, all)
+		}
+		values, err := p.read(it, first, int(end-first), run)
+		if err != nil {
+			return nil, err
+		}
+		s.Add(first, values)
+	}
+	return s, nil
+}
+
+// read reads elements of an item in a dtype.
+func (p *Plan) read(it *Item, first int64, n int, run kernel.Elem) ([]byte, error) {
+	size := it.elem.Size()
+	src := make([]byte, n*size)
+	if err := readFull(it.Source, src, first*int64(size)); err != nil {
+		return nil, fmt.Errorf("read %s: %w", it.Name, err)
+	}
+	values := make([]byte, n*run.Size())
+	overflow, nonFinite := kernel.Convert(values, run, src, it.elem, n)
+	at := overflow
+	if nonFinite >= 0 && (at < 0 || nonFinite < at) {
+		at = nonFinite
+	}
+	if at >= 0 {
+		return nil, &weights.ValueError{Tensor: it.Name, File: it.File, Index: first + int64(at), Shape: it.Shape,
+			Value: weights.ValueAt(src, it.elem, at), DType: p.RunDType}
+	}
+	return values, nil
+}
