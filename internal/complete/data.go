@@ -164,6 +164,13 @@ func parseFacts(block string) ([]*facts, error) {
 	for _, f := range all {
 		f.siblings = all
 		for _, l := range f.layouts {
+			for pattern, g := range l.groups {
+				for _, container := range g.containers {
+					if _, ok := l.counts[container]; !ok {
+						return nil, fmt.Errorf("class %s: %s has no count of %s", f.class, pattern, container)
+					}
+				}
+			}
 			l.index()
 		}
 	}
