@@ -13,8 +13,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"regexp"
-	"strconv"
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
@@ -109,13 +107,15 @@ func (m *Matrix) Len() int { return len(m.entries) }
 // Columns are the mean squared activations of the input columns of a weight, named as in a checkpoint of Hugging Face;
 // nil if the matrix has none for it, or none was seen. A matrix of another width is an error: it is of another model.
 func (m *Matrix) Columns(tensor string, columns int64) ([]float32, error) {
-	base, index := llamaName(tensor)
-	e := m.entries[base]
+	name := nameOf(tensor)
+	e, base := m.find(name, columns)
 	if e == nil {
 		return nil, nil
 	}
-	matrices, of := e.matrices, index // of counts
+	matrices, index, of := e.matrices, name.expert, name.expert // of counts
 	switch {
+	case e.matrices == 1 && e.columns == columns:
+		index, of = 0, 0 // a matrix that the experts share, or none of several
 	case e.columns == columns:
 	case e.matrices == 1 && columns > 0 && e.columns%columns == 0 && strings.HasSuffix(base, "_exps.weight"):
 		matrices, of = e.columns/columns, 0
@@ -134,43 +134,4 @@ func (m *Matrix) Columns(tensor string, columns int64) ([]float32, error) {
 		}
 	}
 	return out, nil
-}
-
-var (
-	layerName = regexp.MustCompile(`^(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers\.(\d+)\.(.+)\.weight$`)
-	expert    = regexp.MustCompile(`^(?:mlp|block_sparse_moe|feed_forward)\.experts\.(\d+)\.(.+)$`)
-)
-
-// modules maps the modules of a layer to llama.cpp's names (gguf-py/gguf/tensor_mapping.py).
-var modules = map[string]string{
-	"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-	"self_attn.qkv_proj": "attn_qkv", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-	"mlp.gate_up_proj": "ffn_up", "mlp.shared_expert.gate_proj": "ffn_gate_shexp", "mlp.shared_expert.up_proj": "ffn_up_shexp",
-	"mlp.shared_expert.down_proj": "ffn_down_shexp", "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
-	"mlp.shared_experts.up_proj": "ffn_up_shexp", "mlp.shared_experts.down_proj": "ffn_down_shexp",
-	"self_attn.q_a_proj": "attn_q_a", "self_attn.q_b_proj": "attn_q_b", "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.kv_b_proj": "attn_kv_b",
-}
-
-var experts = map[string]string{
-	"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps", "w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps",
-}
-
-// llamaName is llama.cpp's name of a weight and the number of the matrix in it, not 0 for an expert alone. A name it
-// does not know is taken as it stands.
-func llamaName(tensor string) (string, int64) {
-	p := layerName.FindStringSubmatch(tensor)
-	if p == nil {
-		return tensor, 0
-	}
-	if e := expert.FindStringSubmatch(p[2]); e != nil && experts[e[2]] != "" {
-		index, err := strconv.ParseInt(e[1], 10, 32)
-		if err != nil {
-			return tensor, 0
-		}
-		return "blk." + p[1] + "." + experts[e[2]] + ".weight", index
-	}
-	if name := modules[p[2]]; name != "" {
-		return "blk." + p[1] + "." + name + ".weight", 0
-	}
-	return tensor, 0
 }

@@ -89,7 +89,8 @@ func TestRead(t *testing.T) {
 		{"model.layers.1.mlp.experts.2.up_proj.weight", 2, []float32{2.5, 3}},
 		{"model.layers.1.block_sparse_moe.experts.2.w3.weight", 2, []float32{2.5, 3}},
 		{"model.layers.1.mlp.experts.3.up_proj.weight", 2, nil},
-		{"model.layers.0.self_attn.k_proj.weight", 3, nil},
+		{"model.layers.0.self_attn.k_proj.weight", 3, []float32{1, 2, 3}}, // whose input is that of q
+		{"model.layers.0.self_attn.o_proj.weight", 3, nil},
 	} {
 		got, err := m.Columns(c.name, c.cols)
 		if diff := cmp.Diff(c.want, got); err != nil || diff != "" {
