@@ -17,13 +17,16 @@ const blockCols = 8 * kernel.TileRows
 type Factor struct {
 	columns int
 	order   []int32 // the column that is quantized k-th
+	mean    float64 // of the diagonal of the Gram matrix
+	damping float64
 	blocks  []block
+	around  []block // for the sweeps that refine; nil: none
 }
 
 // block is the feedback to blockCols columns, fewer in the last.
 type block struct {
-	tiles  []float32   // from the columns before the block: kernel.TileRows columns at a time, packed for kernel.MulTile
-	inside [][]float32 // from the columns before in the block, of each column
+	tiles  []float32   // from other blocks: kernel.TileRows columns at a time, packed for kernel.MulTile
+	inside [][]float32 // from the first columns of the block, to each column
 }
 
 // GramError says what is wrong with a Gram matrix.
@@ -36,6 +39,9 @@ type GramError struct {
 func (e *GramError) Error() string {
 	return fmt.Sprintf("Gram matrix, row %d, column %d: expected %s, found %v", e.Row, e.Col, e.Expected, e.Found)
 }
+
+// RefineMemory is how many bytes Refine takes.
+func RefineMemory(n int64) int64 { return 4*n*n + 64*n*kernel.TileRows }
 
 // FactorMemory is how many bytes NewFactor takes for a Gram matrix of n columns, beside the matrix: the copy that it
 // factors, and the result, of half the size.
@@ -70,7 +76,7 @@ func Check(gram []float32, n int) error {
 // always 0 takes no part in the feedback. A matrix that is not positive definite with this damping is an error, and so is
 // one of zeros.
 func NewFactor(gram []float32, n int, damping float64, jobs int) (*Factor, error) {
-	f := &Factor{columns: n, order: descending(gram, n)}
+	f := &Factor{columns: n, order: descending(gram, n), damping: damping}
 	var mean float64
 	for i := range n {
 		mean += float64(gram[i*n+i]) / float64(n)
@@ -78,6 +84,7 @@ func NewFactor(gram []float32, n int, damping float64, jobs int) (*Factor, error
 	if mean == 0 {
 		return nil, &GramError{0, 0, "elements other than 0", 0}
 	}
+	f.mean = mean
 	// Turned around, so that the upper triangular factor is the lower one that Cholesky finds. In units of the mean nothing
 	// overflows.
 	a := make([]float32, n*n)
@@ -85,12 +92,9 @@ func NewFactor(gram []float32, n int, damping float64, jobs int) (*Factor, error
 		row := gram[int(f.order[n-1-p])*n:][:n]
 		to := a[p*n:][:n]
 		for q := range p + 1 {
-			to[q] = float32(float64(row[f.order[n-1-q]]) / mean)
+			to[q] = f.scaled(row[f.order[n-1-q]])
 		}
-		to[p] += float32(damping)
-		if to[p] == 0 {
-			to[p] = 1
-		}
+		to[p] = f.damped(to[p])
 	}
 	l := linalg.New(a, n, n)
 	if err := linalg.Cholesky(l, jobs); err != nil {
@@ -101,8 +105,46 @@ func NewFactor(gram []float32, n int, damping float64, jobs int) (*Factor, error
 		}
 		return nil, err
 	}
-	f.pack(l.Reverse())
+	f.blocks = pack(l.Reverse())
 	return f, nil
+}
+
+// scaled is an element of the Gram matrix in units of the mean of its diagonal.
+func (f *Factor) scaled(v float32) float32 { return float32(float64(v) / f.mean) }
+
+// damped is one of its diagonal, scaled.
+func (f *Factor) damped(v float32) float32 {
+	if v += float32(f.damping); v != 0 {
+		return v
+	}
+	return 1
+}
+
+// Refine prepares sweeps of coordinate descent after the feedback, by the matrix that f was made of: each code in turn is given
+// the value that is best for it, all others being what they are. gram is not kept.
+func (f *Factor) Refine(gram []float32) {
+	n := f.columns
+	row := func(k int) []float32 { return gram[int(f.order[k])*n:][:n] }
+	for j := 0; j < n; j += blockCols {
+		w := min(blockCols, n-j)
+		b := newBlock(w, n)
+		for k := range w {
+			b.inside[k] = make([]float32, w)
+			g := row(j + k)
+			d := f.damped(f.scaled(g[f.order[j+k]]))
+			for i := range n {
+				v := f.scaled(g[f.order[i]]) / d
+				switch {
+				case i == j+k:
+				case i >= j && i < j+w:
+					b.inside[k][i-j] = v
+				default:
+					b.set(i, k, n, v)
+				}
+			}
+		}
+		f.around = append(f.around, b)
+	}
 }
 
 // descending orders the columns by their second moments, those of equal ones as they stand.
@@ -124,24 +166,35 @@ func descending(gram []float32, n int) []int32 {
 	return order
 }
 
+// newBlock is a block of w columns with room for feedback from n others.
+func newBlock(w, n int) block {
+	tiles := (w + kernel.TileRows - 1) / kernel.TileRows
+	return block{tiles: make([]float32, tiles*kernel.TileRows*n), inside: make([][]float32, w)}
+}
+
+// set sets the feedback from column i, of n, to column k of the block.
+func (b *block) set(i, k, n int, v float32) {
+	b.tiles[(k/kernel.TileRows*n+i)*kernel.TileRows+k%kernel.TileRows] = v
+}
+
 // pack divides the columns of the upper triangular factor by the diagonal and lays them out for Quantize.
-func (f *Factor) pack(u linalg.Matrix) {
-	for j := 0; j < f.columns; j += blockCols {
-		w := min(blockCols, f.columns-j)
-		tiles := (w + kernel.TileRows - 1) / kernel.TileRows
-		b := block{tiles: make([]float32, tiles*kernel.TileRows*j), inside: make([][]float32, w)}
+func pack(u linalg.Matrix) []block {
+	var blocks []block
+	for j := 0; j < u.Cols; j += blockCols {
+		w := min(blockCols, u.Cols-j)
+		b := newBlock(w, j)
 		inside := make([]float32, w*(w-1)/2)
 		for k := range w {
 			d := u.At(j+k, j+k)
-			to := b.tiles[k/kernel.TileRows*kernel.TileRows*j:][:kernel.TileRows*j]
 			for i := range j {
-				to[i*kernel.TileRows+k%kernel.TileRows] = u.At(i, j+k) / d
+				b.set(i, k, j, u.At(i, j+k)/d)
 			}
 			b.inside[k], inside = inside[:k], inside[k:]
 			for i := range b.inside[k] {
 				b.inside[k][i] = u.At(j+i, j+k) / d
 			}
 		}
-		f.blocks = append(f.blocks, b)
+		blocks = append(blocks, b)
 	}
+	return blocks
 }

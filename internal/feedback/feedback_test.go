@@ -303,3 +303,51 @@ func BenchmarkQuantize(b *testing.B) {
 	}
 	b.ReportMetric(b.Elapsed().Seconds()*1e9/float64(b.N)/float64(len(l.x)), "ns/weight")
 }
+
+// A sweep never raises the error that it goes by, lowers it where codes have room, and gives the same codes wherever rows are cut
+// and whatever kernel runs.
+func TestRefine(t *testing.T) {
+	const damping = .1
+	for _, c := range []struct{ n, rows int }{{1, 3}, {7, 5}, {48, 17}, {97, 16}, {160, 33}} {
+		l := newLayer(uint64(c.n), c.n, c.rows)
+		f, err := NewFactor(l.gram, c.n, damping, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := l.quantize(t, damping, 1)
+		f.Refine(l.gram)
+		quantize := func(lo, hi int) []byte {
+			codes := make([]byte, (hi-lo+1)/2)
+			f.Quantize(kernel.NF4, codes, l.x[lo:hi], l.scales[lo/blockSize:(hi+blockSize-1)/blockSize], blockSize)
+			return codes
+		}
+		after := quantize(0, len(l.x))
+		damped := slices.Clone(l.gram)
+		for i := range c.n {
+			damped[i*c.n+i] += damping * float32(f.mean)
+		}
+		a, b := OutputError(damped, c.n, l.x, l.decode(before), 1), OutputError(damped, c.n, l.x, l.decode(after), 1)
+		t.Logf("%+v: %.3f of the error without", c, b/a)
+		if b > a*(1+1e-5) || c.n > 40 && b > 0.99*a {
+			t.Errorf("%+v: error %.6g after a sweep, %.6g before", c, b, a)
+		}
+		for _, impl := range kernel.List() {
+			restore, err := kernel.Select(impl)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(after, quantize(0, len(l.x))) {
+				t.Errorf("%+v: %s gives other codes", c, impl)
+			}
+			restore()
+		}
+		if c.n%blockSize == 0 || c.n == 160 { // two rows are whole blocks
+			for lo := 0; lo < len(l.x); lo += 2 * c.n {
+				hi := min(lo+2*c.n, len(l.x))
+				if got := quantize(lo, hi); !slices.Equal(after[lo/2:(hi+1)/2], got) {
+					t.Errorf("%+v: other codes for elements %d to %d alone", c, lo, hi)
+				}
+			}
+		}
+	}
+}

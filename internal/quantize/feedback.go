@@ -13,6 +13,7 @@ import (
 type Feedback struct {
 	Searched
 	factor *feedback.Factor
+	output WeightedSums
 }
 
 // sampleRows is how many rows, spread over a weight, the damping is chosen on.
@@ -44,8 +45,38 @@ func (m *Feedback) Prepare(w *Weight, sample func(first int64, n int) (*Panel, [
 		return err
 	}
 	m.factor, _, err = feedback.Choose(in.Gram, in.Heldout, n, w.Type, x, scale, w.BlockSize, jobs)
+	if err == nil {
+		m.factor.Refine(in.Gram)
+		m.measure(w, x, scale, jobs)
+	}
 	in.Gram, in.Heldout = nil, nil // the factor is all that is needed from here on
 	return err
+}
+
+// measure finds the output error on the Gram matrix that was held out, of rows x, and that of absmax.
+func (m *Feedback) measure(w *Weight, x, scale []float32, jobs int) {
+	n, bs := int(w.Cols), w.BlockSize
+	codes, v, values := make([]byte, (len(x)+1)/2), make([]float32, len(x)), make([]byte, 4*len(x))
+	whole := float64(w.Rows*w.Cols) / float64(len(x))
+	left := func() float64 { return whole * feedback.OutputError(w.Inputs.Heldout, n, x, v, jobs) }
+	m.output.Weights = left()
+	m.factor.Quantize(w.Type, codes, x, scale, bs)
+	kernel.DequantizeF32(w.Type, v, codes, scale, bs)
+	m.output.Written = left()
+	kernel.Narrow(values, kernel.F32, x)
+	absmax := make([]float32, len(scale))
+	kernel.Quantize(w.Type, kernel.F32, codes, absmax, values, bs)
+	kernel.DequantizeF32(w.Type, v, codes, absmax, bs)
+	m.output.Other = left()
+}
+
+// Outputs are the sums of the output's mean squares with all correlations of the inputs, on the Gram matrix that was held out and
+// a sample of the rows; nil where that is not known.
+func (m *Feedback) Outputs() *WeightedSums {
+	if m.factor == nil {
+		return nil
+	}
+	return &m.output
 }
 
 // sample reads rows with their scales, in pieces that are whole rows and blocks, as many as make about sampleRows.

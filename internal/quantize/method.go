@@ -37,6 +37,12 @@ type Preparer interface {
 	Prepare(w *Weight, sample func(first int64, n int) (*Panel, []float32, error), jobs int) error
 }
 
+// An Informed method knows how large the output's errors are from more than second moments.
+type Informed interface {
+	// Outputs are the sums over the weight, after the last codes; nil where they are not known.
+	Outputs() *WeightedSums
+}
+
 // A Panel is a part of a weight: a whole number of blocks, except at the end. It is a whole number of
 // rows too if the method asked for rows and the shape has such a number that fits the range of a
 // worker; Rows is 0 otherwise.

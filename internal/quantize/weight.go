@@ -75,7 +75,8 @@ type Result struct {
 }
 
 // WeightedSums are sums of squares times the second moments of the inputs, of each element's column: the mean square of a
-// layer's output, had its inputs no correlation, and of its error. They are 0 where the moments are not known.
+// layer's output, had its inputs no correlation, and of its error. They are 0 where the moments are not known. Of feedback they are
+// those of the output itself, see Informed.
 type WeightedSums struct{ Weights, Written, Other float64 }
 
 func (s *WeightedSums) add(o *WeightedSums) {
@@ -219,6 +220,11 @@ func (j *Job) Quantize(each stream.Each[*Worker]) (Result, error) {
 	}
 	for i := range j.weighted {
 		r.Weighted.add(&j.weighted[i])
+	}
+	if m, ok := j.Method.(Informed); ok {
+		if o := m.Outputs(); o != nil {
+			r.Weighted = *o
+		}
 	}
 	return r, nil
 }
