@@ -20,6 +20,7 @@ var rank = map[string]int{
 	"internal/kernel": -1,
 	"internal/escape": -1,
 	"internal/stream": -1,
+	"internal/panel":  -1,
 
 	"nf4":         0,
 	"doublequant": 0,
@@ -49,9 +50,7 @@ var rank = map[string]int{
 	"internal/convert": 4,
 
 	"internal/allocate":  5,
-	"internal/quality":   5,
 	"internal/footprint": 5,
-	"internal/origin":    5,
 
 	"internal/memplan/source": 6,
 

@@ -234,7 +234,7 @@ func (o *MeasureOptions) formats(ctx context.Context, g *globals, src *checkpoin
 	list := measure.Plan(p)
 	var total int64
 	for i := range list {
-		total += list[i].Len() * int64(list[i].Elem.Size())
+		total += list[i].Elems() * int64(list[i].Elem().Size())
 	}
 	if opt.Sample > 0 {
 		total = int64(float64(total) * opt.Sample)

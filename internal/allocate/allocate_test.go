@@ -15,6 +15,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/stream"
+	model "github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
@@ -224,15 +225,19 @@ func TestGroupKey(t *testing.T) {
 		{"model.layers.3.self_attn.k_proj.weight", arch.Class{}, arch.VLLM, "model.layers.3.self_attn.qkv.weight"},
 		{"weight", arch.Class{}, arch.VLLM, "weight"},
 	} {
-		if got := groupKey(&convert.Item{Name: c.name, Class: c.class}, c.t); got != c.want {
+		if got := groupKey(item(c.name, c.class), c.t); got != c.want {
 			t.Errorf("%s for %v: %s, want %s", c.name, c.t, got, c.want)
 		}
 	}
 }
 
+func item(name string, class arch.Class) *convert.Item {
+	return &convert.Item{Tensor: &model.Tensor{Name: name, Class: class}}
+}
+
 func TestRules(t *testing.T) {
 	kept := func(name string, expert bool) Choice {
-		return Choice{Item: &convert.Item{Name: name, Class: arch.Class{Expert: expert}}, Keep: true}
+		return Choice{Item: item(name, arch.Class{Expert: expert}), Keep: true}
 	}
 	var choices []Choice
 	for l := range 3 {
@@ -241,8 +246,8 @@ func TestRules(t *testing.T) {
 			choices = append(choices, kept(fmt.Sprintf("m.layers.%d.mlp.experts.%d.up.weight", 10*l, e), true))
 		}
 	}
-	smaller := Choice{Item: &convert.Item{Name: "head.weight"}, Format: bnb.Format{BlockSize: 32, NoDoubleQuant: true}}
-	choices = append(choices, kept("1.weight", false), kept("experts.0.weight", true), smaller, Choice{Item: &convert.Item{Name: "same.weight"}})
+	smaller := Choice{Item: item("head.weight", arch.Class{}), Format: bnb.Format{BlockSize: 32, NoDoubleQuant: true}}
+	choices = append(choices, kept("1.weight", false), kept("experts.0.weight", true), smaller, Choice{Item: item("same.weight", arch.Class{})})
 	o := Outcome{Choices: choices}
 	want := []string{`^a\+b\.(0|1|2)\.q\.weight$=keep`, `^m\.layers\.(0|10|20)\.mlp\.experts\.\d+\.up\.weight$=keep`, `^1\.weight$=keep`,
 		`^experts\.\d+\.weight$=keep`, `^head\.weight$=block=32,nodq`}

@@ -76,7 +76,7 @@ func measure(ctx context.Context, p *convert.Plan, o *Options) (*weights, error)
 				if o.Progress != nil {
 					mu.Lock()
 					defer mu.Unlock()
-					o.Progress(w.list[i].item.Name, w.list[i].item.SrcBytes)
+					o.Progress(w.list[i].item.Name, w.list[i].item.Bytes)
 				}
 				return nil
 			})

@@ -6,13 +6,19 @@ import (
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/complete"
+	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
 // checkComplete refuses a checkpoint that lacks what its class and config.json call for, or holds what they do not have. With allow,
 // the problems are warnings. A bare file is held to nothing: it need not be a model.
-func (p *Plan) checkComplete(tensors []complete.Tensor, allow bool) error {
+func (p *Plan) checkComplete(m *weights.Model, allow bool) error {
 	if p.Model == nil {
 		return nil
+	}
+	tensors := make([]complete.Tensor, len(m.Tensors))
+	for i := range m.Tensors {
+		t := &m.Tensors[i]
+		tensors[i] = complete.Tensor{Name: t.Name, DType: t.DType, Shape: t.Shape, Turned: t.Turned}
 	}
 	r, err := Completeness(p.config, p.Model, tensors)
 	if err != nil {
@@ -52,13 +58,4 @@ func (e *IncompleteError) Error() string {
 // Unwrap makes it a SourceError to those who ask for the kind.
 func (e *IncompleteError) Unwrap() error {
 	return &SourceError{Path: e.Path, Msg: e.Report.Summary(), Hint: e.Report.Hint}
-}
-
-// modelTensors are logical tensors as package complete takes them.
-func modelTensors(tensors []logical) []complete.Tensor {
-	out := make([]complete.Tensor, len(tensors))
-	for i, t := range tensors {
-		out[i] = complete.Tensor{Name: t.name, DType: t.dtype, Shape: t.shape, Turned: t.asOut}
-	}
-	return out
 }

@@ -1,57 +1,155 @@
 package convert
 
 import (
-	"github.com/nf4kit/nf4kit/internal/kernel"
-	"github.com/nf4kit/nf4kit/internal/quantize"
-	"github.com/nf4kit/nf4kit/internal/stream"
+	"fmt"
+
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/weights"
+	"github.com/nf4kit/nf4kit/safetensors"
 )
 
-// dequantizer decodes one weight.
-type dequantizer struct {
-	item    *Item
-	dst     kernel.Elem
-	dstSize int64
-	n, step int64
+// DequantizeOptions say how a 4-bit checkpoint is decoded. The zero value is
+// the default.
+type DequantizeOptions struct {
+	DType        string // "" or "auto": what quant_state says, and the rest as it lies; "bfloat16", "float16", "float32" for all
+	MaxShardSize int64  // bytes of tensor data a file; 0: checkpoint.DefaultMaxShardSize
+
+	AllowIncomplete bool // what the checkpoint lacks, or has too much, is a warning
 }
 
-func newDequantizer(it *Item) *dequantizer {
-	d := &dequantizer{item: it, dst: kernelElem(it.Out), n: it.Elems()}
-	d.dstSize = int64(d.dst.Size())
-	d.step = quantize.RangeBytes / d.dstSize
-	return d
-}
-
-func (x *execution) dequantize(it *Item, each stream.Each[*quantize.Worker]) error {
-	d := newDequantizer(it)
-	part, err := x.part(it.Name)
-	if err != nil {
-		return err
+// NewDequantizePlan decides how the quantized checkpoint src, bitsandbytes
+// 4-bit or of a method that package decode knows, becomes a plain one. It reads
+// quant_state records and second-level scales, no codes. The checkpoint may be
+// anyone's; problems that keep a weight from being decoded are returned as a
+// *fourbit.Problem.
+func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, error) {
+	if opt.MaxShardSize < 0 {
+		return nil, &OptionError{fmt.Sprintf("max shard size %d: want a positive size", opt.MaxShardSize)}
 	}
-	return each(int((d.n+d.step-1)/d.step), func(w *quantize.Worker, task int) error {
-		first := int64(task) * d.step
-		n := min(d.step, d.n-first)
-		out, err := d.values(w, first, n)
-		if err != nil {
-			return err
-		}
-		if _, err := part.WriteAt(out, first*d.dstSize); err != nil {
-			return err
-		}
-		x.advance(it, n/2)
-		return nil
-	})
-}
-
-// values decodes elements from first on, which begins a block.
-func (d *dequantizer) values(w *quantize.Worker, first, n int64) ([]byte, error) {
-	out := w.Range()[:n*d.dstSize]
-	if err := d.item.packed.Decode(out, d.dst, first, int(n)); err != nil {
+	m, err := weights.Open(src)
+	if err != nil {
 		return nil, err
 	}
-	if at := kernel.FirstNonFinite(d.dst, out, int(n)); at >= 0 {
-		return nil, &weights.ValueError{Tensor: d.item.Name, File: d.item.File, Index: first + int64(at), Shape: d.item.Shape,
-			Value: weights.ValueAt(out, d.dst, at), DType: d.item.Out}
+	if m.Scheme != nil && len(m.Scheme.Logical) > 0 {
+		return PlanPlain(m, opt)
 	}
-	return out, nil
+	e := &SourceError{Path: src.Path, Msg: "nothing to dequantize: the weights are plain"}
+	switch {
+	case m.FourBit != nil:
+		e.Msg = "nothing to dequantize: no tensor has a bitsandbytes 4-bit quant_state, though it is quantized by " + m.Quantized.Label
+	case m.Stale != nil:
+		e.Msg += fmt.Sprintf(", though %s: %s says %s", m.Stale.File, m.Stale.Where, m.Stale.Label)
+		e.Hint = weights.StaleHint(src, m.Stale)
+	}
+	return nil, e
+}
+
+// PlanPlain is a conversion of an opened model in which every tensor is kept.
+func PlanPlain(m *weights.Model, opt DequantizeOptions) (*Plan, error) {
+	p := planOf(m)
+	if m.Scheme != nil && m.FourBit == nil {
+		p.Notices = append(p.Notices, "the source is quantized by "+m.Scheme.Label)
+	}
+	if m.Stale != nil {
+		p.Warnings = append(p.Warnings, weights.Stale(m.Stale, m.Quantized))
+	}
+	var err error
+	if p.RunDType, err = dequantizedDType(opt.DType, m.FourBit); err != nil {
+		return nil, err
+	}
+	if err := p.checkComplete(m, opt.AllowIncomplete); err != nil {
+		return nil, err
+	}
+	if run, err := p.configDType(); err == nil && opt.auto() && m.FourBit == nil {
+		p.RunDType = run
+	}
+	for i := range m.Tensors {
+		t := &m.Tensors[i]
+		if !supported(t.DType) {
+			return nil, &SourceError{Path: m.Source.Path, Tensor: t.Name, Msg: fmt.Sprintf("%s without scales to decode it by", t.DType)}
+		}
+		p.add(m, t, decision{})
+		p.plain(&p.Items[i], m, opt)
+	}
+	return p, p.layOutPlain(opt)
+}
+
+// plain settles the dtype of a tensor. What was in 4 bits has that of the run, and so has a stack of which some was.
+func (p *Plan) plain(it *Item, m *weights.Model, opt DequantizeOptions) {
+	parts := it.Parts
+	if parts == nil {
+		parts = []weights.Tensor{*it.Tensor}
+	}
+	p.Totals.KeptCount--
+	for i := range parts {
+		if parts[i].Method == "" {
+			p.Totals.KeptCount++
+			continue
+		}
+		p.Totals.QuantCount++
+		p.Totals.QuantParams += parts[i].Elems()
+	}
+	switch {
+	case it.Parts != nil || it.Method != "" && m.FourBit != nil:
+		it.Out = p.RunDType
+	case it.Method != "":
+		p.keep(it, 0)
+	default:
+		p.keepDequantized(it, opt)
+	}
+}
+
+// keepDequantized settles the dtype of a tensor that was not quantized: unless
+// one is asked for, that which it has. In a bare file, say of a whole pipeline,
+// nobody asked for another, and in a model what is in float32 is so for a reason.
+func (p *Plan) keepDequantized(it *Item, opt DequantizeOptions) {
+	if opt.auto() && (p.config == nil || it.DType == safetensors.F32) {
+		it.Out = it.DType
+		return
+	}
+	p.keep(it, 0)
+}
+
+func (o DequantizeOptions) auto() bool { return o.DType == "" || o.DType == "auto" }
+
+// layOutPlain gives every tensor of a plain checkpoint its place.
+func (p *Plan) layOutPlain(opt DequantizeOptions) error {
+	entries := make([]checkpoint.Group, len(p.Items))
+	for i := range p.Items {
+		it := &p.Items[i]
+		entries[i] = checkpoint.Group{Name: it.Name, Entries: []safetensors.Entry{{Name: it.Name, DType: it.Out, Shape: it.Shape}}}
+		it.OutBytes = groupSize(entries[i].Entries)
+		p.Totals.OutBytes += it.OutBytes
+	}
+	if err := p.shards(entries, opt.MaxShardSize); err != nil {
+		return err
+	}
+	return p.directory(weights.TorchName(p.RunDType), nil)
+}
+
+// dequantizedDType is the dtype of the plain checkpoint: the one asked for, or
+// the one that most decoded elements had, bfloat16 where no record says.
+func dequantizedDType(name string, g *fourbit.Groups) (safetensors.DType, error) {
+	all := map[string]safetensors.DType{"bfloat16": safetensors.BF16, "float16": safetensors.F16, "float32": safetensors.F32}
+	if name != "" && name != "auto" {
+		d, ok := all[name]
+		if !ok {
+			return 0, &OptionError{fmt.Sprintf("dtype %q: want auto, bfloat16, float16 or float32", name)}
+		}
+		return d, nil
+	}
+	best := "bfloat16"
+	if g == nil {
+		return all[best], nil
+	}
+	elems := map[string]int64{}
+	for _, w := range g.Weights {
+		d := w.State.DType.String()
+		elems[d] += w.Size.Elems
+		if elems[d] > elems[best] {
+			best = d
+		}
+	}
+	return all[best], nil
 }

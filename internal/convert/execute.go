@@ -7,7 +7,6 @@ import (
 	"os"
 	"sync"
 
-	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/quantize"
 	"github.com/nf4kit/nf4kit/internal/stream"
@@ -57,6 +56,7 @@ type execution struct {
 	workers int
 	results []Result
 
+	resultsMu  sync.Mutex
 	progressMu sync.Mutex
 	progress   func(string, int64)
 }
@@ -100,11 +100,9 @@ func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result,
 			}
 			j := x.run.New(weight)
 			w.cost, w.do = j.Cost(), func(each stream.Each[*quantize.Worker]) error { return x.quantize(it, j, each) }
-		case len(it.pieces) > 0:
-			r := x.newRestorer(it)
-			w.cost, w.do = r.cost(), r.run
-		case it.packed != nil:
-			w.do = func(each stream.Each[*quantize.Worker]) error { return x.dequantize(it, each) }
+		case it.across():
+			r := x.newTurner(it)
+			w.cost, w.do = r.cost(), r.write
 		default:
 			w.do = func(each stream.Each[*quantize.Worker]) error { return x.copy(it, each) }
 		}
@@ -168,8 +166,12 @@ func (x *execution) weight(it *Item) (*quantize.Weight, error) {
 	if err != nil {
 		return nil, err
 	}
+	elem, _ := weights.ElemOf(it.DType)
+	if elem == kernel.F64 {
+		elem = kernel.F32 // see Floats
+	}
 	return &quantize.Weight{
-		Elem: it.elem, Run: kernelElem(x.plan.RunDType), Rows: it.Shape[0], Cols: it.Shape[1],
+		Elem: elem, Run: kernelElem(x.plan.RunDType), Rows: it.Shape[0], Cols: it.Shape[1],
 		Type: kernelType(it.Spec.Type), BlockSize: it.Spec.Block(), DoubleQuant: !it.Spec.NoDoubleQuant, Method: method,
 		Load: func() (quantize.Inputs, error) { return x.plan.load(it) },
 		State: func(offset float32) ([]byte, error) {
@@ -187,7 +189,8 @@ func (x *execution) weight(it *Item) (*quantize.Weight, error) {
 }
 
 func (x *execution) quantize(it *Item, j *quantize.Job, each stream.Each[*quantize.Worker]) error {
-	j.Source = it.pages()
+	t := it.Floats()
+	j.Source = t.Begin()
 	names := it.Spec.Names(it.Name)
 	for _, p := range []struct {
 		part *quantize.Part
@@ -209,87 +212,57 @@ func (x *execution) quantize(it *Item, j *quantize.Job, each stream.Each[*quanti
 	return err
 }
 
-// pages is a source with hints for the page cache, where those of the tensor were not in memory when
-// its turn came.
-type pages struct {
-	io.ReaderAt
-	t     *checkpoint.Tensor
-	bytes int64 // of t for one of the reader: 2 where float64 is read as float32
-}
-
-func (it *Item) pages() pages {
-	p := pages{ReaderAt: it.Source, bytes: 1}
-	if it.cache == nil || it.SrcBytes <= quantize.RangeBytes || it.cache.Cached() {
-		return p
-	}
-	if _, ok := it.Source.(narrowed); ok {
-		p.bytes = 2
-	}
-	p.t = it.cache
-	return p
-}
-
-// Prefetch asks for bytes that will be read.
-func (p pages) Prefetch(off, n int64) {
-	if p.t != nil {
-		p.t.Prefetch(p.bytes*off, p.bytes*n)
-	}
-}
-
-// Drop gives up bytes that will not be read again.
-func (p pages) Drop(off, n int64) {
-	if p.t != nil {
-		p.t.Drop(p.bytes*off, p.bytes*n)
-	}
-}
-
 // copy writes a kept tensor: floats in the dtype that was decided, all else as it is.
 func (x *execution) copy(it *Item, each stream.Each[*quantize.Worker]) error {
 	dst, err := x.part(it.Name)
 	if err != nil {
 		return err
 	}
-	src := it.pages()
-	n, from, to := it.SrcBytes, int64(1), int64(1)
-	float := isFloat(it.DType) && (it.DType != safetensors.F64 || it.Out != safetensors.F64)
+	t := *it.Tensor
+	n, from, to := it.Bytes, int64(1), int64(1)
+	float := weights.IsFloat(it.DType) && (it.DType != safetensors.F64 || it.Out != safetensors.F64)
 	if float {
-		n, from, to = it.Elems(), int64(it.elem.Size()), int64(kernelElem(it.Out).Size())
+		t = t.Floats()
+		n, from, to = it.Elems(), int64(t.Elem().Size()), int64(kernelElem(it.Out).Size())
 	}
+	t.Values = t.Begin()
 	step := quantize.RangeBytes / max(from, to)
-	var mu sync.Mutex
 	return each(int((n+step-1)/step), func(w *quantize.Worker, task int) error {
 		first := int64(task) * step
 		k := min(step, n-first)
-		in := w.Range()[:k*from]
+		out := w.Range()[:k*from]
 		if task == 0 {
-			src.Prefetch(0, quantize.Ahead)
+			t.Values.Prefetch(0, quantize.Ahead)
 		}
-		src.Prefetch(first*from+quantize.Ahead, k*from)
-		if err := readFull(src, in, first*from); err != nil {
-			return err
-		}
-		src.Drop(first*from, k*from)
-		out := in
+		t.Values.Prefetch(first*from+quantize.Ahead, k*from)
 		if float {
 			out = w.Rounded()[:k*to]
-			overflow, nonFinite := kernel.Convert(out, kernelElem(it.Out), in, it.elem, int(k))
-			if overflow >= 0 {
-				return &weights.ValueError{Tensor: it.Name, File: it.File, Index: first + int64(overflow), Shape: it.Shape,
-					Value: weights.ValueAt(in, it.elem, overflow), DType: it.Out}
+			if err := x.read(it, &t, out, w.Range(), first, int(k)); err != nil {
+				return err
 			}
-			if nonFinite >= 0 { // the lowest index, whatever order the tasks run in
-				mu.Lock()
-				r := &x.results[it.index]
-				if at := first + int64(nonFinite); r.NonFinite < 0 || at < r.NonFinite {
-					r.NonFinite = at
-				}
-				mu.Unlock()
-			}
+		} else if err := readFull(t.Values, out, first*from); err != nil {
+			return err
 		}
+		t.Values.Drop(first*from, k*from)
 		if _, err := dst.WriteAt(out, first*to); err != nil {
 			return err
 		}
-		x.advance(it, int64(len(in)))
+		x.advance(it, it.Bytes*k/n)
 		return nil
 	})
+}
+
+// read fills dst with elements of t in the dtype of the output, and notes one that is not finite: of all of them the first,
+// whatever order the tasks run in.
+func (x *execution) read(it *Item, t *weights.Tensor, dst, raw []byte, first int64, n int) error {
+	nonFinite, err := t.ReadAs(dst, kernelElem(it.Out), raw, first, n)
+	if err != nil || nonFinite < 0 {
+		return err
+	}
+	x.resultsMu.Lock()
+	defer x.resultsMu.Unlock()
+	if r := &x.results[it.index]; r.NonFinite < 0 || nonFinite < r.NonFinite {
+		r.NonFinite = nonFinite
+	}
+	return nil
 }

@@ -193,29 +193,3 @@ func TestNonFiniteInKeptIsReported(t *testing.T) {
 		}
 	}
 }
-
-func TestTransposedReadsTheTranspose(t *testing.T) {
-	const in, out = 37, 53
-	src := make([]byte, 2*in*out)
-	want := make([]byte, 2*in*out)
-	for i := range in {
-		for o := range out {
-			v := uint16(i*out + o)
-			binary.LittleEndian.PutUint16(src[2*(i*out+o):], v)
-			binary.LittleEndian.PutUint16(want[2*(o*in+i):], v)
-		}
-	}
-	r := transposed{src: bytes.NewReader(src), in: in, out: out, stride: out, size: 2}
-	for _, step := range []int{2, 4, 2 * in, 2*in + 2, 2 * 100, len(want)} {
-		got := make([]byte, len(want))
-		for at := 0; at < len(want); at += step {
-			end := min(at+step, len(want))
-			if n, err := r.ReadAt(got[at:end], int64(at)); err != nil || n != end-at {
-				t.Fatalf("read %d at %d: %d, %v", end-at, at, n, err)
-			}
-		}
-		if !bytes.Equal(got, want) {
-			t.Errorf("steps of %d bytes give another matrix", step)
-		}
-	}
-}

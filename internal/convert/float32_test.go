@@ -58,7 +58,7 @@ func TestFloat32(t *testing.T) {
 				}
 				out := map[string]safetensors.DType{}
 				for _, it := range d.Items {
-					if it.packed == nil {
+					if it.Method == "" {
 						out[it.Name] = it.Out
 					}
 				}

@@ -255,28 +255,6 @@ func TestParseRule(t *testing.T) {
 	}
 }
 
-func TestKinds(t *testing.T) {
-	items := []Item{
-		{Name: "m.layers.0.self_attn.q_proj.weight", Quantize: true},
-		{Name: "m.layers.11.self_attn.q_proj.weight", Quantize: true},
-		{Name: "m.layers.0.attention.output.dense.weight", Quantize: true},
-		{Name: "m.layers.0.output.dense.weight", Quantize: true},
-		{Name: "m.layers.0.mlp.experts.7.up_proj.weight", Quantize: true},
-		{Name: "m.layers.0.mlp.shared_expert.up_proj.weight", Quantize: true},
-		{Name: "proj.weight", Quantize: true},
-		{Name: "norm.weight"},
-	}
-	kinds(items)
-	var got []string
-	for _, it := range items {
-		got = append(got, it.Kind)
-	}
-	want := []string{"q_proj", "q_proj", "attention.output.dense", "output.dense", "mlp.experts.#.up_proj", "mlp.shared_expert.up_proj", "proj", ""}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Errorf("kinds (-want +got):\n%s", d)
-	}
-}
-
 // TestDequantizeOfConverted decodes what convert wrote and compares it with
 // the public decoder's values; a second conversion of it gives the same codes.
 func TestDequantizeOfConverted(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -43,22 +44,6 @@ func newPolicy(opt *Options, model *arch.Model) *policy {
 	return p
 }
 
-func isFloat(d safetensors.DType) bool {
-	switch d {
-	case safetensors.F16, safetensors.BF16, safetensors.F32, safetensors.F64:
-		return true
-	}
-	return false
-}
-
-// classify looks the tensor up in the table of architectures.
-func (p *policy) classify(name string, dims int) arch.Class {
-	if p.model == nil {
-		return arch.Class{}
-	}
-	return p.model.ClassifyTensor(name, dims)
-}
-
 // decide is called once for each logical tensor of the source.
 func (p *policy) decide(name string, d safetensors.DType, shape []int64, class arch.Class) decision {
 	dec := decision{spec: p.opt.Spec, class: class}
@@ -68,7 +53,7 @@ func (p *policy) decide(name string, d safetensors.DType, shape []int64, class a
 		}
 	}
 	only := p.match(p.opt.Only, p.only, name)
-	if p.model == nil && only && isFloat(d) && len(shape) == 2 && shape[0] > 0 && shape[1] > 0 {
+	if p.model == nil && only && weights.IsFloat(d) && len(shape) == 2 && shape[0] > 0 && shape[1] > 0 {
 		dec.reason = "" // on a bare file, --only overrides every default exclusion
 	}
 	quantizable := dec.reason == ""
@@ -128,7 +113,7 @@ func (p *policy) defaultReason(name string, d safetensors.DType, shape []int64, 
 	if len(shape) != 2 || !strings.HasSuffix(name, ".weight") && p.model != nil {
 		return "not a matrix of weights"
 	}
-	if !isFloat(d) {
+	if !weights.IsFloat(d) {
 		return fmt.Sprintf("its dtype is %s", d)
 	}
 	if shape[0] == 0 || shape[1] == 0 {

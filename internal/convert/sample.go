@@ -27,6 +27,7 @@ func (p *Plan) Sample(it *Item, n int64) (*quantize.Sample, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", it.Name, err)
 	}
+	t := it.Floats()
 	all := it.Elems()
 	pieces := min((n+samplePiece-1)/samplePiece, (all+samplePiece-1)/samplePiece)
 	const align = 4096 // the largest block
@@ -36,7 +37,7 @@ func (p *Plan) Sample(it *Item, n int64) (*quantize.Sample, error) {
 		if n >= all {
 			first, end = i*samplePiece, min((i+1)*samplePiece, all)
 		}
-		values, err := p.read(it, first, int(end-first), run)
+		values, err := p.sample(&t, first, int(end-first), run)
 		if err != nil {
 			return nil, err
 		}
@@ -45,22 +46,16 @@ func (p *Plan) Sample(it *Item, n int64) (*quantize.Sample, error) {
 	return s, nil
 }
 
-// read reads elements of an item in a dtype.
-func (p *Plan) read(it *Item, first int64, n int, run kernel.Elem) ([]byte, error) {
-	size := it.elem.Size()
-	src := make([]byte, n*size)
-	if err := readFull(it.Source, src, first*int64(size)); err != nil {
-		return nil, fmt.Errorf("read %s: %w", it.Name, err)
-	}
-	values := make([]byte, n*run.Size())
-	overflow, nonFinite := kernel.Convert(values, run, src, it.elem, n)
-	at := overflow
-	if nonFinite >= 0 && (at < 0 || nonFinite < at) {
-		at = nonFinite
+// sample reads elements of a tensor in a dtype.
+func (p *Plan) sample(t *weights.Tensor, first int64, n int, run kernel.Elem) ([]byte, error) {
+	values, raw := make([]byte, n*run.Size()), make([]byte, n*t.Elem().Size())
+	at, err := t.ReadAs(values, run, raw, first, n)
+	if err != nil {
+		return nil, err
 	}
 	if at >= 0 {
-		return nil, &weights.ValueError{Tensor: it.Name, File: it.File, Index: first + int64(at), Shape: it.Shape,
-			Value: weights.ValueAt(src, it.elem, at), DType: p.RunDType}
+		return nil, &weights.ValueError{Tensor: t.Name, File: t.File, Index: at, Shape: t.Shape,
+			Value: weights.ValueAt(raw, t.Elem(), int(at-first)), DType: p.RunDType}
 	}
 	return values, nil
 }

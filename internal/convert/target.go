@@ -83,7 +83,7 @@ func (p *Plan) nothing(opt *Options) error {
 			for i := range p.Items {
 				it := &p.Items[i]
 				// What the user excluded, or no loader could quantize, another target would not either.
-				if opt.targets() != t && len(opt.Only)+len(opt.Skip)+len(opt.Rules) == 0 && isFloat(it.DType) &&
+				if opt.targets() != t && len(opt.Only)+len(opt.Skip)+len(opt.Rules) == 0 && weights.IsFloat(it.DType) &&
 					it.Class.Quantize(t) && len(it.Shape) == 2 {
 					e.Hint = fmt.Sprintf("--target %s would quantize %s and others", t, it.Name)
 					return e

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nf4kit/nf4kit/internal/panel"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -299,13 +300,8 @@ func TestPanels(t *testing.T) {
 	}
 	wg.Wait()
 	cache := s.Logical[0].reader.(*elements).d.(*mxfp4Reader).cache
-	for _, p := range cache.slots {
-		if p.readers != 0 {
-			t.Errorf("panel %+v is still held", p.key)
-		}
-	}
-	if n := len(cache.slots); n == 0 || n > cacheBytes/panelBytes {
-		t.Errorf("%d panels", n)
+	if n, held := cache.Held(); n == 0 || n > panel.Bytes/panelBytes || held != 0 {
+		t.Errorf("%d panels, %d of them still held", n, held)
 	}
 }
 

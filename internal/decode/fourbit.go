@@ -7,6 +7,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/safetensors"
 )
 
 // FourBit reads a weight that bitsandbytes stored in 4 bits (backends/default/ops.py, dequantize_4bit;
@@ -97,4 +98,49 @@ func (w *FourBit) Decode(dst []byte, e kernel.Elem, first int64, n int) error {
 	}
 	kernel.Dequantize(w.Type, e, dst, codes, scale, n, w.BlockSize)
 	return nil
+}
+
+// ReadAs fills dst with n elements in the given dtype from first on, which may lie within a block.
+func (w *FourBit) ReadAs(dst []byte, e kernel.Elem, first int64, n int) error {
+	size, block := e.Size(), int64(w.BlockSize)
+	if within := first % block; within > 0 {
+		k := int(min(int64(n), block-within))
+		whole := make([]byte, (int(within)+k)*size)
+		if err := w.Decode(whole, e, first-within, int(within)+k); err != nil {
+			return err
+		}
+		copy(dst, whole[int(within)*size:])
+		dst, first, n = dst[k*size:], first+int64(k), n-k
+	}
+	if n == 0 {
+		return nil
+	}
+	return w.Decode(dst, e, first, n)
+}
+
+func (w *FourBit) decode(dst []byte, first int64, n int) error {
+	return w.ReadAs(dst, kernel.F32, first, n)
+}
+
+// fourBitReader yields the elements in F32, or in another dtype, rounded once.
+type fourBitReader struct {
+	*elements
+	*FourBit
+}
+
+// Logical is the weight of that shape as one of a Scheme. parts are its stored tensors, of bytes in all, codes first.
+func (w *FourBit) Logical(shape []int64, file string, parts []string, bytes int64) Logical {
+	return Logical{Name: w.Name, Shape: shape, DType: safetensors.F32, File: file, Parts: parts, SrcBytes: bytes,
+		reader: fourBitReader{newElements(w, 4, elems(shape)), w}}
+}
+
+// NewScheme is the scheme of weights that another package has found.
+func NewScheme(method, label string, logical []Logical) *Scheme {
+	s := &Scheme{Method: method, Label: label, Logical: logical, consumed: make(map[string]bool)}
+	for i := range logical {
+		for _, p := range logical[i].Parts {
+			s.consumed[p] = true
+		}
+	}
+	return s
 }

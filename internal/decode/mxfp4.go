@@ -9,8 +9,19 @@ import (
 	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/panel"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
+
+// panelBytes is room for an expert of gpt-oss, the largest published use: 8.8 MB.
+const panelBytes = 10 << 20
+
+// panelKey names a rectangle of a tensor's stored bytes that is held while the logical rows that cross it are read.
+type panelKey struct {
+	tensor       *mxfp4Reader
+	expert       int64
+	rowTile, col int64
+}
 
 // An MXFP4 group (OCP Microscaling Formats, version 1.0) is 32 elements under one scale, 16 bytes.
 const (
@@ -22,7 +33,7 @@ const (
 // parameter P of shape [experts, in, out], in = 32*groups: transposed (transformers integrations/mxfp4.py, last line of
 // _convert_moe_packed_tensors).
 func (d *detector) mxfp4(tensors []Tensor) error {
-	cache := newPanels()
+	cache := panel.NewCache(panelBytes)
 	for i := range tensors {
 		t := &tensors[i]
 		name, blocks := strings.CutSuffix(t.Name, "_blocks")
@@ -56,7 +67,7 @@ func (d *detector) mxfp4(tensors []Tensor) error {
 	return nil
 }
 
-func (d *detector) mxfp4Weight(name string, b, s *Tensor, cache *panels) error {
+func (d *detector) mxfp4Weight(name string, b, s *Tensor, cache *panel.Cache) error {
 	if len(b.Shape) != 4 || b.Shape[3] != groupBytes {
 		return &TensorError{File: b.File, Tensor: b.Name, Expected: "a shape [experts, out, groups, 16]", Found: fmt.Sprint(b.Shape)}
 	}
@@ -82,7 +93,7 @@ type mxfp4Reader struct {
 	cols                 int64 // of the logical matrix; stored rows
 	groups               int64 // of a stored row
 	tileRows, tileGroups int64 // of a panel
-	cache                *panels
+	cache                *panel.Cache
 }
 
 // mxfp4Table holds the BF16 bits of every code under every scale. As in torch.ldexp, a scale of 255 is 2^128 and of zero
@@ -134,16 +145,17 @@ func (r *mxfp4Reader) expert(dst []byte, expert, lo, hi int64) error {
 			if firstRow == lastRow && !parts[0].overlaps(area) {
 				continue
 			}
-			p, err := r.cache.acquire(panelKey{r, expert, c, g}, func(p *panel) error { return r.fill(p, expert, area) })
+			size := (area.c1 - area.c0) * r.width(area) * (groupBytes + 1)
+			p, err := r.cache.Acquire(panelKey{r, expert, c, g}, size, func(data []byte) error { return r.fill(data, expert, area) })
 			if err != nil {
 				return err
 			}
 			for _, part := range parts {
 				if in := part.and(area); in.r0 < in.r1 && in.c0 < in.c1 {
-					r.transpose(dst, in, area, lo, p)
+					r.transpose(dst, in, area, lo, p.Data)
 				}
 			}
-			r.cache.release(p)
+			r.cache.Release(p)
 		}
 	}
 	return nil
@@ -163,25 +175,25 @@ func (r *mxfp4Reader) width(area rect) int64 {
 	return min(area.r1/groupElems, r.groups) - area.r0/groupElems
 }
 
-// fill reads the stored rows area.c0 to area.c1, of the groups of the rows area.r0 to area.r1.
-func (r *mxfp4Reader) fill(p *panel, expert int64, area rect) error {
+// fill reads the stored rows area.c0 to area.c1, of the groups of the rows area.r0 to area.r1: blocks, then their scales.
+func (r *mxfp4Reader) fill(data []byte, expert int64, area rect) error {
 	rows, width := area.c1-area.c0, r.width(area)
-	if err := r.fetch(&p.blocks, r.blocks, expert, area, rows, width, groupBytes); err != nil {
+	blocks := rows * width * groupBytes
+	if err := r.fetch(data[:blocks], r.blocks, expert, area, rows, width, groupBytes); err != nil {
 		return err
 	}
-	return r.fetch(&p.scales, r.scales, expert, area, rows, width, 1)
+	return r.fetch(data[blocks:], r.scales, expert, area, rows, width, 1)
 }
 
 // fetch reads a rectangle of t, whose groups take size bytes: at once if it covers whole rows, row by row otherwise.
-func (r *mxfp4Reader) fetch(buf *[]byte, t *Tensor, expert int64, area rect, rows, width, size int64) error {
-	*buf = slices.Grow((*buf)[:0], int(rows*width*size))[:rows*width*size]
+func (r *mxfp4Reader) fetch(buf []byte, t *Tensor, expert int64, area rect, rows, width, size int64) error {
 	step := width
 	if width == r.groups {
 		step, rows = rows*width, 1
 	}
 	for i := range rows {
 		off := ((expert*r.cols+area.c0+i)*r.groups + area.r0/groupElems) * size
-		if err := readFull(t.Data, (*buf)[i*step*size:][:step*size], off); err != nil {
+		if err := readFull(t.Data, buf[i*step*size:][:step*size], off); err != nil {
 			return fmt.Errorf("read %s: %w", t.Name, err)
 		}
 	}
@@ -192,8 +204,10 @@ func (r *mxfp4Reader) fetch(buf *[]byte, t *Tensor, expert int64, area rect, row
 const strip = 32
 
 // transpose decodes a rectangle out of a panel into the place that it has in dst, whose first element is lo.
-func (r *mxfp4Reader) transpose(dst []byte, in, area rect, lo int64, p *panel) {
+func (r *mxfp4Reader) transpose(dst []byte, in, area rect, lo int64, data []byte) {
 	table, width := mxfp4Table(), r.width(area)
+	blocks := (area.c1 - area.c0) * width * groupBytes
+	scales := data[blocks:]
 	var turned [strip][groupElems]uint16
 	for row := in.r0; row < in.r1; {
 		g := row/groupElems - area.r0/groupElems
@@ -203,8 +217,8 @@ func (r *mxfp4Reader) transpose(dst []byte, in, area rect, lo int64, p *panel) {
 			n := min(strip, in.c1-c)
 			for i := range n {
 				at := (c+i-area.c0)*width + g
-				values, column := &table[p.scales[at]], &turned[i]
-				block := (*[groupBytes]byte)(p.blocks[at*groupBytes:])
+				values, column := &table[scales[at]], &turned[i]
+				block := (*[groupBytes]byte)(data[at*groupBytes:])
 				if from > 0 || to < groupElems {
 					for j := from / 2; j < (to+1)/2; j++ {
 						column[2*j], column[2*j+1] = values[block[j]&15], values[block[j]>>4]

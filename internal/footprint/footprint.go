@@ -7,8 +7,8 @@ import (
 	"slices"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
-	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
+	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
 // A Tensor is one logical tensor: a plain one, or a weight that bitsandbytes has
@@ -67,7 +67,7 @@ func bits(bytes, n int64) float64 {
 // weights.
 func Of(src *checkpoint.Source) (*Footprint, error) {
 	f := &Footprint{}
-	q, stale, err := convert.Quantized(src)
+	q, stale, err := weights.Quantized(src)
 	if err != nil {
 		return nil, err
 	}
@@ -75,9 +75,9 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 		f.Method, f.FourBit = q.Label, q.FourBit
 	}
 	if stale != nil {
-		f.Stale = convert.Stale(stale, q)
+		f.Stale = weights.Stale(stale, q)
 	}
-	groups, err := fourbit.Group(convert.BnbTensors(src))
+	groups, err := fourbit.Group(weights.BnbTensors(src))
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 		}
 		f.Tensors = append(f.Tensors, t)
 	}
-	for _, w := range fourbit.Int8Weights(convert.BnbTensors(src)) {
+	for _, w := range fourbit.Int8Weights(weights.BnbTensors(src)) {
 		t := Tensor{Name: w.Weight.Name, File: w.Weight.Shard, DType: "int8", Shape: w.Weight.Shape, Params: w.Weight.Elems(), Quant: true}
 		for _, s := range []fourbit.Tensor{w.Weight, w.Scales, w.Format} {
 			if s.Tensor != nil {

@@ -46,3 +46,34 @@ func readFloats(t Tensor) ([]float32, error) {
 	kernel.Widen(v, b, kernel.F32)
 	return v, nil
 }
+
+// Parts are the stored tensors of the weight, codes first.
+func (w *Weight) Parts() []Tensor {
+	parts := []Tensor{w.Packed}
+	for _, t := range []Tensor{w.Absmax, w.QuantMap, w.NestedAbsmax, w.NestedQuantMap, w.QuantState} {
+		if t.Tensor != nil {
+			parts = append(parts, t)
+		}
+	}
+	return parts
+}
+
+// Scheme is the way from the stored tensors to the weights, as package decode has it for other methods. It reads the second
+// level of every weight's scales.
+func (g *Groups) Scheme(label string) (*decode.Scheme, error) {
+	logical := make([]decode.Logical, len(g.Weights))
+	for i, w := range g.Weights {
+		r, err := w.Open()
+		if err != nil {
+			return nil, err
+		}
+		var names []string
+		var bytes int64
+		for _, t := range w.Parts() {
+			names = append(names, t.Name)
+			bytes += t.Size()
+		}
+		logical[i] = r.Logical(w.State.Shape[:], w.Packed.Shard, names, bytes)
+	}
+	return decode.NewScheme("bitsandbytes", label, logical), nil
+}

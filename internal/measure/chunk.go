@@ -43,7 +43,7 @@ func (c *chunk) packed(i int, f Format, t kernel.Type) {
 	codes := c.w.packed[:(n+1)/2]
 	abs, scale := c.scalesOf(f)
 	kernel.Codes(t, c.job.run, codes, abs, c.run, f.BlockSize)
-	kernel.ErrorSums(&c.sums[i][c.k], t, c.Elem, c.src, codes, scale, f.BlockSize)
+	kernel.ErrorSums(&c.sums[i][c.k], t, c.Elem(), c.src, codes, scale, f.BlockSize)
 	c.w.counts[i].addPacked(codes, n)
 	if c.errors || c.weights != nil {
 		v := c.w.v[:n]

@@ -10,14 +10,13 @@ import (
 
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/kernel"
-	"github.com/nf4kit/nf4kit/internal/origin"
 	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
 // job measures one tensor: a first pass over its chunks finds every scale, a second one encodes with them.
 type job struct {
-	*origin.Elements
+	*Weight
 	run      kernel.Elem
 	opt      *Options
 	set      *formatSet
@@ -58,8 +57,8 @@ const leanBlock = kernel.Chunk / doublequant.BlockSize
 // keeps reports whether the scales of block size i stay in memory between the passes.
 func (j *job) keeps(i int) bool { return !j.lean || j.set.blocks[i] > leanBlock }
 
-func newJob(e *origin.Elements, run kernel.Elem, opt *Options, set *formatSet, progress func(string, int64)) *job {
-	j := &job{Elements: e, run: run, opt: opt, set: set, progress: progress, n: e.Len()}
+func newJob(e *Weight, run kernel.Elem, opt *Options, set *formatSet, progress func(string, int64)) *job {
+	j := &job{Weight: e, run: run, opt: opt, set: set, progress: progress, n: e.Elems()}
 	j.of = (j.n + kernel.Chunk - 1) / kernel.Chunk
 	j.chunks = sampleChunks(e.Name, j.of, opt.Sample)
 	return j
@@ -98,7 +97,7 @@ func (j *job) measured() int64 {
 // length of chunk c.
 func (j *job) length(c int64) int64 { return min(kernel.Chunk, j.n-c*kernel.Chunk) }
 
-func (j *job) dataBytes() int64 { return int64(len(j.chunks)) * kernel.Chunk * int64(j.Elem.Size()) }
+func (j *job) dataBytes() int64 { return int64(len(j.chunks)) * kernel.Chunk * int64(j.Elem().Size()) }
 
 // fixedBytes is what a job holds besides the weights.
 func (j *job) fixedBytes() int64 {
@@ -208,7 +207,7 @@ func (j *job) begin() {
 
 // load gives the bytes of a chunk and those of its values in the run dtype.
 func (j *job) load(w *scratch, k int, read bool) (src, run []byte, err error) {
-	size := j.Elem.Size()
+	size := j.Elem().Size()
 	c := j.chunks[k]
 	n := int(j.length(c))
 	src = w.src[:n*size]
@@ -220,11 +219,11 @@ func (j *job) load(w *scratch, k int, read bool) (src, run []byte, err error) {
 			return nil, nil, err
 		}
 	}
-	if j.Elem == j.run {
+	if j.Elem() == j.run {
 		return src, src, nil
 	}
 	run = w.run[:n*j.run.Size()]
-	overflow, nonFinite := kernel.Convert(run, j.run, src, j.Elem, n)
+	overflow, nonFinite := kernel.Convert(run, j.run, src, j.Elem(), n)
 	at := overflow
 	if at < 0 || nonFinite >= 0 && nonFinite < at {
 		at = nonFinite
@@ -238,7 +237,7 @@ func (j *job) load(w *scratch, k int, read bool) (src, run []byte, err error) {
 // bad reports element at of chunk c.
 func (j *job) bad(src []byte, c int64, at int) error {
 	var v [1]float32
-	kernel.Widen(v[:], src[at*j.Elem.Size():], j.Elem)
+	kernel.Widen(v[:], src[at*j.Elem().Size():], j.Elem())
 	return &weights.ValueError{File: j.File, Tensor: j.Name, Index: c*kernel.Chunk + int64(at), Shape: j.Shape, Value: float64(v[0]), DType: j.opt.Run}
 }
 
@@ -378,9 +377,9 @@ func (j *job) encode(w *scratch, k int) error {
 		j.again(w, k, run, n)
 	}
 	x := w.x[:n]
-	kernel.Widen(x, src, j.Elem)
+	kernel.Widen(x, src, j.Elem())
 	q := x
-	if j.Elem != j.run {
+	if j.Elem() != j.run {
 		q = w.q[:n]
 		kernel.Widen(q, run, j.run)
 	}

@@ -10,9 +10,8 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/kernel"
-	"github.com/nf4kit/nf4kit/internal/origin"
-	"github.com/nf4kit/nf4kit/internal/quality"
 	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -90,11 +89,17 @@ func (r *Result) WeightedRelRMSE() float64 {
 	return math.Sqrt(r.WeightedE2 / r.WeightedX2)
 }
 
-// Figures are those of package quality.
-func (r *Result) Figures() quality.Figures { return quality.Of(r.Sums) }
+// Figures are those of the sums.
+func (r *Result) Figures() Figures { return FiguresOf(r.Sums) }
+
+// A Weight is what is measured: a tensor [out, in] of the source, and what kind of module it is of.
+type Weight struct {
+	weights.Tensor
+	Kind string
+}
 
 // Run measures tensors. A weight that is not finite, or overflows the run dtype, is a *weights.ValueError.
-func Run(ctx context.Context, tensors []origin.Elements, opt Options) ([]Tensor, error) {
+func Run(ctx context.Context, tensors []Weight, opt Options) ([]Tensor, error) {
 	if err := opt.Validate(); err != nil {
 		return nil, err
 	}
@@ -148,11 +153,12 @@ func Layer(name string) int {
 }
 
 // Plan lists what convert would quantize of a plan, for Run.
-func Plan(p *convert.Plan) []origin.Elements {
-	var out []origin.Elements
+func Plan(p *convert.Plan) []Weight {
+	var out []Weight
 	for i := range p.Items {
 		if p.Items[i].Quantize {
-			out = append(out, origin.Of(&p.Items[i]))
+			it := &p.Items[i]
+			out = append(out, Weight{it.Floats(), it.Kind})
 		}
 	}
 	return out

@@ -11,20 +11,24 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
-	"github.com/nf4kit/nf4kit/internal/origin"
 	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
 // gaussian is a float32 tensor of normal numbers.
-func gaussian(name string, rows, cols int64, seed uint64) origin.Elements {
+// weight is one in float32.
+func weight(name string, raw []byte, rows, cols int64) Weight {
+	return Weight{weights.Tensor{Name: name, File: "test", DType: safetensors.F32, Shape: []int64{rows, cols}, Values: weights.Unhinted(bytes.NewReader(raw))}, "q_proj"}
+}
+
+func gaussian(name string, rows, cols int64, seed uint64) Weight {
 	rng := rand.New(rand.NewPCG(seed, 64))
 	raw := make([]byte, 0, 4*rows*cols)
 	for range rows * cols {
 		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(float32(rng.NormFloat64())))
 	}
-	return origin.Elements{Name: name, File: "test", Kind: "q_proj", Shape: []int64{rows, cols}, Elem: kernel.F32, Source: bytes.NewReader(raw)}
+	return weight(name, raw, rows, cols)
 }
 
 func allFormats(t testing.TB) []Format {
@@ -47,7 +51,7 @@ func TestGaussian(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := Run(t.Context(), []origin.Elements{gaussian("w", 2048, 2048, 1)}, Options{Formats: formats, Run: safetensors.F32})
+	got, err := Run(t.Context(), []Weight{gaussian("w", 2048, 2048, 1)}, Options{Formats: formats, Run: safetensors.F32})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +67,7 @@ func TestGaussian(t *testing.T) {
 
 // TestSameWithAnyJobs: no figure depends on the number of workers, or on whether a tensor fits the memory.
 func TestSameWithAnyJobs(t *testing.T) {
-	tensors := []origin.Elements{gaussian("a.0.w", 300, 701, 1), gaussian("a.1.w", 7, 9, 2), gaussian("a.2.w", 1, 65537, 3)}
+	tensors := []Weight{gaussian("a.0.w", 300, 701, 1), gaussian("a.1.w", 7, 9, 2), gaussian("a.2.w", 1, 65537, 3)}
 	h := func(_ string, cols int64) ([]float32, error) {
 		v := make([]float32, cols)
 		for i := range v {
@@ -95,12 +99,12 @@ func TestNotFinite(t *testing.T) {
 	}{{float32(math.NaN()), safetensors.BF16, 70000}, {float32(math.Inf(-1)), safetensors.F32, 5}, {1e6, safetensors.F16, 70001}} {
 		e := gaussian("w", 1, 70002, 1)
 		raw := make([]byte, 4*70002)
-		if _, err := e.Source.ReadAt(raw, 0); err != nil {
+		if _, err := e.Values.ReadAt(raw, 0); err != nil {
 			t.Fatal(err)
 		}
 		binary.LittleEndian.PutUint32(raw[4*c.at:], math.Float32bits(c.value))
-		e.Source = bytes.NewReader(raw)
-		_, err := Run(t.Context(), []origin.Elements{e}, Options{Formats: allFormats(t), Run: c.run})
+		e.Values = weights.Unhinted(bytes.NewReader(raw))
+		_, err := Run(t.Context(), []Weight{e}, Options{Formats: allFormats(t), Run: c.run})
 		var ve *weights.ValueError
 		if !errors.As(err, &ve) || ve.Index != int64(c.at) {
 			t.Errorf("%v at %d: error %v", c.value, c.at, err)
@@ -115,8 +119,8 @@ func TestSmallAndEmpty(t *testing.T) {
 		for _, x := range v {
 			raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(x))
 		}
-		e := origin.Elements{Name: "w", Shape: []int64{1, int64(len(v))}, Elem: kernel.F32, Source: bytes.NewReader(raw)}
-		got, err := Run(t.Context(), []origin.Elements{e}, Options{Formats: allFormats(t), Run: safetensors.F32})
+		e := weight("w", raw, 1, int64(len(v)))
+		got, err := Run(t.Context(), []Weight{e}, Options{Formats: allFormats(t), Run: safetensors.F32})
 		if err != nil {
 			t.Fatalf("%d values: %v", len(v), err)
 		}
@@ -144,8 +148,8 @@ func TestSmallAndEmpty(t *testing.T) {
 // TestSample: a sample's interval holds the truth about as often as it says, and the sample is the same every time.
 // TestZerosHaveNoOutliers: the last block, a short one, is stored with a scale of 1e-38 where the others have 0.
 func TestZerosHaveNoOutliers(t *testing.T) {
-	e := origin.Elements{Name: "w", File: "test", Shape: []int64{1, 64*84 + 3}, Elem: kernel.F32, Source: bytes.NewReader(make([]byte, 4*(64*84+3)))}
-	got, err := Run(t.Context(), []origin.Elements{e}, Options{Formats: allFormats(t), Run: safetensors.BF16})
+	e := weight("w", make([]byte, 4*(64*84+3)), 1, 64*84+3)
+	got, err := Run(t.Context(), []Weight{e}, Options{Formats: allFormats(t), Run: safetensors.BF16})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +170,7 @@ func TestSample(t *testing.T) {
 		// Chunks of different spread, so that there is something to get wrong.
 		e := gaussian("w"+string(rune('a'+seed)), 20, kernel.Chunk, seed)
 		raw := make([]byte, 4*20*kernel.Chunk)
-		if _, err := e.Source.ReadAt(raw, 0); err != nil {
+		if _, err := e.Values.ReadAt(raw, 0); err != nil {
 			t.Fatal(err)
 		}
 		for i := range raw {
@@ -174,12 +178,12 @@ func TestSample(t *testing.T) {
 				binary.LittleEndian.PutUint32(raw[i-3:], math.Float32bits(20)) // an outlier in every block of every third chunk
 			}
 		}
-		e.Source = bytes.NewReader(raw)
-		full, err := Run(t.Context(), []origin.Elements{e}, Options{Formats: formats, Run: safetensors.F32})
+		e.Values = weights.Unhinted(bytes.NewReader(raw))
+		full, err := Run(t.Context(), []Weight{e}, Options{Formats: formats, Run: safetensors.F32})
 		if err != nil {
 			t.Fatal(err)
 		}
-		part, err := Run(t.Context(), []origin.Elements{e}, Options{Formats: formats, Run: safetensors.F32, Sample: 0.3})
+		part, err := Run(t.Context(), []Weight{e}, Options{Formats: formats, Run: safetensors.F32, Sample: 0.3})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -253,13 +257,13 @@ func TestBytes(t *testing.T) {
 
 func BenchmarkRun(b *testing.B) {
 	e := gaussian("w", 4096, 2048, 1)
-	raw := make([]byte, 2*e.Len())
-	wide := make([]byte, 4*e.Len())
-	if _, err := e.Source.ReadAt(wide, 0); err != nil {
+	raw := make([]byte, 2*e.Elems())
+	wide := make([]byte, 4*e.Elems())
+	if _, err := e.Values.ReadAt(wide, 0); err != nil {
 		b.Fatal(err)
 	}
-	kernel.Convert(raw, kernel.BF16, wide, kernel.F32, int(e.Len()))
-	e.Elem, e.Source = kernel.BF16, bytes.NewReader(raw)
+	kernel.Convert(raw, kernel.BF16, wide, kernel.F32, int(e.Elems()))
+	e.DType, e.Values = safetensors.BF16, weights.Unhinted(bytes.NewReader(raw))
 	for k := range numKinds {
 		formats, err := Grid([]Kind{k}, []int{64}, []bool{true})
 		if err != nil {
@@ -268,11 +272,11 @@ func BenchmarkRun(b *testing.B) {
 		b.Run("format="+k.String(), func(b *testing.B) {
 			b.SetBytes(int64(len(raw)))
 			for b.Loop() {
-				if _, err := Run(b.Context(), []origin.Elements{e}, Options{Formats: formats, Run: safetensors.BF16, Stream: stream.Options{Jobs: 1}}); err != nil {
+				if _, err := Run(b.Context(), []Weight{e}, Options{Formats: formats, Run: safetensors.BF16, Stream: stream.Options{Jobs: 1}}); err != nil {
 					b.Fatal(err)
 				}
 			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(e.Len()), "ns/weight")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(e.Elems()), "ns/weight")
 		})
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/nf4kit/nf4kit/internal/decode"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/kernel"
-	"github.com/nf4kit/nf4kit/internal/origin"
 	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4"
 )
 
@@ -30,11 +30,14 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 	if err := opt.Stream.Validate(); err != nil {
 		return nil, nil, err
 	}
-	groups, err := fourbit.Group(convert.BnbTensors(quant))
+	groups, err := fourbit.Group(weights.BnbTensors(quant))
 	if err != nil {
 		return nil, nil, err
 	}
-	ix := origin.New(src)
+	ix, err := weights.NewIndex(src)
+	if err != nil {
+		return nil, nil, err
+	}
 	var jobs []*writtenJob
 	var skipped []Skipped
 	add := func(j *writtenJob, name string, shape []int64) {
@@ -46,13 +49,13 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 			skipped = append(skipped, Skipped{name, err.Error()})
 			return
 		}
-		j.Elements = e
+		j.Tensor = e
 		jobs = append(jobs, j)
 	}
 	for _, w := range groups.Weights {
 		add(&writtenJob{w: w}, w.Name, w.State.Shape[:])
 	}
-	for _, w := range fourbit.Int8Weights(convert.BnbTensors(quant)) {
+	for _, w := range fourbit.Int8Weights(weights.BnbTensors(quant)) {
 		if reason, err := tiled(w); err != nil {
 			return nil, nil, err
 		} else if reason != "" {
@@ -62,7 +65,7 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 		add(&writtenJob{int8: &w}, w.Weight.Name, w.Weight.Shape)
 	}
 	if len(jobs) == 0 {
-		e := &convert.SourceError{Path: quant.Path, Msg: "nothing to compare: no bitsandbytes weight with a counterpart in " + src.Path}
+		e := &weights.SourceError{Path: quant.Path, Msg: "nothing to compare: no bitsandbytes weight with a counterpart in " + src.Path}
 		if len(skipped) > 0 {
 			e.Msg += fmt.Sprintf("; %s: %s", skipped[0].Tensor, skipped[0].Reason)
 		}
@@ -74,6 +77,7 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 		return nil, nil, e
 	}
 	out := make([]Tensor, len(jobs))
+	kinds := kindsOf(src)
 	var mu sync.Mutex
 	err = stream.Run(ctx, opt.Stream, func() *writtenScratch { return new(writtenScratch) }, len(jobs),
 		func(i int) int64 { return jobs[i].cost() },
@@ -94,12 +98,35 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 			}
 			var err error
 			out[i], err = j.measure(each)
+			if out[i].Kind = kinds[j.Name]; out[i].Kind == "" {
+				out[i].Kind = lastPart(j.Name)
+			}
 			return err
 		})
 	if err != nil {
 		return nil, nil, err
 	}
 	return out, skipped, nil
+}
+
+// kindsOf are the kinds of modules that all of the source's weights are of. They do not depend on which of them a checkpoint has
+// packed, so that the figures of several lie side by side.
+func kindsOf(src *checkpoint.Source) map[string]string {
+	p, err := convert.NewPlan(src, convert.Options{AsBitsandbytes: true, AllowIncomplete: true})
+	if err != nil {
+		return nil
+	}
+	kinds := make(map[string]string, len(p.Items))
+	for i := range p.Items {
+		kinds[p.Items[i].Name] = p.Items[i].Kind
+	}
+	return kinds
+}
+
+// lastPart is the module's own name.
+func lastPart(name string) string {
+	name = strings.TrimSuffix(name, ".weight")
+	return name[strings.LastIndexByte(name, '.')+1:]
 }
 
 // tiled says why the codes of w do not lie row by row, "" if they do: before bitsandbytes 0.45 a checkpoint saved from a
@@ -120,11 +147,11 @@ func tiled(w fourbit.Int8) (reason string, err error) {
 
 // writtenJob compares one weight: w or int8.
 type writtenJob struct {
-	*origin.Elements
-	w        *fourbit.Weight
-	int8     *fourbit.Int8
-	weights  []float32
-	progress func(int64)
+	*weights.Tensor // of the source
+	w               *fourbit.Weight
+	int8            *fourbit.Int8
+	weights         []float32
+	progress        func(int64)
 
 	packed *decode.FourBit
 	mean   float64   // of the magnitudes of its scales
@@ -140,7 +167,7 @@ type writtenScratch struct {
 }
 
 func (j *writtenJob) cost() int64 {
-	chunks := (j.Len() + kernel.Chunk - 1) / kernel.Chunk * 80 // sums
+	chunks := (j.Elems() + kernel.Chunk - 1) / kernel.Chunk * 80 // sums
 	if j.w != nil {
 		return chunks + 4*j.w.Size.Nested
 	}
@@ -186,7 +213,7 @@ func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) 
 	if err := each(1, j.open); err != nil {
 		return Tensor{}, err
 	}
-	n := j.Len()
+	n := j.Elems()
 	chunks := int((n + kernel.Chunk - 1) / kernel.Chunk)
 	sums := make([]kernel.Sums, chunks)
 	wE2, wX2 := make([]float64, chunks), make([]float64, chunks)
@@ -219,7 +246,7 @@ func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) 
 			clear(s.errors)
 			s.errors.add(x, v)
 		}
-		j.progress(int64(m * j.Elem.Size()))
+		j.progress(int64(m * j.Elem().Size()))
 		mu.Lock()
 		defer mu.Unlock()
 		if wanted {
@@ -245,27 +272,17 @@ func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) 
 		r.Blocks = j.w.Size.Blocks
 	}
 	j.packed, j.rows = nil, nil
-	kind := j.Kind
-	if kind == "" {
-		kind = lastPart(j.Name)
-	}
-	return Tensor{Name: j.Name, Kind: kind, Layer: Layer(j.Name), Shape: j.Shape, Elements: n, Measured: n, Results: []Result{r}}, nil
-}
-
-// lastPart is the module's own name.
-func lastPart(name string) string {
-	name = strings.TrimSuffix(name, ".weight")
-	return name[strings.LastIndexByte(name, '.')+1:]
+	return Tensor{Name: j.Name, Layer: Layer(j.Name), Shape: j.Shape, Elements: n, Measured: n, Results: []Result{r}}, nil
 }
 
 // decode fills s.x with m source values from first on, s.v with the decoded ones and s.counts with their codes.
 func (j *writtenJob) decode(s *writtenScratch, first int64, m int) error {
-	s.src, s.codes = grow(s.src, m*j.Elem.Size()), grow(s.codes, m)
+	s.src, s.codes = grow(s.src, m*j.Elem().Size()), grow(s.codes, m)
 	s.x, s.v = grow(s.x, m), grow(s.v, m)
 	if err := j.Read(s.src, first); err != nil {
 		return err
 	}
-	kernel.Widen(s.x, s.src, j.Elem)
+	kernel.Widen(s.x, s.src, j.Elem())
 	s.counts, s.outliers = counts{}, 0
 	if j.w == nil {
 		if err := readFull(j.int8.Weight, s.codes, first); err != nil {

@@ -11,7 +11,6 @@ import (
 	"strconv"
 
 	"github.com/nf4kit/nf4kit/internal/measure"
-	"github.com/nf4kit/nf4kit/internal/quality"
 )
 
 // Schema names the JSON. Members may be added under the same name, and none removed or changed.
@@ -190,7 +189,7 @@ func foldFormat(tensors []*measure.Tensor, i int, row Row) Figures {
 			total.Counts[c] += n
 		}
 	}
-	q := quality.Of(total.Sums)
+	q := measure.FiguresOf(total.Sums)
 	f := Figures{Bits: ratio(8*float64(total.Bytes), row.Elements), CodeBits: ratio(8*float64(total.Codes), row.Elements),
 		RMSE: q.RMSE, MeanAbs: q.MeanAbs, MaxAbs: q.MaxAbs, WeightedRR: number(total.WeightedRelRMSE())}
 	if !q.ZeroNorm {

@@ -57,18 +57,18 @@ func (d *derivation) order(order [16]uint8, threshold [15]float32) {
 
 // values reads elements of the source in the run dtype.
 func (d *derivation) values(w *scratch, first int64, n int) ([]byte, error) {
-	src := grow(&w.buf2, n*d.src.Elem.Size())
+	src := grow(&w.buf2, n*d.src.Elem().Size())
 	if err := d.src.Read(src, first); err != nil {
 		return nil, err
 	}
-	if d.src.Elem == d.run {
+	if d.src.Elem() == d.run {
 		return src, nil
 	}
 	run := grow(&w.run, n*d.run.Size())
-	overflow, nonFinite := kernel.Convert(run, d.run, src, d.src.Elem, n)
+	overflow, nonFinite := kernel.Convert(run, d.run, src, d.src.Elem(), n)
 	if at := max(overflow, nonFinite); at >= 0 {
 		var v [1]float32
-		kernel.Widen(v[:], src[at*d.src.Elem.Size():], d.src.Elem)
+		kernel.Widen(v[:], src[at*d.src.Elem().Size():], d.src.Elem())
 		return nil, &weights.ValueError{File: d.src.File, Tensor: d.src.Name, Index: first + int64(at), Shape: d.src.Shape,
 			Value: float64(v[0]), DType: map[kernel.Elem]safetensors.DType{kernel.BF16: safetensors.BF16, kernel.F16: safetensors.F16}[d.run]}
 	}

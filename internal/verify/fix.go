@@ -7,8 +7,8 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
-	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
@@ -20,10 +20,10 @@ import (
 // mend is an error.
 func Fix(src *checkpoint.Source, targets arch.Target) ([]byte, error) {
 	if src.Config == nil {
-		return nil, &convert.SourceError{Path: src.Path, Msg: "there is no config.json to mend",
+		return nil, &weights.SourceError{Path: src.Path, Msg: "there is no config.json to mend",
 			Hint: "copy that of the model it was made of"}
 	}
-	groups, err := fourbit.Group(convert.BnbTensors(src))
+	groups, err := fourbit.Group(weights.BnbTensors(src))
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (s *subject) mended() ([]byte, error) {
 	first := groups.Weights[0]
 	for _, w := range groups.Weights {
 		if w.State.Type != first.State.Type || w.State.NoDoubleQuant != first.State.NoDoubleQuant {
-			return nil, &convert.SourceError{Path: src.Path, Tensor: w.Name,
+			return nil, &weights.SourceError{Path: src.Path, Tensor: w.Name,
 				Msg: fmt.Sprintf("it and %s differ in type or double quantization, which one config.json cannot say", first.Name)}
 		}
 	}
@@ -64,7 +64,7 @@ func (s *subject) mended() ([]byte, error) {
 	kept, quantized := s.modules()
 	list, bad := s.model.SkipList(s.targets, kept, quantized)
 	if len(bad) > 0 {
-		return nil, &convert.SourceError{Path: src.Path, Msg: fmt.Sprintf("no skip list serves every loader: %v", bad[0])}
+		return nil, &weights.SourceError{Path: src.Path, Msg: fmt.Sprintf("no skip list serves every loader: %v", bad[0])}
 	}
 	storage, _ := bnb.StorageOf(first.Packed.DType) // Group refuses a weight of another
 	want := bnb.QuantizationConfig{Type: first.State.Type, DoubleQuant: !first.State.NoDoubleQuant,
@@ -90,11 +90,11 @@ func (s *subject) mended() ([]byte, error) {
 
 // fixPlain is Fix for a checkpoint without 4-bit weights.
 func fixPlain(src *checkpoint.Source) ([]byte, error) {
-	q, stale, err := convert.Quantized(src)
+	q, stale, err := weights.Quantized(src)
 	if err != nil {
 		return nil, err
 	}
-	e := &convert.SourceError{Path: src.Path, Msg: "no tensor has a bitsandbytes 4-bit quant_state"}
+	e := &weights.SourceError{Path: src.Path, Msg: "no tensor has a bitsandbytes 4-bit quant_state"}
 	switch {
 	case q != nil && q.Label != "":
 		e.Msg += "; the weights are " + q.Label
@@ -102,8 +102,8 @@ func fixPlain(src *checkpoint.Source) ([]byte, error) {
 	case stale == nil:
 		return nil, e
 	case stale.File != "config.json":
-		e.Msg = convert.Stale(stale, nil)
-		e.Hint = convert.StaleHint(src, stale)
+		e.Msg = weights.Stale(stale, nil)
+		e.Hint = weights.StaleHint(src, stale)
 		return nil, e
 	}
 	cfg, err := checkpoint.ParseConfig(src.Config)

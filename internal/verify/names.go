@@ -8,6 +8,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
 // counterparts finds the names that the tensors of a checkpoint have in its source. They differ where one of them holds the
@@ -22,8 +23,8 @@ type counterparts struct {
 	prefixes [][2]string       // of the checkpoint and of the source, the longest of the checkpoint first
 }
 
-// newCounterparts indexes the names of the source's tensors. names are those of the checkpoint.
-func newCounterparts(sub *subject, source *checkpoint.Source, sourceNames, names []string) *counterparts {
+// newCounterparts indexes the names of the tensors of the source, whose model may be nil. names are those of the checkpoint.
+func newCounterparts(sub *subject, model *arch.Model, sourceNames, names []string) *counterparts {
 	c := &counterparts{model: sub.model, have: make(map[string]bool, len(sourceNames)), byPath: map[string]string{}}
 	for _, n := range sourceNames {
 		c.have[n] = true
@@ -31,7 +32,7 @@ func newCounterparts(sub *subject, source *checkpoint.Source, sourceNames, names
 	if !slices.ContainsFunc(names, func(n string) bool { return !c.have[n] }) {
 		return c
 	}
-	if model := sourceModel(sub, source, sourceNames); model != nil && c.model != nil {
+	if model != nil && c.model != nil {
 		for _, n := range sourceNames {
 			class := model.Classify(n)
 			if class.Embedding {
@@ -50,19 +51,15 @@ func newCounterparts(sub *subject, source *checkpoint.Source, sourceNames, names
 	return c
 }
 
-// sourceModel resolves the source's model, by the checkpoint's config.json if it has none.
-func sourceModel(sub *subject, source *checkpoint.Source, names []string) *arch.Model {
-	query := sub.query
-	if source.Config != nil {
-		cfg, err := checkpoint.ParseConfig(source.Config)
-		if err != nil {
+// sourceModel is the source's model, by the checkpoint's config.json if it has none; nil if the table does not have it.
+func sourceModel(sub *subject, ix *weights.Index) *arch.Model {
+	if m := ix.Model; m.Config != nil {
+		if m.Unknown != nil {
 			return nil
 		}
-		if query, err = arch.ParseConfig(cfg.Strict()); err != nil {
-			return nil
-		}
+		return m.Arch
 	}
-	model, err := arch.Resolve(query, names)
+	model, err := arch.Resolve(sub.query, ix.Names())
 	if err != nil {
 		return nil
 	}

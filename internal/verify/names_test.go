@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
-	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/manifest"
@@ -54,7 +53,11 @@ func TestCounterparts(t *testing.T) {
 		if sub.model, err = arch.Resolve(query, names); err != nil {
 			sub.model = nil
 		}
-		twins := newCounterparts(sub, &checkpoint.Source{Config: []byte(c.config)}, c.source, names)
+		source, err := arch.Resolve(query, c.source)
+		if err != nil {
+			source = nil
+		}
+		twins := newCounterparts(sub, source, c.source, names)
 		for n, want := range c.want {
 			if got := twins.of(n); got != want {
 				t.Errorf("%s: %s is made of %s, want %s", c.name, n, got, want)

@@ -12,8 +12,8 @@ import (
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/manifest"
-	"github.com/nf4kit/nf4kit/internal/origin"
 	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
@@ -115,9 +115,12 @@ func (r *Report) prove(ctx context.Context, sub *subject, opt Options) error {
 	for _, t := range groups.Plain {
 		jobs = append(jobs, &prover{t: t, shape: t.Shape, exact: p.Exact, progress: progress})
 	}
-	ix := origin.New(opt.Source)
+	ix, err := weights.NewIndex(opt.Source)
+	if err != nil {
+		return err
+	}
 	run, used := r.pair(sub, ix, opt.Source, jobs)
-	err := stream.Run(ctx, opt.Stream, newScratch, len(run), func(i int) int64 { return run[i].cost() },
+	err = stream.Run(ctx, opt.Stream, newScratch, len(run), func(i int) int64 { return run[i].cost() },
 		func(i int, each stream.Each[*scratch]) error { return run[i].run(each) })
 	if err != nil {
 		return err
@@ -132,12 +135,12 @@ func (r *Report) prove(ctx context.Context, sub *subject, opt Options) error {
 }
 
 // pair gives each job the tensor of the source that its own was made of, and returns those that have one, and the names used.
-func (r *Report) pair(sub *subject, ix *origin.Index, source *checkpoint.Source, jobs []*prover) (run []*prover, used map[string]bool) {
+func (r *Report) pair(sub *subject, ix *weights.Index, source *checkpoint.Source, jobs []*prover) (run []*prover, used map[string]bool) {
 	names := make([]string, len(jobs))
 	for i, j := range jobs {
 		names[i] = j.t.Name
 	}
-	twins := newCounterparts(sub, source, ix.Names(), names)
+	twins := newCounterparts(sub, sourceModel(sub, ix), ix.Names(), names)
 	used = make(map[string]bool, len(jobs))
 	for _, j := range jobs {
 		name := twins.of(j.t.Name)
@@ -193,7 +196,7 @@ func (p *Proof) take(j *prover) {
 
 // missing lists the tensors of the source that are not in the checkpoint. Those that its model needs make it a failure;
 // transformers leaves out tied heads and what it does not know when it saves.
-func (r *Report) missing(sub *subject, ix *origin.Index, used map[string]bool, layers int) {
+func (r *Report) missing(sub *subject, ix *weights.Index, used map[string]bool, layers int) {
 	patterns := map[string]bool{}
 	for name := range used {
 		patterns[pattern(name)] = true
@@ -224,7 +227,7 @@ type prover struct {
 	w        *fourbit.Weight // nil for a plain tensor
 	t        fourbit.Tensor
 	shape    []int64
-	src      *origin.Elements
+	src      *weights.Tensor
 	raw      *safetensors.Tensor // of the dtype of t: instead of src
 	exact    bool
 	scale    bnb.Scale // how scales were chosen
@@ -300,17 +303,17 @@ func (j *prover) runPlain(each stream.Each[*scratch]) error {
 		j.add(fourbit.Warning, j.t, "not proven: expected floats of 16 or 32 bits, found %s", j.t.DType)
 		return nil
 	}
-	n := j.src.Len()
+	n := j.src.Elems()
 	const step = rangeBytes / 8
 	err := each(int((n+step-1)/step), func(w *scratch, i int) error {
 		first := int64(i) * step
 		k := int(min(step, n-first))
-		p := grow(&w.buf2, k*j.src.Elem.Size())
+		p := grow(&w.buf2, k*j.src.Elem().Size())
 		if err := j.src.Read(p, first); err != nil {
 			return err
 		}
 		want := grow(&w.run, k*dst.Size())
-		kernel.Convert(want, dst, p, j.src.Elem, k)
+		kernel.Convert(want, dst, p, j.src.Elem(), k)
 		return j.compare(w, want, first*int64(dst.Size()), dst.Size())
 	})
 	return j.endPlain(err)

@@ -23,10 +23,10 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
-	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
 // A Finding is something wrong, or worth knowing, about a checkpoint.
@@ -147,12 +147,12 @@ func (r *Report) find(s fourbit.Severity, file, tensor, format string, args ...a
 // reading, of a checkpoint without any 4-bit weight, or of a source that
 // cannot be opened as one.
 func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, error) {
-	groups, err := fourbit.Group(convert.BnbTensors(src))
+	groups, err := fourbit.Group(weights.BnbTensors(src))
 	if err != nil {
 		return nil, err
 	}
-	if n := len(fourbit.Int8Weights(convert.BnbTensors(src))); n > 0 && len(groups.Weights) == 0 {
-		return nil, &convert.SourceError{Path: src.Path, Msg: fmt.Sprintf("nothing to verify: its %d quantized weights are LLM.int8, not 4-bit", n),
+	if n := len(fourbit.Int8Weights(weights.BnbTensors(src))); n > 0 && len(groups.Weights) == 0 {
+		return nil, &weights.SourceError{Path: src.Path, Msg: fmt.Sprintf("nothing to verify: its %d quantized weights are LLM.int8, not 4-bit", n),
 			Hint: "nf4kit measure SOURCE " + src.Path + " compares them with the weights they were made of"}
 	}
 	r := &Report{Weights: len(groups.Weights), Plain: len(groups.Plain)}
@@ -184,14 +184,14 @@ func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, e
 
 // nothingTo is the error for a checkpoint without 4-bit weights.
 func nothingTo(src *checkpoint.Source) error {
-	e := &convert.SourceError{Path: src.Path, Msg: "nothing to verify: no tensor has a bitsandbytes 4-bit quant_state"}
-	q, stale, err := convert.Quantized(src)
+	e := &weights.SourceError{Path: src.Path, Msg: "nothing to verify: no tensor has a bitsandbytes 4-bit quant_state"}
+	q, stale, err := weights.Quantized(src)
 	switch {
 	case err != nil:
 		return err
 	case stale != nil && q == nil:
 		e.Msg += fmt.Sprintf(": the weights are plain, though %s: %s says %s, which loaders will take them for", stale.File, stale.Where, stale.Label)
-		e.Hint = convert.StaleHint(src, stale)
+		e.Hint = weights.StaleHint(src, stale)
 	}
 	return e
 }

@@ -81,3 +81,12 @@ func ValueAt(src []byte, e kernel.Elem, i int) float64 {
 	kernel.Convert(b[:], kernel.F32, src[i*e.Size():][:e.Size()], e, 1)
 	return float64(math.Float32frombits(binary.LittleEndian.Uint32(b[:])))
 }
+
+// narrow writes the float32 of the float64 in src and returns how many bytes they take.
+func narrow(dst, src []byte) int {
+	for i := 0; i < len(src); i += 8 {
+		v := float32(math.Float64frombits(binary.LittleEndian.Uint64(src[i:])))
+		binary.LittleEndian.PutUint32(dst[i/2:], math.Float32bits(v))
+	}
+	return len(src) / 2
+}

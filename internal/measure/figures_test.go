@@ -1,4 +1,4 @@
-package quality
+package measure
 
 import (
 	"math"
@@ -9,7 +9,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/kernel"
 )
 
-func TestOf(t *testing.T) {
+func TestFiguresOf(t *testing.T) {
 	inf := math.Inf(1)
 	for _, c := range []struct {
 		name string
@@ -26,7 +26,7 @@ func TestOf(t *testing.T) {
 		{"something decoded to zeros", kernel.Sums{N: 1, X2: 4, E2: 4, AbsE: 2, Max: 2},
 			Figures{Elements: 1, RelRMSE: 1, MeanAbs: 2, MaxAbs: 2, RMSE: 2}},
 	} {
-		if d := cmp.Diff(c.want, Of(c.in)); d != "" {
+		if d := cmp.Diff(c.want, FiguresOf(c.in)); d != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, d)
 		}
 	}

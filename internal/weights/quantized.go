@@ -1,4 +1,4 @@
-package convert
+package weights
 
 import (
 	"errors"
@@ -92,28 +92,39 @@ func StaleHint(src *checkpoint.Source, claim *fourbit.Quantized) string {
 	return "nf4kit verify --fix " + src.Path + " removes it"
 }
 
-// schemeOf finds the way to decode a source that some method has quantized;
-// nil for a plain one. Methods without a way, and our own output, are refused.
+// schemeOf finds the way to decode a source that a method other than
+// bitsandbytes' 4 bits has quantized. Methods without a way are refused.
 func schemeOf(src *checkpoint.Source, q *fourbit.Quantized) (*decode.Scheme, error) {
-	if q == nil {
-		return nil, nil
-	}
-	refusal := &SourceError{Path: src.Path, Msg: q.Error(), Hint: "start from 16-bit weights: another release of the model, or what the method's own tools decode this one to"}
-	if q.FourBit {
-		refusal.Hint = "nf4kit inspect says what is in it, nf4kit dequantize gives back 16-bit weights"
-		return nil, refusal
-	}
 	s, err := detect(src, q)
 	if err == nil && s != nil {
 		err = s.Check()
 	}
 	var unsupported *decode.UnsupportedError
 	if errors.As(err, &unsupported) {
-		refusal.Msg += ": " + unsupported.Reason
-		return nil, refusal
+		e := refusal(src, q)
+		e.Msg += ": " + unsupported.Reason
+		return nil, e
 	}
 	if err != nil {
 		return nil, &SourceError{Path: src.Path, Msg: err.Error()}
 	}
 	return s, nil
+}
+
+// refusal is the error for a source that is quantized.
+func refusal(src *checkpoint.Source, q *fourbit.Quantized) *SourceError {
+	e := &SourceError{Path: src.Path, Msg: q.Error(), Hint: "start from 16-bit weights: another release of the model, or what the method's own tools decode this one to"}
+	if q.FourBit {
+		e.Hint = "nf4kit inspect says what is in it, nf4kit dequantize gives back 16-bit weights"
+	}
+	return e
+}
+
+// BnbTensors lists a source's tensors as package fourbit takes them.
+func BnbTensors(src *checkpoint.Source) []fourbit.Tensor {
+	out := make([]fourbit.Tensor, len(src.Tensors))
+	for i, t := range src.Tensors {
+		out[i] = fourbit.Tensor{Tensor: t.Tensor, Shard: t.Shard.Name}
+	}
+	return out
 }

@@ -1,4 +1,4 @@
-package origin
+package weights
 
 import (
 	"bytes"
@@ -14,13 +14,12 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
-	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
-// stored is a tensor of a file to be written.
-type stored struct {
+// testTensor is a tensor of a file to be written.
+type testTensor struct {
 	name  string
 	dtype safetensors.DType
 	shape []int64
@@ -28,7 +27,7 @@ type stored struct {
 }
 
 // write makes a model directory and opens it.
-func write(t *testing.T, config string, tensors []stored) *checkpoint.Source {
+func write(t *testing.T, config string, tensors []testTensor) *checkpoint.Source {
 	t.Helper()
 	dir := t.TempDir()
 	var entries []safetensors.Entry
@@ -54,10 +53,10 @@ func write(t *testing.T, config string, tensors []stored) *checkpoint.Source {
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	return open(t, dir)
+	return openDir(t, dir)
 }
 
-func open(t *testing.T, path string) *checkpoint.Source {
+func openDir(t *testing.T, path string) *checkpoint.Source {
 	t.Helper()
 	src, err := checkpoint.Open(path)
 	if err != nil {
@@ -68,15 +67,24 @@ func open(t *testing.T, path string) *checkpoint.Source {
 }
 
 // values reads all elements.
-func values(t *testing.T, e *Elements) []float32 {
+func values(t *testing.T, e *Tensor) []float32 {
 	t.Helper()
-	raw := make([]byte, e.Len()*int64(e.Elem.Size()))
+	raw := make([]byte, e.Elems()*int64(e.Elem().Size()))
 	if err := e.Read(raw, 0); err != nil {
 		t.Fatal(err)
 	}
-	v := make([]float32, e.Len())
-	kernel.Widen(v, raw, e.Elem)
+	v := make([]float32, e.Elems())
+	kernel.Widen(v, raw, e.Elem())
 	return v
+}
+
+func index(t *testing.T, src *checkpoint.Source) *Index {
+	t.Helper()
+	ix, err := NewIndex(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ix
 }
 
 func floats(v ...float32) []byte {
@@ -105,21 +113,21 @@ func TestFP8(t *testing.T) {
 		return strings.NewReplacer("a.weight", "model.layers.0.mlp.up_proj.weight", "b.weight", "model.layers.0.mlp.down_proj.weight").Replace(name)
 	}
 	want := make(map[string]*safetensors.Tensor)
-	tensors := []stored{{"model.norm.weight", safetensors.BF16, []int64{2}, []byte{0x80, 0x3f, 0, 0x40}}}
+	tensors := []testTensor{{"model.norm.weight", safetensors.BF16, []int64{2}, []byte{0x80, 0x3f, 0, 0x40}}}
 	for _, x := range golden.Tensors() {
 		if name, ok := strings.CutPrefix(x.Name, "want:"); ok {
 			want[rename(name)] = x
 			continue
 		}
-		tensors = append(tensors, stored{rename(x.Name), x.DType, x.Shape, read(x)})
+		tensors = append(tensors, testTensor{rename(x.Name), x.DType, x.Shape, read(x)})
 	}
 	src := write(t, `{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "quantization_config": `+golden.Metadata()["quantization_config"]+`}`, tensors)
-	ix := New(src)
+	ix := index(t, src)
 	if diff := cmp.Diff([]string{"model.layers.0.mlp.down_proj.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"}, ix.Names()); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
 	}
 	for name, w := range want {
-		for what, find := range map[string]func(string, []int64) (*Elements, error){"Find": ix.Find, "Kept": ix.Kept} {
+		for what, find := range map[string]func(string, []int64) (*Tensor, error){"Find": ix.Find, "Kept": ix.Kept} {
 			e, err := find(name, w.Shape)
 			if err != nil {
 				t.Fatalf("%s: %v", what, err)
@@ -145,9 +153,9 @@ func TestFP8(t *testing.T) {
 func TestConv1D(t *testing.T) {
 	const name = "transformer.h.0.attn.c_proj.weight"
 	src := write(t, `{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "torch_dtype": "float32"}`,
-		[]stored{{name, safetensors.F32, []int64{2, 2}, floats(1, 2, 3, 4)}})
-	ix := New(src)
-	for want, find := range map[string]func(string, []int64) (*Elements, error){"[1 3 2 4]": ix.Find, "[1 2 3 4]": ix.Kept} {
+		[]testTensor{{name, safetensors.F32, []int64{2, 2}, floats(1, 2, 3, 4)}})
+	ix := index(t, src)
+	for want, find := range map[string]func(string, []int64) (*Tensor, error){"[1 3 2 4]": ix.Find, "[1 2 3 4]": ix.Kept} {
 		e, err := find(name, []int64{2, 2})
 		if err != nil {
 			t.Fatal(err)
@@ -158,7 +166,7 @@ func TestConv1D(t *testing.T) {
 	}
 }
 
-// TestFloat64: a weight that a plan quantizes is read as float32, a kept one as it is.
+// TestFloat64: a weight that was quantized is read as float32, a kept one as it is.
 func TestFloat64(t *testing.T) {
 	double := func(v ...float64) []byte {
 		var b []byte
@@ -167,31 +175,31 @@ func TestFloat64(t *testing.T) {
 		}
 		return b
 	}
-	src := write(t, `{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}`, []stored{
+	src := write(t, `{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}`, []testTensor{
 		{"model.layers.0.mlp.up_proj.weight", safetensors.F64, []int64{1, 2}, double(1, 1+1e-12)},
 		{"model.layers.0.self_attn.rotary_emb.inv_freq", safetensors.F64, []int64{2}, double(1, 0.5)},
 	})
-	ix := New(src)
+	ix := index(t, src)
 	for name, want := range map[string]struct {
 		elem  kernel.Elem
 		shape []int64
 		v     []float32
 	}{
 		"model.layers.0.mlp.up_proj.weight":            {kernel.F32, []int64{1, 2}, []float32{1, 1}},
-		"model.layers.0.self_attn.rotary_emb.inv_freq": {kernel.F64, []int64{2}, []float32{1, 0.5}},
+		"model.layers.0.self_attn.rotary_emb.inv_freq": {kernel.F32, []int64{2}, []float32{1, 0.5}},
 	} {
 		e, err := ix.Find(name, want.shape)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want.v, values(t, e)); e.Elem != want.elem || diff != "" {
-			t.Errorf("%s: elements %v, want %v (-want +got):\n%s", name, e.Elem, want.elem, diff)
+		if diff := cmp.Diff(want.v, values(t, e)); e.Elem() != want.elem || diff != "" {
+			t.Errorf("%s: elements %v, want %v (-want +got):\n%s", name, e.Elem(), want.elem, diff)
 		}
 	}
 }
 
 func TestErrors(t *testing.T) {
-	src := write(t, `{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}`, []stored{
+	src := write(t, `{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}`, []testTensor{
 		{"model.layers.0.mlp.up_proj.weight", safetensors.BF16, []int64{1, 2}, make([]byte, 4)},
 		{"ids", safetensors.I64, []int64{1}, make([]byte, 8)},
 	})
@@ -204,11 +212,11 @@ func TestErrors(t *testing.T) {
 		{"model.layers.0.mlp.up_proj.weight", []int64{2, 1}, "expected shape [2 1] in model.safetensors, found [1 2]"},
 		{"ids", []int64{1}, "expected floats in model.safetensors, found I64"},
 	} {
-		if _, err := New(src).Find(tt.name, tt.shape); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := index(t, src).Find(tt.name, tt.shape); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s %v: error %v, want one with %q", tt.name, tt.shape, err, tt.want)
 		}
 	}
-	e, err := New(src).Find("model.layers.0.mlp.up_proj.weight", []int64{1, 2})
+	e, err := index(t, src).Find("model.layers.0.mlp.up_proj.weight", []int64{1, 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,18 +225,19 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestNoPlan: what cannot be planned is taken as it stands.
-func TestNoPlan(t *testing.T) {
-	src := write(t, `{"model_type": "llama"}`, []stored{{"model.norm.weight", safetensors.F32, []int64{2}, floats(1, 2)}})
-	if _, err := convert.NewPlan(src, convert.Options{}); err == nil {
-		t.Fatal("there is something to quantize")
+// TestUnread: what is quantized by a method that nobody undoes is taken as it is stored.
+func TestUnread(t *testing.T) {
+	src := write(t, `{"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}`, []testTensor{
+		{"model.layers.0.mlp.up_proj.qweight", safetensors.I32, []int64{1, 2}, make([]byte, 8)}, {"model.norm.weight", safetensors.F32, []int64{2}, floats(1, 2)}})
+	if _, err := Open(src); err == nil {
+		t.Fatal("GPTQ is decoded")
 	}
-	ix := New(src)
-	e, err := ix.Find("model.norm.weight", []int64{2})
+	ix := index(t, src)
+	e, err := ix.Kept("model.norm.weight", []int64{2})
 	if err != nil || fmt.Sprint(values(t, e)) != "[1 2]" {
 		t.Errorf("%v, %v", e, err)
 	}
-	if diff := cmp.Diff([]string{"model.norm.weight"}, ix.Names()); diff != "" {
+	if diff := cmp.Diff([]string{"model.layers.0.mlp.up_proj.qweight", "model.norm.weight"}, ix.Names()); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
 	}
 }

@@ -1,0 +1,108 @@
+package convert
+
+import (
+	"fmt"
+
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// outputTensors is how many tensors the output has, before any of them is laid out.
+func (p *Plan) outputTensors() int {
+	n := 0
+	for i := range p.Items {
+		switch it := &p.Items[i]; {
+		case !it.Quantize:
+			n++
+		case it.Spec.NoDoubleQuant:
+			n += 4 // codes, scales, their table, the record
+		default:
+			n += 6 // and the constants and the table of the second level
+		}
+	}
+	return n
+}
+
+// layOut gives every output tensor its shard and place.
+func (p *Plan) layOut(opt *Options) error {
+	groups := make([]checkpoint.Group, len(p.Items))
+	for i := range p.Items {
+		it := &p.Items[i]
+		g := &groups[i]
+		g.Name = it.Name
+		if it.Quantize {
+			var err error
+			g.Entries, err = it.Spec.Entries(it.Name, [2]int64(it.Shape))
+			if err != nil {
+				return &SourceError{Path: p.Source.Path, Tensor: it.Name, Msg: err.Error(),
+					Hint: "keep it with --skip or use --quant-storage uint8"}
+			}
+		} else {
+			g.Entries = []safetensors.Entry{{Name: it.Name, DType: it.Out, Shape: it.Shape}}
+		}
+		it.OutBytes = groupSize(g.Entries)
+		p.Totals.OutBytes += it.OutBytes
+		if it.Quantize {
+			size, err := it.Spec.Size(it.Shape...)
+			if err != nil {
+				return &SourceError{Path: p.Source.Path, Tensor: it.Name, Msg: err.Error()}
+			}
+			p.Totals.QuantBytes += size.Total
+			p.Totals.CodeBytes += size.Data
+		}
+	}
+	return p.shards(groups, opt.MaxShardSize)
+}
+
+// shards splits groups over files and fixes the layout of each.
+func (p *Plan) shards(groups []checkpoint.Group, maxSize int64) error {
+	base := p.Source.Base
+	switch {
+	case p.Model != nil && p.Model.Diffusers: // also where the source is one file, such as diffusion_pytorch_model.fp16.safetensors
+		base = checkpoint.DiffusersBase
+	case base == "":
+		base = "model"
+	}
+	files, err := checkpoint.SplitShards(groups, maxSize, base)
+	if err != nil {
+		return err
+	}
+	p.shardOf = map[string]int{}
+	fileOf := map[string]string{}
+	for s, f := range files {
+		for _, e := range f.Entries {
+			if _, ok := p.shardOf[e.Name]; ok {
+				return &SourceError{Path: p.Source.Path, Tensor: e.Name,
+					Msg: "two tensors of the output would have this name"}
+			}
+			p.shardOf[e.Name] = s
+			fileOf[e.Name] = f.Name
+		}
+		l, err := safetensors.NewLayout(f.Entries, map[string]string{"format": "pt"})
+		if err != nil {
+			return fmt.Errorf("lay out %s: %w", f.Name, err)
+		}
+		p.Shards = append(p.Shards, Shard{f.Name, l})
+		p.Totals.FileBytes += l.Size()
+	}
+	for i := range p.Items {
+		p.Items[i].Shard = p.shardOf[p.Items[i].Name]
+	}
+	if len(files) > 1 {
+		ix := checkpoint.Index{TotalParameters: p.Totals.Params, TotalSize: p.Totals.OutBytes, WeightMap: fileOf}
+		p.Index, p.indexName = ix.Encode(), checkpoint.IndexName(base)
+	}
+	return nil
+}
+
+func groupSize(entries []safetensors.Entry) int64 {
+	var sum int64
+	for _, e := range entries {
+		n := int64(e.DType.Bits())
+		for _, d := range e.Shape {
+			n *= d
+		}
+		sum += n / 8
+	}
+	return sum
+}
