@@ -54,6 +54,20 @@ func converted(p *convert.Plan, results []convert.Result) []report.Converted {
 	return out
 }
 
+// tell writes the reports and says what was done.
+func (s *summary) tell(g *globals) error {
+	if err := writeReports(s.report, s.o.Reports); err != nil {
+		return err
+	}
+	if g.JSON {
+		return writeJSON(g.Stdout, s.json())
+	}
+	if g.Quiet {
+		return nil
+	}
+	return s.print(g.Stdout)
+}
+
 func (s *summary) print(w io.Writer) error {
 	escape.Fprintf(w, "%s -> %s in %s (%s/s)\n\n", s.o.Src, s.o.Dst, durationText(s.took),
 		bytesText(int64(float64(s.p.Totals.SrcBytes)/max(s.took.Seconds(), 1e-9))))

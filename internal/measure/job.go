@@ -1,9 +1,7 @@
 package measure
 
 import (
-	"hash/fnv"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -64,28 +62,6 @@ func newJob(e *Weight, run kernel.Elem, opt *Options, set *formatSet, progress f
 	return j
 }
 
-// minSample is how many chunks of a tensor are measured at least: a variance needs two, and few tell little.
-const minSample = 4
-
-// sampleChunks draws a share of n chunks, ascending. The draw depends on the tensor's name alone.
-func sampleChunks(name string, n int64, share float64) []int64 {
-	m := n
-	if share > 0 && share < 1 {
-		m = min(n, max(minSample, int64(math.Ceil(share*float64(n)))))
-	}
-	out := make([]int64, 0, m)
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(name)) // a hash never fails
-	rng := rand.New(rand.NewPCG(h.Sum64(), uint64(n)))
-	// Selection sampling (Knuth, TAOCP 2, 3.4.2, algorithm S).
-	for c := int64(0); c < n; c++ {
-		if rng.Int64N(n-c) < m-int64(len(out)) {
-			out = append(out, c)
-		}
-	}
-	return out
-}
-
 func (j *job) measured() int64 {
 	var n int64
 	for _, c := range j.chunks {
@@ -117,40 +93,6 @@ func (j *job) fixedBytes() int64 {
 		b += 4 * j.n / max(j.Shape[len(j.Shape)-1], 1)
 	}
 	return b + int64(len(j.set.formats))*(chunks*64+ErrorBins*4+256*8)
-}
-
-// scratch is the memory of one worker.
-type scratch struct {
-	src, run []byte
-	x, q     []float32
-	v        []float32 // decoded
-	scale    []float32
-	codes    [piece]byte
-	packed   [kernel.Chunk / 2]byte
-	nested   [piece / kernel.DynamicBlock]float32
-	counts   []counts
-	errors   []ErrorHistogram
-	zeros    []int64
-	lean     []leanScales // by block size
-}
-
-// leanScales are those of one chunk, where they are not kept.
-type leanScales struct {
-	absmax, scale []float32
-	outliers      int64
-}
-
-func newScratch(set *formatSet) *scratch {
-	s := &scratch{src: make([]byte, kernel.Chunk*8), run: make([]byte, kernel.Chunk*4), x: make([]float32, kernel.Chunk), q: make([]float32, kernel.Chunk),
-		v: make([]float32, kernel.Chunk), scale: make([]float32, kernel.Chunk/traits[NVFP4].fixed),
-		counts: make([]counts, len(set.formats)), zeros: make([]int64, len(set.formats)), errors: make([]ErrorHistogram, len(set.formats))}
-	for i := range s.errors {
-		s.errors[i] = make(ErrorHistogram, ErrorBins)
-	}
-	for _, size := range set.blocks {
-		s.lean = append(s.lean, leanScales{absmax: make([]float32, kernel.Chunk/size), scale: make([]float32, kernel.Chunk/size)})
-	}
-	return s
 }
 
 func (j *job) measure(each stream.Each[*scratch]) error {

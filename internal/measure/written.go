@@ -30,51 +30,9 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 	if err := opt.Stream.Validate(); err != nil {
 		return nil, nil, err
 	}
-	groups, err := fourbit.Group(weights.BnbTensors(quant))
+	jobs, skipped, err := pairs(src, quant, &opt)
 	if err != nil {
 		return nil, nil, err
-	}
-	ix, err := weights.NewIndex(src)
-	if err != nil {
-		return nil, nil, err
-	}
-	var jobs []*writtenJob
-	var skipped []Skipped
-	add := func(j *writtenJob, name string, shape []int64) {
-		if opt.Keep != nil && !opt.Keep(name) {
-			return
-		}
-		e, err := ix.Find(name, shape)
-		if err != nil {
-			skipped = append(skipped, Skipped{name, err.Error()})
-			return
-		}
-		j.Tensor = e
-		jobs = append(jobs, j)
-	}
-	for _, w := range groups.Weights {
-		add(&writtenJob{w: w}, w.Name, w.State.Shape[:])
-	}
-	for _, w := range fourbit.Int8Weights(weights.BnbTensors(quant)) {
-		if reason, err := tiled(w); err != nil {
-			return nil, nil, err
-		} else if reason != "" {
-			skipped = append(skipped, Skipped{w.Weight.Name, reason})
-			continue
-		}
-		add(&writtenJob{int8: &w}, w.Weight.Name, w.Weight.Shape)
-	}
-	if len(jobs) == 0 {
-		e := &weights.SourceError{Path: quant.Path, Msg: "nothing to compare: no bitsandbytes weight with a counterpart in " + src.Path}
-		if len(skipped) > 0 {
-			e.Msg += fmt.Sprintf("; %s: %s", skipped[0].Tensor, skipped[0].Reason)
-		}
-		for _, bad := range groups.Errors() {
-			if bad.Kind != fourbit.EightBit || len(skipped) == 0 {
-				return nil, nil, bad
-			}
-		}
-		return nil, nil, e
 	}
 	out := make([]Tensor, len(jobs))
 	kinds := kindsOf(src)
@@ -107,6 +65,55 @@ func Written(ctx context.Context, src, quant *checkpoint.Source, opt Options) ([
 		return nil, nil, err
 	}
 	return out, skipped, nil
+}
+
+// pairs finds the tensor of the source for every quantized weight that is to be compared, in the order of the weights' names.
+func pairs(src, quant *checkpoint.Source, opt *Options) (jobs []*writtenJob, skipped []Skipped, err error) {
+	groups, err := fourbit.Group(weights.BnbTensors(quant))
+	if err != nil {
+		return nil, nil, err
+	}
+	ix, err := weights.NewIndex(src)
+	if err != nil {
+		return nil, nil, err
+	}
+	add := func(j *writtenJob, name string, shape []int64) {
+		if opt.Keep != nil && !opt.Keep(name) {
+			return
+		}
+		e, err := ix.Find(name, shape)
+		if err != nil {
+			skipped = append(skipped, Skipped{name, err.Error()})
+			return
+		}
+		j.Tensor = e
+		jobs = append(jobs, j)
+	}
+	for _, w := range groups.Weights {
+		add(&writtenJob{w: w}, w.Name, w.State.Shape[:])
+	}
+	for _, w := range fourbit.Int8Weights(weights.BnbTensors(quant)) {
+		if reason, err := tiled(w); err != nil {
+			return nil, nil, err
+		} else if reason != "" {
+			skipped = append(skipped, Skipped{w.Weight.Name, reason})
+			continue
+		}
+		add(&writtenJob{int8: &w}, w.Weight.Name, w.Weight.Shape)
+	}
+	if len(jobs) > 0 {
+		return jobs, skipped, nil
+	}
+	e := &weights.SourceError{Path: quant.Path, Msg: "nothing to compare: no bitsandbytes weight with a counterpart in " + src.Path}
+	if len(skipped) > 0 {
+		e.Msg += fmt.Sprintf("; %s: %s", skipped[0].Tensor, skipped[0].Reason)
+	}
+	for _, bad := range groups.Errors() {
+		if bad.Kind != fourbit.EightBit || len(skipped) == 0 {
+			return nil, nil, bad
+		}
+	}
+	return nil, nil, e
 }
 
 // kindsOf are the kinds of modules that all of the source's weights are of. They do not depend on which of them a checkpoint has

@@ -326,6 +326,27 @@ func (k *Coefficients) activations(m *modelshape.Model, r Run) {
 		k.SavedSeq -= seq
 	}
 
+	k.mlpBackward(s, z, inter)
+	if s.RMSNorm { // five float32 tensors beside what it saved
+		k.NormToken = 24 * s.Hidden
+	}
+	if k.Checkpointed && r.Method != Full {
+		k.LeafToken = 2 * z.c * s.Hidden
+	}
+	if r.Method == QLoRA {
+		for _, g := range m.Groups {
+			if r.quantized(g) {
+				k.Dequant = max(k.Dequant, quantEmbedded*g.Elems())
+			}
+		}
+		k.DequantToken = quantEmbedded * inter
+	}
+	k.attention(r, s, z, heavy)
+	k.tail(m, r, z)
+}
+
+// mlpBackward sets what the MLP's backward pass works in.
+func (k *Coefficients) mlpBackward(s modelshape.Stack, z sizes, inter int64) {
 	// In the MLP's backward pass gate, activation, up and their three
 	// gradients are alive together, six times the width; what the layer has
 	// saved of it is counted in LayerToken.
@@ -355,20 +376,10 @@ func (k *Coefficients) activations(m *modelshape.Model, r Run) {
 		k.WorkToken = max(k.WorkToken, 3*z.a*s.Hidden+z.a*inter)
 	}
 	k.WorkToken = max(k.WorkToken, z.c*s.Hidden)
-	if s.RMSNorm { // five float32 tensors beside what it saved
-		k.NormToken = 24 * s.Hidden
-	}
-	if k.Checkpointed && r.Method != Full {
-		k.LeafToken = 2 * z.c * s.Hidden
-	}
-	if r.Method == QLoRA {
-		for _, g := range m.Groups {
-			if r.quantized(g) {
-				k.Dequant = max(k.Dequant, quantEmbedded*g.Elems())
-			}
-		}
-		k.DequantToken = quantEmbedded * inter
-	}
+}
+
+// attention sets what grows with the square of the sequence, and what softmax's backward pass works in.
+func (k *Coefficients) attention(r Run, s modelshape.Stack, z sizes, heavy layer) {
 	if r.Attention == Eager {
 		// CUDA's softmax backward: its result, the gradient, their product and
 		// what it returns, in float32; half precision returns half
@@ -386,7 +397,11 @@ func (k *Coefficients) activations(m *modelshape.Model, r Run) {
 	} else if r.Padded {
 		k.MaskSeq = 1
 	}
+}
 
+// tail sets what is around the layers.
+func (k *Coefficients) tail(m *modelshape.Model, r Run, z sizes) {
+	s := m.Stack
 	// Around the layers: the final norm, labels shifted for the loss, the ids
 	// for a trained embedding, the rotary tables.
 	k.TailToken = z.normSaved(s.Hidden, s.RMSNorm) + 8
