@@ -2,6 +2,7 @@ package decode
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -18,6 +19,30 @@ type config struct {
 	groups   []int64    // sizes of groups along in
 	divide   bool       // any scale grid that divides the shape is taken
 	kvScheme bool       // scales of the key-value cache of any shape are expected
+	schemes  []*scheme  // config_groups, by name
+}
+
+// A scheme is how one of config_groups stores weights.
+type scheme struct {
+	name, format   string
+	bits, group    int64
+	kind, strategy string // "int" or "float"; "tensor", "channel", "group", "tensor_group", ...
+	symmetric      bool
+	targets        []string
+}
+
+// alike reports whether weights of both are decoded alike.
+func (s *scheme) alike(o *scheme) bool {
+	return s.bits == o.bits && s.group == o.group && s.kind == o.kind && s.strategy == o.strategy && s.symmetric == o.symmetric
+}
+
+// form says how its scales lie, for people.
+func (s *scheme) form() string {
+	switch s.strategy {
+	case "tensor", "channel":
+		return "per " + s.strategy
+	}
+	return fmt.Sprintf("in groups of %d", s.group)
 }
 
 // unsupported makes the error of refusal.
@@ -54,6 +79,8 @@ func parseConfig(src Source) (*config, error) {
 		c.label = "FBGEMM FP8"
 	case "compressed-tensors":
 		return c, c.compressedTensors(&raw.compressed)
+	case modelopt, "nvfp4":
+		return c, c.modelopt(src.Config)
 	case "mxfp4":
 		c.label = "MXFP4"
 	case "bitsandbytes":
@@ -116,21 +143,22 @@ func (c *config) compressedTensors(raw *compressed) error {
 	if !isNull(raw.Transform) {
 		return c.unsupported("", "its weights are rotated (transform_config), which the activations must be too")
 	}
+	if err := c.knownFormat("format", raw.Format); err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(raw.Groups)) {
-		var g struct {
-			Weights *struct {
-				Strategy  string          `json:"strategy"`
-				GroupSize *int64          `json:"group_size"`
-				Block     json.RawMessage `json:"block_structure"`
-			} `json:"weights"`
-		}
+		var g configGroup
 		key := "config_groups." + clip(name)
 		if err := json.Unmarshal(raw.Groups[name], &g); err != nil {
 			return &ConfigError{Key: key, Expected: "a quantization scheme", Found: err.Error()}
 		}
+		if err := c.knownFormat(key+".format", g.Format); err != nil {
+			return err
+		}
 		if g.Weights == nil {
 			continue
 		}
+		c.schemes = append(c.schemes, g.scheme(name))
 		if size := g.Weights.GroupSize; size != nil && *size > 0 {
 			c.groups = append(c.groups, *size)
 		}
@@ -143,6 +171,59 @@ func (c *config) compressedTensors(raw *compressed) error {
 		}
 	}
 	return nil
+}
+
+// configGroup is a member of config_groups: compressed_tensors quantization/quant_scheme.py, QuantizationScheme.
+type configGroup struct {
+	Format  string   `json:"format"`
+	Targets []string `json:"targets"`
+	Weights *struct {
+		Bits      int64           `json:"num_bits"`
+		Type      string          `json:"type"`
+		Symmetric *bool           `json:"symmetric"`
+		Strategy  string          `json:"strategy"`
+		GroupSize *int64          `json:"group_size"`
+		Block     json.RawMessage `json:"block_structure"`
+	} `json:"weights"`
+}
+
+// scheme fills in the defaults of QuantizationArgs (quant_args.py).
+func (g *configGroup) scheme(name string) *scheme {
+	w := g.Weights
+	s := &scheme{name: name, format: g.Format, bits: cmp.Or(w.Bits, 8), kind: cmp.Or(w.Type, "int"), strategy: w.Strategy,
+		symmetric: w.Symmetric == nil || *w.Symmetric, targets: g.Targets}
+	if s.bits < 1 || s.bits > 8 {
+		s.kind = "" // fits nothing
+	}
+	if w.GroupSize != nil {
+		s.group = *w.GroupSize
+	}
+	if s.strategy == "" {
+		switch {
+		case s.group > 0:
+			s.strategy = "group"
+		case s.group == -1:
+			s.strategy = "channel"
+		default:
+			s.strategy = "tensor"
+		}
+	}
+	if s.group <= 0 && (s.strategy == "group" || s.strategy == "tensor_group") {
+		s.kind = ""
+	}
+	return s
+}
+
+// formats are those of compressed-tensors (config/base.py, CompressionFormat) that are decoded. A model whose groups
+// differ has the name mixed-precision.
+var formats = []string{"", "dense", "mixed-precision", "naive-quantized", "int-quantized", "float-quantized", "mxfp8-quantized",
+	"pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp6-pack-quantized"}
+
+func (c *config) knownFormat(key, format string) error {
+	if slices.Contains(formats, format) {
+		return nil
+	}
+	return c.unsupported("", fmt.Sprintf("its %s %q is not decoded", key, clip(format)))
 }
 
 // isNull reports a member that is absent, null or an empty object.

@@ -28,7 +28,7 @@ type Source struct {
 
 // A Scheme is the way from the stored tensors to the logical ones.
 type Scheme struct {
-	Method string // "fp8", "mxfp8", "fbgemm_fp8", "compressed-tensors", "mxfp4" or "bitsandbytes"
+	Method string // "fp8", "mxfp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "mxfp4" or "bitsandbytes"
 	Label  string // for people, such as "FP8 E4M3 in blocks of 128x128"
 	// Logical are the weights that are decoded, in the order of their first part. It is empty if the config names a
 	// method that no tensor follows.
@@ -62,7 +62,7 @@ func (l *Logical) Open() io.ReaderAt { return l.reader }
 func (s *Scheme) Consumes(name string) bool { return s.consumed[name] }
 
 // Check reads the few bytes beside the weights that decide whether they can be decoded: bitsandbytes' weight_format,
-// one byte a weight. Readers check it too, each on its first use.
+// one byte a weight; the order of columns in compressed-tensors. Readers check it too, each on its first use.
 func (s *Scheme) Check() error {
 	for _, check := range s.checks {
 		if err := check(); err != nil {
@@ -72,8 +72,8 @@ func (s *Scheme) Check() error {
 	return nil
 }
 
-// Detect sorts the tensors of a checkpoint quantized by src into logical weights and the rest. It reads no tensor. It
-// returns nil if nothing is quantized: src names no method, or FP8 without a config and without any scale, which is
+// Detect sorts the tensors of a checkpoint quantized by src into logical weights and the rest. It reads no tensor but
+// compressed-tensors' weight_shape, of a few bytes. It returns nil if nothing is quantized: src names no method, or FP8 without a config and without any scale, which is
 // just a dtype. Errors are [*UnsupportedError], [*TensorError] and [*ConfigError].
 func Detect(src Source, tensors []Tensor) (*Scheme, error) {
 	cfg, err := parseConfig(src)
@@ -94,7 +94,11 @@ func Detect(src Source, tensors []Tensor) (*Scheme, error) {
 		d.byName[t.Name] = t
 	}
 	switch cfg.method {
-	case "fp8", "mxfp8", "fbgemm_fp8", "compressed-tensors":
+	case "compressed-tensors":
+		if err = d.packed(tensors); err == nil {
+			err = d.scaled(tensors)
+		}
+	case "fp8", "mxfp8", "fbgemm_fp8", modelopt:
 		err = d.scaled(tensors)
 	case "mxfp4":
 		err = d.mxfp4(tensors)

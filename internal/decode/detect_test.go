@@ -63,6 +63,11 @@ func parse(list string) []Tensor {
 
 const block16 = `{"quant_method":"fp8","weight_block_size":[16,16]}`
 
+const (
+	packed4 = `{"quant_method":"compressed-tensors","config_groups":{"g":{"weights":{"num_bits":4,"group_size":8}}}}`
+	nvfp4   = `{"quant_method":"compressed-tensors","config_groups":{"g":{"weights":{"num_bits":4,"type":"float","strategy":"tensor_group","group_size":16}}}}`
+)
+
 func TestDetectErrors(t *testing.T) {
 	ct := `{"quant_method":"compressed-tensors","format":"float-quantized","config_groups":{"g":{"weights":{"strategy":"channel"}}}}`
 	tests := []struct {
@@ -93,9 +98,47 @@ func TestDetectErrors(t *testing.T) {
 		{"ComfyUI", `{"quant_method":"fp8"}`, "a.scale_weight F32; a.weight F8_E4M3 16 16",
 			&UnsupportedError{"fp8", "FP8", "a.scale_weight", "ComfyUI's scaled FP8 has no reference that it could be checked against"}},
 		{"packed", `{"quant_method":"compressed-tensors","format":"pack-quantized"}`, "a.weight_packed I32 4 4; a.weight_scale BF16 4 1",
-			&UnsupportedError{"compressed-tensors", "compressed-tensors pack-quantized", "a.weight_packed", "packed weights are not decoded"}},
+			&UnsupportedError{"compressed-tensors", "compressed-tensors pack-quantized", "a.weight_packed", "packed weights, and no config_groups that say how"}},
+		{"packed without scales", packed4, "a.weight_packed I32 4 4; a.weight_shape I64 2",
+			&TensorError{"f.safetensors", "a.weight_packed", "a tensor of its scales, a.weight_scale", "none"}},
+		{"words do not fit", packed4, "a.weight_packed I32 4 5; a.weight_scale BF16 4 4",
+			&TensorError{"f.safetensors", "a.weight_packed", "its shape in a.weight_shape", "no such tensor"}},
+		{"scales do not fit", packed4, "a.weight_packed I32 4 4; a.weight_scale BF16 3 4",
+			&TensorError{"f.safetensors", "a.weight_packed", "4 bits in groups of 8 (config_groups.g)", "[4 4] for [4 32] under scales [3 4]"}},
+		{"no zero points", `{"quant_method":"compressed-tensors","config_groups":{"g":{"weights":{"num_bits":4,"group_size":8,"symmetric":false}}}}`,
+			"a.weight_packed I32 4 4; a.weight_scale BF16 4 4",
+			&TensorError{"f.safetensors", "a.weight_packed", "its zero points, a.weight_zero_point", "no such tensor"}},
+		{"zero points do not fit", `{"quant_method":"compressed-tensors","config_groups":{"g":{"weights":{"num_bits":4,"group_size":8,"symmetric":false}}}}`,
+			"a.weight_packed I32 12 4; a.weight_scale BF16 12 4; a.weight_zero_point I32 1 4",
+			&TensorError{"f.safetensors", "a.weight_zero_point", "I32 [2 4], packed along out, or I8 [12 4]", "I32 [1 4]"}},
+		{"zero points of a symmetric scheme", packed4, "a.weight_packed I32 8 4; a.weight_scale BF16 8 4; a.weight_zero_point I32 1 4",
+			&TensorError{"f.safetensors", "a.weight_zero_point", "I8 [8 4]", "I32 [1 4]"}},
+		{"order of other columns", packed4, "a.weight_packed I32 8 4; a.weight_scale BF16 8 4; a.weight_g_idx I32 31",
+			&TensorError{"f.safetensors", "a.weight_g_idx", "I32 [32], the groups of the columns", "I32 [31]"}},
+		{"order of too many columns", packed4, "a.weight_packed I32 8 65536; a.weight_scale BF16 8 65536; a.weight_g_idx I32 524288",
+			&TensorError{"f.safetensors", "a.weight_g_idx", "at most 1048576 columns in 16384 groups", "524288 in 65536"}},
+		{"scales of NVFP4", nvfp4, "a.weight_packed U8 8 16; a.weight_scale F8_E4M3 8 1; a.weight_global_scale F32 1",
+			&TensorError{"f.safetensors", "a.weight_packed", "4 bits in groups of 16 (config_groups.g)", "[8 16] for [8 32] under scales [8 1]"}},
+		{"scales of NVFP4 in BF16", nvfp4, "a.weight_packed U8 8 16; a.weight_scale BF16 8 2; a.weight_global_scale F32 1",
+			&TensorError{"f.safetensors", "a.weight_scale", "scales in F8_E4M3", "BF16"}},
+		{"second scale of NVFP4", nvfp4, "a.weight_packed U8 8 16; a.weight_scale F8_E4M3 8 2; a.weight_global_scale F32 8",
+			&TensorError{"f.safetensors", "a.weight_global_scale", "F32 [1], the scale of the scales", "F32 [8]"}},
+		{"format of a group", `{"quant_method":"compressed-tensors","config_groups":{"g":{"format":"int7-spiral","weights":{"num_bits":4}}}}`, "a.weight_packed I32 4 4",
+			&UnsupportedError{"compressed-tensors", "compressed-tensors", "", `its config_groups.g.format "int7-spiral" is not decoded`}},
+		{"group size 0", `{"quant_method":"compressed-tensors","config_groups":{"g":{"weights":{"num_bits":4,"strategy":"group","group_size":0}}}}`, "a.weight_packed I32 4 4; a.weight_scale BF16 4 4",
+			&TensorError{"f.safetensors", "a.weight_packed", "its shape in a.weight_shape", "no such tensor"}},
+		{"modelopt without a config", `{"quant_method":"modelopt"}`, "a.weight U8 8 16",
+			&UnsupportedError{"modelopt", "NVIDIA ModelOpt ", "", `its quant_algo "" is not decoded`}},
+		{"modelopt AWQ", `{"quant_method":"modelopt","quant_algo":"NVFP4_AWQ"}`, "a.weight U8 8 16",
+			&UnsupportedError{"modelopt", "NVIDIA ModelOpt NVFP4_AWQ", "", `its quant_algo "NVFP4_AWQ" is not decoded`}},
+		{"modelopt without its second scale", `{"quant_method":"modelopt","quant_algo":"NVFP4"}`, "a.weight U8 8 16; a.weight_scale F8_E4M3 8 2",
+			&TensorError{"f.safetensors", "a.weight", "scales in F8_E4M3 and their own in a.weight_scale_2", "others"}},
+		{"modelopt in other groups", `{"quant_method":"modelopt","quant_algo":"NVFP4"}`, "a.weight U8 8 16; a.weight_scale F8_E4M3 8 4; a.weight_scale_2 F32",
+			&TensorError{"f.safetensors", "a.weight_scale", "scales for a.weight, one for the tensor, one a row or one a block of [8 32]", "[8 4]"}},
+		{"modelopt smoothed", `{"quant_method":"modelopt","quant_algo":"NVFP4"}`, "a.pre_quant_scale BF16 8",
+			&UnsupportedError{"modelopt", "NVIDIA ModelOpt NVFP4", "a.pre_quant_scale", "its inputs are scaled, or a second product added, in the runtime"}},
 		{"zero point", ct, "a.weight_zero_point I8 4 1",
-			&UnsupportedError{"compressed-tensors", "compressed-tensors float-quantized", "a.weight_zero_point", "weights with a zero point are not decoded"}},
+			&UnsupportedError{"compressed-tensors", "compressed-tensors float-quantized", "a.weight_zero_point", "zero points of a weight that is not of integers"}},
 		{"sparse", `{"quant_method":"compressed-tensors","sparsity_config":{"format":"sparse-24-bitmask"}}`, "",
 			&UnsupportedError{"compressed-tensors", "compressed-tensors", "", `its sparse format "sparse-24-bitmask" is not decoded`}},
 		{"rotated", `{"quant_method":"compressed-tensors","transform_config":{"config_groups":{"u":{}}}}`, "",
@@ -246,6 +289,9 @@ func TestBounded(t *testing.T) {
 		{"channels", `{"quant_method":"fp8"}`, "a.weight F8_E4M3 536870912 2048; a.weight_scale_inv F32 536870912 1", 64<<10 + 4*33},
 		{"int8", `{"quant_method":"bitsandbytes"}`, "a.weight I8 1048576 1048576; a.SCB F32 1048576", 64<<10 + 8},
 		{"one long row", `{"quant_method":"fp8"}`, "a.weight F8_E4M3 1 1099511627776; a.weight_scale_inv F32 1 8589934592", 64<<10 + 4*513},
+		{"packed", packed4, "a.weight_packed I32 1048576 131072; a.weight_scale BF16 1048576 131072", 64<<9 + 2*8193},
+		{"zero points", `{"quant_method":"compressed-tensors","config_groups":{"g":{"weights":{"num_bits":4,"group_size":8,"symmetric":false}}}}`,
+			"a.weight_packed I32 8 17179869184; a.weight_scale BF16 8 17179869184; a.weight_zero_point I32 1 17179869184", 64<<9 + 6*16384},
 		// Three panels are the most that such a range crosses.
 		{"mxfp4", `{"quant_method":"mxfp4"}`, "a_blocks U8 64 1048576 512 16; a_scales U8 64 1048576 512", 3 * panelBytes},
 	}

@@ -18,9 +18,10 @@ const (
 	codeE5M2
 	codeI8
 	codeE2M1 // two in a byte, the first in the low nibble
+	codeE2M3 // of 6 bits, one in a byte
 )
 
-func (c code) String() string { return [...]string{"E4M3", "E5M2", "I8", "E2M1"}[c] }
+func (c code) String() string { return [...]string{"E4M3", "E5M2", "I8", "E2M1", "E2M3"}[c] }
 
 // scaleKind is an encoding of scales.
 type scaleKind uint8
@@ -31,9 +32,10 @@ const (
 	scaleF16
 	scaleE8M0     // 2^(byte-127), and 255 is NaN
 	scaleExponent // the same as plain bytes, where 255 is 2^128, thus infinity
+	scaleE4M3
 )
 
-func (k scaleKind) size() int { return [...]int{4, 2, 2, 1, 1}[k] }
+func (k scaleKind) size() int { return [...]int{4, 2, 2, 1, 1, 1}[k] }
 
 // grid says which scale an element has: element (r, c) of a matrix of rows x cols has scale
 // (r/blockRows, c/blockCols) of scaleRows x scaleCols. Matrices follow each other, as do their scales.
@@ -48,7 +50,7 @@ func (g *grid) scaleRow(row int64) int64 {
 	return (row/g.rows*g.scaleRows + row%g.rows/g.blockRows) * g.scaleCols
 }
 
-// scaledReader decodes code * scale. It keeps no state between calls.
+// scaledReader decodes (code - zero) * scale. It keeps no state between calls.
 type scaledReader struct {
 	name, scaleName string
 	codes, scales   io.ReaderAt
@@ -57,6 +59,9 @@ type scaledReader struct {
 	grid            grid
 	over127         bool // LLM.int8: the product is divided by 127
 	out             kernel.Elem
+	zeros           *zeroPoints  // nil: none
+	level2          *level2      // nil: scales are multiplied as they are stored
+	order           *columnOrder // nil: columns have the scales of their place
 	check           func() error // nil if there is nothing to check
 }
 
@@ -75,6 +80,9 @@ type workspace struct {
 	raw    [4 * windowSize]byte
 	scales [windowSize]float32
 	lo, hi int64 // the range of scales that lies in scales
+	zeros  []float32
+	packed []byte
+	groups []int32
 }
 
 var workspaces = sync.Pool{New: func() any { return new(workspace) }}
@@ -100,6 +108,13 @@ func (r *scaledReader) decode(dst []byte, first int64, n int) error {
 	defer workspaces.Put(w)
 	w.lo, w.hi = 0, 0
 	need := r.lastScale(first+int64(n)-1, first) + 1
+	if r.order != nil && !r.order.plain {
+		need = r.grid.scaleRow((first+int64(n)-1)/r.grid.cols) + r.grid.scaleCols
+		var err error
+		if w.groups, err = r.order.read(w.groups); err != nil {
+			return fmt.Errorf("decode %s: %w", r.name, err)
+		}
+	}
 	es := r.out.Size()
 	for done := 0; done < n; {
 		k := min(tile, n-done)
@@ -137,19 +152,32 @@ func (r *scaledReader) lastScale(last, first int64) int64 {
 // e2m1 are the values of FP4 (OCP Microscaling Formats, version 1.0, section 5.3.3).
 var e2m1 = [16]float32{0, 0.5, 1, 1.5, 2, 3, 4, 6, float32(math.Copysign(0, -1)), -0.5, -1, -1.5, -2, -3, -4, -6}
 
-// tables hold the value of every byte, by code; E2M1 in its low nibble.
-var tables = sync.OnceValue(func() *[4][256]float32 {
-	var t [4][256]float32
+// tables hold the value of every byte, by code; E2M1 in its low nibble, E2M3 in its low 6 bits.
+var tables = sync.OnceValue(func() *[5][256]float32 {
+	var t [5][256]float32
 	var all [256]byte
 	for i := range all {
 		all[i] = byte(i)
 		t[codeI8][i] = float32(int8(i))
 		t[codeE2M1][i] = e2m1[i&15]
+		t[codeE2M3][i] = e2m3(byte(i))
 	}
 	kernel.Widen(t[codeE4M3][:], all[:], kernel.F8E4M3)
 	kernel.Widen(t[codeE5M2][:], all[:], kernel.F8E5M2)
 	return &t
 })
+
+// e2m3 is the value of a code of FP6 (the same, section 5.3.2): a sign, 2 bits of exponent, 3 of mantissa.
+func e2m3(c byte) float32 {
+	v := float32(c&7) / 8
+	if e := c >> 3 & 3; e > 0 {
+		v = (1 + v) * float32(int(1)<<(e-1))
+	}
+	if c&32 != 0 {
+		v = -v
+	}
+	return v
+}
 
 // unpack gives each nibble, from the one of index at on, a byte.
 func unpack(dst, packed []byte, at int) {
@@ -169,6 +197,9 @@ func unpack(dst, packed []byte, at int) {
 // multiply decodes elements, from first on, to float32. need is one more than the highest scale that the call will ask
 // for, beyond which nothing is read. codes may lie at the end of dst, see decode.
 func (r *scaledReader) multiply(dst, codes []byte, first int64, w *workspace, need int64) error {
+	if r.zeros != nil || r.order != nil && !r.order.plain {
+		return r.multiplyShifted(dst, codes, first, w, need)
+	}
 	g, t := &r.grid, &tables()[r.code]
 	row, col := first/g.cols, first%g.cols
 	for len(codes) > 0 {
@@ -196,6 +227,43 @@ func (r *scaledReader) multiply(dst, codes []byte, first int64, w *workspace, ne
 			}
 		}
 		dst, codes = dst[4*n:], codes[n:]
+		if col += n; col == g.cols {
+			row, col = row+1, 0
+		}
+	}
+	return nil
+}
+
+// multiplyShifted is multiply for weights with zero points, or whose columns are in another order than their scales.
+func (r *scaledReader) multiplyShifted(dst, codes []byte, first int64, w *workspace, need int64) error {
+	g, t := &r.grid, &tables()[r.code]
+	row, col := first/g.cols, first%g.cols
+	ordered := r.order != nil && !r.order.plain
+	for i := 0; len(codes) > 0; {
+		at, n := g.scaleRow(row)+col/g.blockCols, min(int64(len(codes)), g.cols-col, g.blockCols-col%g.blockCols)
+		last := at
+		if ordered { // all scales of a row at once
+			at, n = g.scaleRow(row), min(int64(len(codes)), g.cols-col)
+			last = at + g.scaleCols - 1
+		}
+		if at < w.lo || last >= w.hi {
+			if err := r.load(w, at, need); err != nil {
+				return err
+			}
+		}
+		for k, c := range codes[:n] {
+			j := at - w.lo
+			if ordered {
+				j += int64(w.groups[col+int64(k)])
+			}
+			v := t[c]
+			if r.zeros != nil {
+				v -= w.zeros[j]
+			}
+			binary.LittleEndian.PutUint32(dst[i:], math.Float32bits(v*w.scales[j]))
+			i += 4
+		}
+		codes = codes[n:]
 		if col += n; col == g.cols {
 			row, col = row+1, 0
 		}
@@ -234,12 +302,25 @@ func (r *scaledReader) load(w *workspace, at, need int64) error {
 		kernel.Widen(w.scales[:n], raw, kernel.BF16)
 	case scaleF16:
 		kernel.Widen(w.scales[:n], raw, kernel.F16)
+	case scaleE4M3:
+		kernel.Widen(w.scales[:n], raw, kernel.F8E4M3)
 	case scaleE8M0, scaleExponent:
 		for i, b := range raw {
 			w.scales[i] = exp2(b)
 			if b == 255 && r.kind == scaleE8M0 {
 				w.scales[i] = float32(math.NaN())
 			}
+		}
+	}
+	if r.level2 != nil {
+		if err := r.level2.apply(w.scales[:n], at); err != nil {
+			return err
+		}
+	}
+	if r.zeros != nil {
+		w.zeros = room(&w.zeros, n)
+		if err := r.zeros.load(w.zeros, at, r.grid.scaleCols, w); err != nil {
+			return err
 		}
 	}
 	w.lo, w.hi = at, at+int64(n)

@@ -13,6 +13,9 @@ import (
 func (d *detector) scaled(tensors []Tensor) error {
 	for i := range tensors {
 		t := &tensors[i]
+		if d.out.consumed[t.Name] {
+			continue
+		}
 		if err := d.refusePacked(t); err != nil {
 			return err
 		}
@@ -40,6 +43,10 @@ func (d *detector) scaled(tensors []Tensor) error {
 
 // codeOf says how the elements of t are to be read if it can be a scaled weight.
 func (d *detector) codeOf(t *Tensor) (code, bool) {
+	_, leaf := split(t.Name)
+	if d.cfg.method == modelopt && leaf != "weight" {
+		return 0, false
+	}
 	switch t.DType {
 	case safetensors.F8_E4M3:
 		return codeE4M3, true
@@ -52,6 +59,8 @@ func (d *detector) codeOf(t *Tensor) (code, bool) {
 		case "fp8":
 			return codeE2M1, true
 		}
+	case safetensors.U8:
+		return codeE2M1, d.cfg.method == modelopt
 	}
 	return 0, false
 }
@@ -62,10 +71,10 @@ func (d *detector) refusePacked(t *Tensor) error {
 	switch {
 	case t.DType == safetensors.F8_E4M3FNUZ || t.DType == safetensors.F8_E5M2FNUZ:
 		return d.cfg.unsupported(t.Name, fmt.Sprintf("%v elements do not say whether their scales are doubled", t.DType))
-	case leaf == "weight_packed" || leaf == "weight_global_scale" || leaf == "weight_scale_2" || leaf == "compressed":
+	case leaf == "weight_packed" || leaf == "weight_global_scale" || leaf == "weight_scale_2" && d.cfg.method != modelopt || leaf == "compressed":
 		return d.cfg.unsupported(t.Name, "packed weights are not decoded")
-	case leaf == "weight_zero_point":
-		return d.cfg.unsupported(t.Name, "weights with a zero point are not decoded")
+	case d.cfg.method == modelopt:
+		return d.refuseModelOpt(t)
 	case leaf == "scale_weight" || t.Name == "scaled_fp8":
 		return d.cfg.unsupported(t.Name, "ComfyUI's scaled FP8 has no reference that it could be checked against")
 	}
@@ -75,7 +84,7 @@ func (d *detector) refusePacked(t *Tensor) error {
 // suffixed lists the names that the scales of t may have, the usual one first. transformers reads ".scale" (DeepSeek-V4)
 // and ".qscale_weight" (Mistral) too (quantizers/quantizer_finegrained_fp8.py, update_weight_conversions).
 func (d *detector) suffixed(t *Tensor) []string {
-	if d.cfg.method == "fbgemm_fp8" || d.cfg.method == "compressed-tensors" {
+	if d.cfg.method == "fbgemm_fp8" || d.cfg.method == "compressed-tensors" || d.cfg.method == modelopt {
 		return []string{t.Name + "_scale"}
 	}
 	names := []string{t.Name + "_scale_inv", t.Name + "_scale"}
@@ -121,19 +130,38 @@ func (d *detector) scaledWeight(t *Tensor, c code, scale *Tensor) error {
 			Found: fmt.Sprint(scale.Shape)}
 	}
 	r := &scaledReader{name: t.Name, codes: t.Data, code: c, scaleName: scale.Name, scales: scale.Data, kind: kind, grid: g, out: elemOf(out)}
+	parts := []*Tensor{t, scale}
+	module, leaf := split(t.Name)
+	if zp := d.byName[t.Name+"_zero_point"]; zp != nil && c == codeI8 {
+		if zp.DType != safetensors.I8 || !slices.Equal(zp.Shape, scale.Shape) {
+			return &TensorError{File: zp.File, Tensor: zp.Name, Expected: fmt.Sprintf("I8 %v", scale.Shape), Found: fmt.Sprintf("%v %v", zp.DType, zp.Shape)}
+		}
+		r.zeros, parts = &zeroPoints{t: zp}, append(parts, zp)
+	}
+	if c == codeE2M1 && d.cfg.method == modelopt {
+		second, err := d.modeloptLevel2(t, r)
+		if err != nil {
+			return err
+		}
+		parts = append(parts, second)
+	}
 	err := d.add(Logical{Name: t.Name, Shape: shape, DType: out, reader: newElements(r, r.out.Size(), elems(shape))},
-		c.String()+" "+form, t, scale)
+		c.String()+" "+form, parts...)
 	if err != nil {
 		return err
 	}
-	module, leaf := split(t.Name)
 	if leaf == "weight" {
-		d.drop(module+"input_scale", module+"input_scale_ub", module+"input_zero_point", module+"activation_scale",
-			module+"output_scale", module+"output_zero_point", module+"qscale_act", module+"comfy_quant")
+		d.dropActivations(module)
 	}
 	d.drop(t.Name+"_activation_scale", strings.TrimSuffix(t.Name, ".weight")+".activation_scale",
 		strings.TrimSuffix(t.Name, ".weight")+"_activation_scale")
 	return nil
+}
+
+// dropActivations drops what quantizes the inputs and outputs of a module.
+func (d *detector) dropActivations(module string) {
+	d.drop(module+"input_scale", module+"input_scale_ub", module+"input_global_scale", module+"input_zero_point", module+"activation_scale",
+		module+"output_scale", module+"output_zero_point", module+"qscale_act", module+"comfy_quant")
 }
 
 // scaleKind says how scales are read and what dtype the reference multiplies in.
@@ -149,6 +177,8 @@ func (d *detector) scaleKind(t safetensors.DType) (kind scaleKind, out safetenso
 		kind, out = scaleE8M0, safetensors.BF16
 	case safetensors.U8:
 		kind, out = scaleExponent, safetensors.BF16
+	case safetensors.F8_E4M3:
+		return scaleE4M3, safetensors.F32, d.cfg.method == modelopt
 	default:
 		return 0, 0, false
 	}
@@ -235,7 +265,7 @@ func (d *detector) fit(g *grid, stacked bool) (form string, ok bool) {
 		return "per expert", true
 	case !divides || d.cfg.method == "fbgemm_fp8":
 		return "", false
-	case g.scaleRows == g.rows && (d.cfg.method != "compressed-tensors" || slices.Contains(d.cfg.groups, group)):
+	case g.scaleRows == g.rows && (len(d.cfg.groups) == 0 && d.cfg.method != "compressed-tensors" || slices.Contains(d.cfg.groups, group)):
 		// transformers takes any grid that divides the shape: DeepSeek-V4 has groups of 32 for its experts beside
 		// blocks of 128x128 for the rest.
 		return fmt.Sprintf("in groups of %d", group), true
@@ -268,6 +298,9 @@ func (d *detector) leftovers(tensors []Tensor) error {
 				d.drop(t.Name)
 			}
 			continue
+		}
+		if leaf == "weight_zero_point" {
+			return d.cfg.unsupported(t.Name, "zero points of a weight that is not of integers")
 		}
 		weight, orphan := strings.CutSuffix(t.Name, "_scale_inv")
 		if !orphan && (leaf == "weight_scale" || leaf == "qscale_weight") {

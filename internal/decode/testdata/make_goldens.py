@@ -3,7 +3,7 @@
     python make_goldens.py
 
 Run in the directory of this script, with torch 2.15.0 (CPU), transformers 5.23.0, compressed-tensors 0.20.0,
-bitsandbytes 0.50.2 and safetensors 0.8.0; versions.json records what was used. Seed 0. No network is needed.
+bitsandbytes 0.50.2, nvidia-modelopt 0.47.0 and safetensors 0.8.0; versions.json records what was used. Seed 0. No network is needed.
 
 Each NAME.safetensors is a small checkpoint quantized by one method. Its __metadata__ holds the
 quantization_config; a tensor "want:T" is what the reference decodes the logical tensor T to, before the cast to a
@@ -20,7 +20,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import bitsandbytes.functional as bnb
 import torch
 from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
 from compressed_tensors.quantization import QuantizationScheme
+from modelopt.torch.quantization.qtensor.nvfp4_tensor import NVFP4QTensor
 from safetensors.torch import save_file
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize, _dequantize_fp8_weight
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
@@ -169,6 +171,127 @@ def make_compressed():
     save("ct-mxfp8", config, {"a.weight": w, "a.weight_scale": s}, {"a.weight": got})
 
 
+def decompress(name, weights, tensors, **more):
+    scheme = {"targets": ["Linear"], "weights": weights} | more
+    compressor = BaseCompressor.get_value_from_registry(name)
+    return scheme, compressor.decompress(tensors, QuantizationScheme(**scheme))["weight"]
+
+
+def integers(bits, *shape):
+    """Random integers of so many bits, all of them first."""
+    half = 1 << (bits - 1)
+    v = torch.randint(-half, half, shape, dtype=torch.int8)
+    v.view(-1)[: min(2 * half, v.numel())] = torch.arange(-half, half, dtype=torch.int8)[: v.numel()]
+    return v
+
+
+def make_packed():
+    """Integers: every width, strategy and dtype of scales; zero points; columns in another order."""
+    stored, want, groups = {}, {}, {}
+    for n, bits, rows, cols, size, strategy, dtype, symmetric in [
+        ("g32", 4, 24, 96, 32, "group", torch.bfloat16, True),
+        ("g32half", 4, 7, 64, 32, "group", torch.float16, True),
+        ("g8zero", 4, 21, 40, 8, "group", torch.bfloat16, False),
+        ("g8zerofloat", 8, 19, 24, 8, "group", torch.float32, False),
+        ("g8int8", 8, 9, 33 * 8, 8, "group", torch.bfloat16, True),
+        ("channel", 4, 33, 29, None, "channel", torch.bfloat16, True),
+        ("channelzero", 4, 35, 61, None, "channel", torch.float16, False),
+        ("channel8", 8, 13, 27, None, "channel", torch.float32, True),
+        ("tensor", 4, 6, 77, None, "tensor", torch.bfloat16, True),
+        ("two", 2, 40, 48, 16, "group", torch.bfloat16, False),
+        ("three", 3, 37, 96, 32, "group", torch.bfloat16, False),
+        ("five", 5, 11, 70, 10, "group", torch.float32, False),
+        ("six", 6, 11, 70, None, "channel", torch.bfloat16, False),
+        ("seven", 7, 9, 100, None, "channel", torch.float16, True),
+    ]:
+        weights = {"num_bits": bits, "type": "int", "symmetric": symmetric, "strategy": strategy}
+        if size:
+            weights["group_size"] = size
+        lead = [1] if strategy == "tensor" else [rows, cols // size if size else 1]
+        scale = torch.rand(lead).mul(300).to(dtype) if dtype == torch.float16 else floats(*lead, dtype=dtype)
+        tensors = {"weight_packed": pack_to_int32(integers(bits, rows, cols), bits), "weight_scale": scale,
+                   "weight_shape": torch.tensor([rows, cols])}
+        if not symmetric:
+            tensors["weight_zero_point"] = pack_to_int32(integers(bits, *lead), bits, packed_dim=0)
+        scheme, got = decompress("pack-quantized", weights, tensors)
+        groups[f"group_{n}"] = scheme | {"targets": [n, "re:.*experts"]}
+        stored |= {f"{n}.{k}": v for k, v in tensors.items()}
+        want[f"{n}.weight"] = got
+
+    # A stack of experts, each packed by itself.
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 16}
+    tensors = {"weight_packed": pack_to_int32(integers(4, 3, 5, 48), 4), "weight_scale": floats(3, 5, 3, dtype=torch.bfloat16),
+               "weight_shape": torch.tensor([3, 5, 48])}
+    scheme, got = decompress("pack-quantized", weights, tensors)
+    groups["group_stack"] = scheme
+    stored |= {f"stack.{k}": v for k, v in tensors.items()}
+    want["stack.weight"] = got
+
+    # Columns in the order of activations, as compressed_tensors 0.9 decodes them (quantization/lifecycle/forward.py,
+    # _process_quantization): sorted by their group, decoded, and put back.
+    weights = {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group", "group_size": 12}
+    tensors = {"weight_packed": pack_to_int32(integers(4, 10, 60), 4), "weight_scale": floats(10, 5, dtype=torch.bfloat16),
+               "weight_shape": torch.tensor([10, 60]), "weight_zero_point": pack_to_int32(integers(4, 10, 5), 4, packed_dim=0)}
+    index = torch.arange(60, dtype=torch.int32)[torch.randperm(60)] // 12
+    order = torch.argsort(index)
+    unpacked = unpack_from_int32(tensors["weight_packed"], 4, torch.Size([10, 60]))
+    scheme, got = decompress("pack-quantized", weights, tensors | {"weight_packed": pack_to_int32(unpacked[:, order], 4)})
+    groups["group_order"] = scheme | {"weights": weights | {"actorder": "group"}}
+    stored |= {f"order.{k}": v for k, v in (tensors | {"weight_g_idx": index}).items()}
+    want["order.weight"] = got[:, torch.argsort(order)]
+    scheme, got = decompress("pack-quantized", weights, tensors)
+    stored |= {f"unordered.{k}": v.clone() for k, v in tensors.items()} | {"unordered.weight_g_idx": torch.full([60], -1, dtype=torch.int32)}
+    want["unordered.weight"] = got
+
+    # Integers of 8 bits with zero points, one in a byte.
+    weights = {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "channel"}
+    tensors = {"weight": codes_int8(30, 11), "weight_scale": floats(30, 1, dtype=torch.bfloat16), "weight_zero_point": codes_int8(30, 1)}
+    scheme, got = decompress("int-quantized", weights, tensors)
+    stored |= {f"naive.{k}": v for k, v in tensors.items()}
+    want["naive.weight"] = got
+    save("ct-pack", {"quant_method": "compressed-tensors", "format": "mixed-precision", "config_groups": groups}, stored, want)
+
+
+def codes_int8(*shape):
+    return codes(*shape, dtype=torch.int8)
+
+
+def make_packed_floats():
+    """NVFP4, MXFP4 and MXFP6 of compressed-tensors."""
+    stored, want = {}, {}
+    nv = {"num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_group", "group_size": 16}
+    for n, global_scale in {"one": torch.tensor([1830.0]), "none": torch.tensor(977.3), "tiny": torch.tensor([3e-38])}.items():
+        tensors = {"weight_packed": codes(21, 24, dtype=torch.uint8), "weight_scale": codes(21, 3), "weight_global_scale": global_scale}
+        nv_scheme, got = decompress("nvfp4-pack-quantized", nv, tensors)
+        stored |= {f"{n}.{k}": v for k, v in tensors.items()} | {f"{n}.input_global_scale": torch.ones(1)}
+        want[f"{n}.weight"] = got
+    groups = {"nv": nv_scheme | {"format": "nvfp4-pack-quantized"}}
+    for n, bits, name in [("mx4", 4, "mxfp4-pack-quantized"), ("mx6", 6, "mxfp6-pack-quantized")]:
+        weights = {"num_bits": bits, "type": "float", "symmetric": True, "strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8"}
+        tensors = {"weight_packed": codes(17, 96 * bits // 8, dtype=torch.uint8), "weight_scale": exponents(17, 3)}
+        scheme, got = decompress(name, weights, tensors)
+        groups[n] = scheme | {"format": name}
+        stored |= {f"{n}.{k}": v for k, v in tensors.items()}
+        want[f"{n}.weight"] = got
+    save("ct-float4", {"quant_method": "compressed-tensors", "format": "mixed-precision", "config_groups": groups}, stored, want)
+
+
+def make_modelopt():
+    """NVFP4 of modelopt, which multiplies by the second scale and decodes in float32."""
+    stored, want = {"lm_head.weight": torch.ones(3, 4, dtype=torch.bfloat16)}, {}
+    for n, lead, second in [("a", [20], torch.tensor(2.7e-4)), ("b", [3, 7], torch.tensor([1e-3, 0.3, 7e-5])), ("c", [5], torch.tensor([3e-5]))]:
+        w, s = codes(*lead, 24, dtype=torch.uint8), codes(*lead, 3)
+        q = NVFP4QTensor(torch.Size([*lead, 48]), torch.float32, w)
+        double = second.view(-1, 1, 1) if n == "b" else second
+        stored |= {f"{n}.weight": w, f"{n}.weight_scale": s, f"{n}.weight_scale_2": second, f"{n}.input_scale": torch.tensor(0.5)}
+        want[f"{n}.weight"] = q.dequantize(dtype=torch.float32, scale=s, double_scale=double, block_sizes={-1: 16})
+    w, s = codes(20, 16), torch.tensor(0.0123)
+    stored |= {"fp8.weight": w, "fp8.weight_scale": s, "fp8.input_scale": torch.tensor(0.5), "attn.k_scale": torch.tensor(1.0)}
+    want["fp8.weight"] = w.float() * s
+    save("modelopt", {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": {
+        "a": {"quant_algo": "NVFP4", "group_size": 16}, "fp8": {"quant_algo": "FP8"}}}, stored, want)
+
+
 def make_fbgemm():
     # fbgemm's own kernels need a GPU and transformers has no dequantization of theirs: the scaled matrix is
     # what torch._scaled_mm computes with in FbgemmFp8Linear and FbgemmFp8Llama4TextExperts.
@@ -211,8 +334,11 @@ def main():
     make_fbgemm()
     make_mxfp4()
     make_int8()
+    make_packed()
+    make_packed_floats()
+    make_modelopt()
     versions = {p: importlib.metadata.version(p) for p in
-                ["torch", "transformers", "compressed-tensors", "bitsandbytes", "safetensors"]}
+                ["torch", "transformers", "compressed-tensors", "bitsandbytes", "nvidia-modelopt", "safetensors"]}
     versions["python"] = platform.python_version()
     with open("versions.json", "w") as f:
         json.dump(versions, f, indent=1)
