@@ -27,6 +27,7 @@ type derivation struct {
 	inOrder   stream.InOrder[float32] // scales, for mean
 	absmax    []float32               // where a range has no whole group of scales, or they are searched for; nil otherwise
 	decoded   []float32               // of a method that is not absmax: what the scales decode to
+	feedback  []feedbackError         // of each range, where codes are by feedback
 
 	wrongConst mismatch[float32] // scales, or what the second level has one of for a group
 	scaleCodes mismatch[byte]

@@ -86,15 +86,12 @@ func (r *Report) prove(ctx context.Context, sub *subject, opt Options) error {
 	groups := sub.groups
 	p := &Proof{Exact: r.Manifest != nil}
 	r.Proof = p
-	scale := bnb.AbsMax
+	scale := func(string) bnb.Scale { return bnb.AbsMax }
 	if m := r.Manifest; m != nil {
 		var ok bool
-		if scale, ok = r.method(m, opt.Inputs); !ok {
+		if scale, ok = r.methods(m, opt.Inputs); !ok {
 			p.Unproven = len(groups.Weights)
 			return nil
-		}
-		if scale == bnb.Feedback {
-			r.codesByFeedback(len(groups.Weights))
 		}
 		if diff := m.Source.Compare(opt.Source); diff != "" {
 			r.find(fourbit.Warning, manifest.Name, "", "source: %s: the one given is not the one recorded", diff)
@@ -110,7 +107,7 @@ func (r *Report) prove(ctx context.Context, sub *subject, opt Options) error {
 	}
 	jobs := make([]*prover, 0, len(groups.Weights)+len(groups.Plain))
 	for _, w := range groups.Weights {
-		jobs = append(jobs, &prover{w: w, t: w.Packed, shape: w.State.Shape[:], exact: p.Exact, scale: scale, known: opt.Inputs, progress: progress})
+		jobs = append(jobs, &prover{w: w, t: w.Packed, shape: w.State.Shape[:], exact: p.Exact, scale: scale(w.Name), known: opt.Inputs, progress: progress})
 	}
 	for _, t := range groups.Plain {
 		jobs = append(jobs, &prover{t: t, shape: t.Shape, exact: p.Exact, progress: progress})
@@ -125,9 +122,20 @@ func (r *Report) prove(ctx context.Context, sub *subject, opt Options) error {
 	if err != nil {
 		return err
 	}
+	var lost feedbackError
+	fed := 0
 	for _, j := range run {
 		p.take(j)
 		r.Findings = append(r.Findings, j.found...)
+		if j.w != nil && j.scale == bnb.Feedback {
+			fed++
+			lost.weights += j.lost.weights
+			lost.stored += j.lost.stored
+			lost.nearest += j.lost.nearest
+		}
+	}
+	if fed > 0 {
+		r.codesByFeedback(fed, lost)
 	}
 	r.tooMany(p)
 	r.missing(sub, ix, used, layers(opt.Source))
@@ -238,6 +246,7 @@ type prover struct {
 	wrong       int64 // codes, or elements of a plain tensor
 	wrongScales int64
 	first       int64 // index of the first wrong element, -1 if none
+	lost        feedbackError
 	Tolerated
 	found []Finding
 }
@@ -394,7 +403,13 @@ func (d *derivation) runSearched(each stream.Each[*scratch]) error {
 	if err != nil {
 		return err
 	}
-	if err := d.constants(each); err != nil || d.scale == bnb.Feedback || d.decoded == nil {
+	if err := d.constants(each); err != nil || d.decoded == nil {
+		return err
+	}
+	if d.scale == bnb.Feedback {
+		d.feedback = make([]feedbackError, (d.n+step-1)/step)
+		err := d.ranges(each, d.feedbackCodes)
+		d.endFeedback()
 		return err
 	}
 	if err := d.ranges(each, d.searchedCodes); err != nil {
