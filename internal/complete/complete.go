@@ -202,7 +202,7 @@ func Check(m *arch.Model, q arch.Query, config []byte, tensors []Tensor) (*Repor
 			continue
 		}
 		for _, l := range f.layouts {
-			r := l.check(f, of, tensors, len(q.Architectures) == 0)
+			r := l.check(f, of, tensors, len(q.Architectures) == 0 || f.loose)
 			if best == nil || r.worse() < best.worse() {
 				best = r
 			}
@@ -220,7 +220,7 @@ func Check(m *arch.Model, q arch.Query, config []byte, tensors []Tensor) (*Repor
 }
 
 // candidates are the facts of the class that config.json names, as the versions of transformers have it; of all classes if it names
-// none. There are none if a nested config is of another type than the facts speak of.
+// none. A class without facts is held to those of the base model of its type.
 func candidates(m *arch.Model, q arch.Query, v *values) []*facts {
 	if m.Diffusers {
 		return nil
@@ -232,19 +232,15 @@ func candidates(m *arch.Model, q arch.Query, v *values) []*facts {
 	}
 	var out []*facts
 	for _, f := range all {
-		if (f.class == class || len(q.Architectures) == 0) && f.fits(v) {
+		if f.class != class && len(q.Architectures) > 0 {
+			continue
+		}
+		if f = f.in(v); f != nil {
 			out = append(out, f)
 		}
 	}
-	return out
-}
-
-// fits reports whether the nested configs are of the types that the facts speak of.
-func (f *facts) fits(v *values) bool {
-	for key, want := range f.nested {
-		if got, ok := at(v.root, key+".model_type"); ok && got != want {
-			return false
-		}
+	if len(out) == 0 || len(q.Architectures) == 0 {
+		out = append(out, loosely(all, v)...)
 	}
-	return true
+	return out
 }

@@ -15,6 +15,8 @@ type values struct {
 	root  map[string]any
 	facts *facts
 	memo  map[string]looked
+
+	scopes map[string]*values // of nested configs of another type than the facts were made with
 }
 
 type looked struct {
@@ -38,13 +40,29 @@ func newValues(config []byte) (*values, error) {
 
 // of is the same config as another class reads it.
 func (v *values) of(f *facts) *values {
-	return &values{root: v.root, facts: f, memo: map[string]looked{}}
+	out := &values{root: v.root, facts: f, memo: map[string]looked{}, scopes: map[string]*values{}}
+	for key, inner := range f.scopes {
+		nested, _ := v.root[key].(map[string]any)
+		out.scopes[key] = (&values{root: nested}).of(inner)
+	}
+	return out
+}
+
+// in is the nested config of the key, as its own type reads it, or the whole.
+func (v *values) in(scope string) *values {
+	if inner := v.scopes[scope]; inner != nil {
+		return inner
+	}
+	return v
 }
 
 // lookup returns what the class takes the value at the dotted path for, and false if that is not known.
 func (v *values) lookup(path string) (any, bool) {
 	if l, ok := v.memo[path]; ok {
 		return l.value, l.ok
+	}
+	if head, rest, ok := strings.Cut(path, "."); ok && v.scopes[head] != nil {
+		return v.scopes[head].lookup(rest)
 	}
 	v.memo[path] = looked{} // an expression that leads back here is not known
 	x, ok := v.find(path)
@@ -128,6 +146,11 @@ func at(x any, path string) (any, bool) {
 // uneven reports whether the heads do not divide the hidden size. The facts were fitted where they do, and what a head's size is
 // then rounded to is not in them.
 func (v *values) uneven() bool {
+	for _, inner := range v.scopes {
+		if inner.uneven() {
+			return true
+		}
+	}
 	for _, path := range slices.Sorted(maps.Keys(v.facts.defaults)) {
 		hidden, ok1 := strings.CutSuffix(path, "hidden_size")
 		if !ok1 || hidden != "" && !strings.HasSuffix(hidden, ".") {

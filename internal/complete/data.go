@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 )
@@ -15,20 +13,21 @@ import (
 // transformers and gen/facts_build.py writes the file.
 //
 //	type NAME
-//	class NAME in=FLAGS [prefix=P] [base=P]   FLAGS: "5" or "4", the version that was asked
+//	class NAME in=FLAGS [prefix=P] [base=P] [auto=ROLE]   FLAGS: "5" or "4", the version that was asked
 //	alias NAME LEAF                           another name of a config value (attribute_map)
 //	nested KEY TYPE                           the type of a nested config for which the facts hold
 //	default LEAF JSON | default LEAF =EXPR    what stands for a value that config.json lacks
 //	ignore REGEX                              _keys_to_ignore_on_load_unexpected
 //	layout [from=CLASS/N]                     one set of names; from: the rows of another class's N-th, below the prefix
-//	count CONTAINER EXPR
+//	count CONTAINER EXPR [COND]               COND: whether the class has the list at all
 //	PATTERN FLAGS SHAPE PRESENT REQUIRED [TIED]
 //
 // In a row, PATTERN is a tensor name with "#" for numbers that vary, FLAGS "-", "i" for integers and "b" for buffers, SHAPE
 // "[EXPR,EXPR]", "?" for one that is not known, PRESENT the condition under which the class has the tensor, REQUIRED that under which a checkpoint
 // must have it, TIED the tensor that stands in for it otherwise. A dimension "?" is not known, "?N" not known but the same
 // wherever it stands. Expressions and conditions are explained in gen/facts_fit.py. A row replaces those of the same pattern
-// that came by from=; SHAPE "none" removes them.
+// that came by from=; SHAPE "none" removes them. ROLE is "base" or "causal" for the class that transformers' AutoModel or
+// AutoModelForCausalLM makes of the type: those stand in other models.
 //
 //go:embed data/facts.txt
 var factsText string
@@ -69,26 +68,64 @@ func factsOf(modelType string) []*facts {
 
 // facts are one class as one version of transformers has it.
 type facts struct {
-	class, in    string
+	class        string
+	version      string // of transformers that was asked: "5" or "4"
 	prefix, base string // of the base model in the class, and of the class in task models; without the dot
+	role         string // "base", "causal" or ""
 	aliases      map[string]string
 	nested       map[string]string
 	defaults     map[string]preset
 	ignore       []*regexp.Regexp
 	layouts      []*layout
 	siblings     []*facts // all classes of the type
+
+	scopes map[string]*facts // of nested configs of another type than the facts were made with
+	loose  bool              // the checkpoint is of another class of the type: the base model's tensors, and any others beside
 }
 
 type layout struct {
-	counts map[string]*expr
+	counts map[string]*count
 	groups map[string]*group
 	root   node
+	opaque []string // paths of nested models without facts
+}
+
+// A count is how many members a list of modules has.
+type count struct {
+	expr  *expr // nil if it is not known
+	whole *cond // whether there is the list; nil: there is
+	scope string
+}
+
+func (n *count) eval(v *values) (int64, bool) {
+	if n.whole != nil {
+		switch n.whole.eval(v, nil, nil) {
+		case no:
+			return 0, true
+		case unknown:
+			return 0, false
+		}
+	}
+	return n.expr.eval(v)
+}
+
+// String is what a problem says of where the number is from.
+func (n *count) String() string {
+	if n.expr == nil {
+		return ""
+	}
+	text := n.expr.text
+	if n.whole != nil {
+		text += ", " + n.whole.text
+	}
+	return text
 }
 
 // A group is the rows of one pattern, of which at most one holds.
 type group struct {
 	pattern    string
 	containers []string // the pattern up to each hole
+	scope      string   // the key of the nested config that the rows speak of; "" for the whole
 	inherited  bool
 	open       bool // below a list whose length the facts do not know
 	rows       []*row
@@ -123,11 +160,13 @@ func parseFacts(block string) ([]*facts, error) {
 			for _, option := range fields[2:] {
 				switch key, value, _ := strings.Cut(option, "="); key {
 				case "in":
-					f.in = value
+					f.version = value
 				case "prefix":
 					f.prefix = value
 				case "base":
 					f.base = value
+				case "auto":
+					f.role = value
 				default:
 					err = fmt.Errorf("unknown field %q", option)
 				}
@@ -150,10 +189,8 @@ func parseFacts(block string) ([]*facts, error) {
 			l, err = f.newLayout(all, fields[1:])
 		case l == nil:
 			err = fmt.Errorf("outside a layout")
-		case word == "count" && len(fields) == 3:
-			if l.counts[fields[1]], err = parseExpr(fields[2]); fields[2] == "?" {
-				l.counts[fields[1]], err = nil, nil
-			}
+		case word == "count" && (len(fields) == 3 || len(fields) == 4):
+			l.counts[fields[1]], err = parseCount(fields[2:])
 		default:
 			err = l.parseRow(fields)
 		}
@@ -177,6 +214,19 @@ func parseFacts(block string) ([]*facts, error) {
 	return all, nil
 }
 
+func parseCount(fields []string) (_ *count, err error) {
+	n := &count{}
+	if fields[0] != "?" {
+		if n.expr, err = parseExpr(fields[0]); err != nil {
+			return nil, err
+		}
+	}
+	if len(fields) > 1 {
+		n.whole, err = parseCond(fields[1], 0)
+	}
+	return n, err
+}
+
 func (f *facts) parseDefault(leaf, value string) (err error) {
 	p := preset{}
 	if text, ok := strings.CutPrefix(value, "="); ok {
@@ -189,7 +239,7 @@ func (f *facts) parseDefault(leaf, value string) (err error) {
 }
 
 func (f *facts) newLayout(all []*facts, options []string) (*layout, error) {
-	l := &layout{counts: map[string]*expr{}, groups: map[string]*group{}}
+	l := &layout{counts: map[string]*count{}, groups: map[string]*group{}}
 	f.layouts = append(f.layouts, l)
 	if len(options) == 0 {
 		return l, nil
@@ -198,7 +248,7 @@ func (f *facts) newLayout(all []*facts, options []string) (*layout, error) {
 	class, number, _ := strings.Cut(from, "/")
 	for _, other := range all {
 		for i, source := range other.layouts {
-			if !ok || other.class != class || other.in != f.in || fmt.Sprint(i) != number || source == l {
+			if !ok || other.class != class || other.version != f.version || fmt.Sprint(i) != number || source == l {
 				continue
 			}
 			// It is the same config: what the base model's rows call for has defaults there.
@@ -283,164 +333,4 @@ func (l *layout) parseRow(fields []string) error {
 	}
 	g.rows = append(g.rows, r)
 	return nil
-}
-
-// maxHoles is how many numbers of a name vary at most.
-const maxHoles = 4
-
-// A key is the numbers in the holes.
-type key [maxHoles]int32
-
-// A node is a position in the tree of the patterns' components.
-type node struct {
-	kids    map[string]*node
-	numbers []numbered
-	group   *group
-	open    bool // its numbered members are alike, and there may be more or fewer of them
-}
-
-// numbered is a component with a hole: "#" or "expert_#".
-type numbered struct {
-	prefix string
-	next   *node
-}
-
-func (l *layout) index() {
-	l.root = node{}
-	for pattern, g := range l.groups {
-		n := &l.root
-		for part := range strings.SplitSeq(pattern, ".") {
-			n = n.child(part)
-		}
-		n.group = g
-	}
-	l.root.unbound(false)
-}
-
-// minListed is how many members written out by number are a list; two may be the parts of an nn.Sequential.
-const minListed = 3
-
-// unbound marks the lists whose members are written out by number: the variants that the facts were made from did not vary their
-// length, since a list in the config gives it (conv_dim), and nothing is known of it. The first member may be different.
-func (n *node) unbound(open bool) {
-	count := 0
-	for n.kids[strconv.Itoa(count)] != nil {
-		count++
-	}
-	if count >= minListed {
-		n.open = slices.Equal(n.kids["1"].leaves(), n.kids[strconv.Itoa(count-1)].leaves())
-	}
-	open = open || n.open
-	if n.group != nil {
-		n.group.open = open
-	}
-	for _, kid := range n.kids {
-		kid.unbound(open)
-	}
-	for _, kid := range n.numbers {
-		kid.next.unbound(open)
-	}
-}
-
-// leaves are the patterns below the node, in order.
-func (n *node) leaves() []string {
-	var out []string
-	if n.group != nil {
-		out = append(out, "")
-	}
-	for name, kid := range n.kids {
-		for _, leaf := range kid.leaves() {
-			out = append(out, name+"."+leaf)
-		}
-	}
-	for _, kid := range n.numbers {
-		for _, leaf := range kid.next.leaves() {
-			out = append(out, kid.prefix+"#."+leaf)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-// listed reports whether the name is that of a further member of a list whose length is not known.
-func (n *node) listed(name string) bool {
-	part, rest, more := strings.Cut(name, ".")
-	if !more {
-		return false
-	}
-	if _, number := index(part); number {
-		if n.open && n.kids[part] == nil {
-			return true
-		}
-		for _, kid := range n.numbers {
-			if kid.prefix == "" && kid.next.listed(rest) {
-				return true
-			}
-		}
-	}
-	return n.kids[part] != nil && n.kids[part].listed(rest)
-}
-
-func (n *node) child(part string) *node {
-	if prefix, ok := strings.CutSuffix(part, "#"); ok {
-		for _, k := range n.numbers {
-			if k.prefix == prefix {
-				return k.next
-			}
-		}
-		n.numbers = append(n.numbers, numbered{prefix, &node{}})
-		return n.numbers[len(n.numbers)-1].next
-	}
-	if n.kids == nil {
-		n.kids = map[string]*node{}
-	}
-	if n.kids[part] == nil {
-		n.kids[part] = &node{}
-	}
-	return n.kids[part]
-}
-
-// find returns the group of a name, and the numbers in its holes.
-func (n *node) find(name string, k *key, hole int) *group {
-	if name == "" {
-		return n.group
-	}
-	part, rest, more := strings.Cut(name, ".")
-	if more && rest == "" {
-		return nil
-	}
-	if next := n.kids[part]; next != nil {
-		if g := next.find(rest, k, hole); g != nil {
-			return g
-		}
-	}
-	for _, kid := range n.numbers {
-		digits, ok := strings.CutPrefix(part, kid.prefix)
-		i, isIndex := index(digits)
-		if !ok || !isIndex || hole == maxHoles {
-			continue
-		}
-		old := k[hole]
-		k[hole] = i
-		if g := kid.next.find(rest, k, hole+1); g != nil {
-			return g
-		}
-		k[hole] = old
-	}
-	return nil
-}
-
-// index reads a number as transformers writes it: no leading zero, no sign.
-func index(s string) (int32, bool) {
-	if s == "" || len(s) > 9 || s[0] == '0' && len(s) > 1 {
-		return 0, false
-	}
-	n := int32(0)
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' {
-			return 0, false
-		}
-		n = 10*n + int32(s[i]-'0')
-	}
-	return n, true
 }

@@ -22,8 +22,8 @@ func TestFacts(t *testing.T) {
 			t.Errorf("%s: no class", name)
 		}
 		for _, f := range all {
-			if f.in != "5" && f.in != "4" || len(f.layouts) == 0 {
-				t.Errorf("%s %s: in=%q, %d layouts", name, f.class, f.in, len(f.layouts))
+			if f.version != "5" && f.version != "4" || len(f.layouts) == 0 {
+				t.Errorf("%s %s: in=%q, %d layouts", name, f.class, f.version, len(f.layouts))
 			}
 			for i, l := range f.layouts {
 				for pattern, g := range l.groups {

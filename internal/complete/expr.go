@@ -154,7 +154,8 @@ var operators = map[string]struct {
 	args int
 }{
 	"t": {args: 1}, "nn": {args: 1}, "eq": {args: 2}, "gt": {args: 2}, "same": {args: 2},
-	"i": {true, 1}, "last": {true, 0}, "lt": {true, 1}, "mod": {true, 2}, "off": {true, 2}, "at": {true, 2}, "in": {true, 1},
+	"i": {true, 1}, "last": {true, 0}, "lt": {true, 1}, "mod": {true, 2}, "off": {true, 2}, "at": {true, 2}, "cyc": {true, 2},
+	"in": {true, 1},
 }
 
 func parseCond(s string, holes int) (*cond, error) {
@@ -275,7 +276,7 @@ func (a *atom) plain(v *values, idx, counts []int64) truth {
 		if ok1 && ok2 && x > 0 {
 			return truthOf(i%x == y)
 		}
-	case "at", "in":
+	case "at", "cyc", "in":
 		return a.list(v, i)
 	}
 	return unknown
@@ -319,6 +320,9 @@ func (a *atom) list(v *values, i int64) truth {
 	}
 	if a.op == "in" {
 		return truthOf(slices.Contains(l, any(float64(i))))
+	}
+	if a.op == "cyc" && len(l) > 0 {
+		i %= int64(len(l))
 	}
 	if i >= int64(len(l)) {
 		return unknown

@@ -23,6 +23,10 @@ type checker struct {
 	votes    map[string]map[int64]vote
 	expected map[*row][]int64
 	short    map[string]bool // lists of modules reported to have too few members
+	spelling spelling        // of most names
+	leading  string          // what stands before the names of loose facts; without the dot
+	parts    map[string]bool // the first components of the patterns that are there, if whole towers are not; else nil
+	unknown  []Tensor        // those of nested models without facts
 }
 
 type vote struct {
@@ -36,10 +40,16 @@ func (l *layout) check(f *facts, v *values, tensors []Tensor, anyHead bool) *Rep
 	c := &checker{layout: l, facts: f, values: v, tensors: tensors, anyHead: anyHead, report: &Report{Class: f.class},
 		hits: map[*group]map[key]int32{}, counts: map[string]int64{}, observed: map[string]int64{}, standsIn: map[string][]*group{},
 		votes: map[string]map[int64]vote{}, expected: map[*row][]int64{}, short: map[string]bool{}}
+	if f.loose {
+		c.leading = c.lead()
+	}
 	strangers := c.match()
+	if f.loose {
+		c.towers()
+	}
 	for container, e := range l.counts {
 		c.counts[container] = -1
-		if n, ok := e.eval(v); ok {
+		if n, ok := e.eval(v.in(e.scope)); ok {
 			c.counts[container] = n
 		}
 	}
@@ -56,69 +66,16 @@ func (l *layout) check(f *facts, v *values, tensors []Tensor, anyHead bool) *Rep
 	}
 	c.disagreements()
 	for _, i := range strangers {
-		c.stranger(tensors[i].Name)
+		if !c.hidden(i) {
+			c.stranger(tensors[i].Name)
+		}
+	}
+	if len(c.unknown) > 0 {
+		for _, p := range alike(&values{}, c.unknown).Problems {
+			c.report.add(p)
+		}
 	}
 	return c.report
-}
-
-// match files every tensor under the pattern of its name, and returns those without one.
-func (c *checker) match() (strangers []int32) {
-	for i := range c.tensors {
-		g, k := c.find(c.tensors[i].Name)
-		if g == nil {
-			strangers = append(strangers, int32(i))
-			continue
-		}
-		if c.hits[g] == nil {
-			c.hits[g] = map[key]int32{}
-		}
-		c.hits[g][k] = int32(i)
-		for h, container := range g.containers {
-			c.observed[container] = max(c.observed[container], int64(k[h])+1)
-		}
-	}
-	return strangers
-}
-
-// find looks a name up as it is, and as loaders read it: with the base model's prefix or without, and with the names that norms
-// and normed weights had once.
-func (c *checker) find(name string) (*group, key) {
-	for _, n := range [...]string{name, renamed(name)} {
-		if n == "" {
-			continue
-		}
-		var k key
-		if g := c.root.find(n, &k, 0); g != nil {
-			return g, k
-		}
-		if c.facts.prefix != "" {
-			if g := c.root.find(c.facts.prefix+"."+n, &k, 0); g != nil {
-				return g, k
-			}
-		}
-		for _, prefix := range [...]string{c.facts.base, c.facts.prefix} {
-			if rest, ok := strings.CutPrefix(n, prefix+"."); ok && prefix != "" {
-				if g := c.root.find(rest, &k, 0); g != nil {
-					return g, k
-				}
-			}
-		}
-	}
-	return nil, key{}
-}
-
-// renamed is the name that transformers gives one of an old checkpoint, or "".
-func renamed(name string) string {
-	for _, r := range [...][2]string{
-		{"LayerNorm.gamma", "LayerNorm.weight"}, {"LayerNorm.beta", "LayerNorm.bias"},
-		{".weight_g", ".parametrizations.weight.original0"}, {".weight_v", ".parametrizations.weight.original1"},
-		{".parametrizations.weight.original0", ".weight_g"}, {".parametrizations.weight.original1", ".weight_v"},
-	} {
-		if rest, ok := strings.CutSuffix(name, r[0]); ok {
-			return rest + r[1]
-		}
-	}
-	return ""
 }
 
 // surplus reports members of a container beyond its count, one problem for each, and takes them out.
@@ -140,7 +97,7 @@ func (c *checker) surplus() {
 				if c.ignored(name) {
 					// a layer that transformers leaves alone
 				} else if e := extra[path]; e == nil {
-					extra[path] = &member{fmt.Sprintf("%d (%s)", n, c.layout.counts[container].text), 1}
+					extra[path] = &member{fmt.Sprintf("%d (%s)", n, c.layout.counts[container]), 1}
 				} else {
 					e.count++
 				}
@@ -231,7 +188,7 @@ func (c *checker) one(g *group, hits map[key]int32, idx, counts []int64) {
 	var holds *row
 	open := false
 	for _, r := range g.rows {
-		switch r.present.eval(c.values, idx, counts) {
+		switch r.present.eval(c.values.in(g.scope), idx, counts) {
 		case yes:
 			holds = r
 		case unknown:
@@ -242,7 +199,7 @@ func (c *checker) one(g *group, hits map[key]int32, idx, counts []int64) {
 	case holds != nil && has:
 		c.compare(g, holds, i)
 	case holds != nil:
-		if !g.open && holds.required.eval(c.values, idx, counts) == yes && !holds.integer && !c.excused(g.pattern) {
+		if !g.open && (c.parts == nil || c.parts[first(g.pattern)]) && holds.required.eval(c.values.in(g.scope), idx, counts) == yes && !holds.integer && !c.excused(g.pattern) {
 			c.missing(g, holds, idx)
 		}
 	case has && open:
@@ -257,13 +214,13 @@ func (c *checker) one(g *group, hits map[key]int32, idx, counts []int64) {
 }
 
 // shape returns the dimensions that config.json gives a row, -1 for those that are not known.
-func (c *checker) shape(r *row) []int64 {
+func (c *checker) shape(g *group, r *row) []int64 {
 	want, ok := c.expected[r]
 	if !ok {
 		want = make([]int64, len(r.dims))
 		for d := range r.dims {
 			want[d] = -1
-			if n, ok := r.dims[d].e.eval(c.values); ok {
+			if n, ok := r.dims[d].e.eval(c.values.in(g.scope)); ok {
 				want[d] = n
 			}
 		}
@@ -272,11 +229,11 @@ func (c *checker) shape(r *row) []int64 {
 	return want
 }
 
-func (c *checker) describe(r *row) string {
+func (c *checker) describe(g *group, r *row) string {
 	if !r.shaped {
 		return "by config.json"
 	}
-	return "of shape " + spell(c.shape(r))
+	return "of shape " + spell(c.shape(g, r))
 }
 
 func spell(shape []int64) string {
@@ -306,7 +263,7 @@ func (c *checker) compare(g *group, r *row, i int32) {
 		}
 		return
 	}
-	want, got := c.shape(r), t.Shape
+	want, got := c.shape(g, r), t.Shape
 	if t.Turned && len(got) == 2 && len(want) == 2 && !matches(want, got) && matches(want, []int64{got[1], got[0]}) {
 		got = []int64{got[1], got[0]}
 	}
@@ -414,17 +371,20 @@ func (c *checker) stranger(name string) {
 
 // within reports whether the name begins with a module of the class, or with the prefix of the base model.
 func (c *checker) within(name string) bool {
-	first, _, _ := strings.Cut(name, ".")
-	_, ok := c.root.kids[first]
-	return ok || first == c.facts.prefix || first == c.facts.base
+	module := first(name)
+	_, ok := c.root.kids[module]
+	return ok || module == c.facts.prefix || module == c.facts.base || module == c.leading
 }
 
 // sibling is another class of the type that has the name, or "".
 func (c *checker) sibling(name string) string {
 	for _, f := range c.facts.siblings {
+		if f.class == c.facts.class {
+			continue
+		}
 		for _, l := range f.layouts {
 			other := checker{layout: l, facts: f}
-			if g, _ := other.find(name); g != nil {
+			if g, _, _ := other.find(name); g != nil {
 				return f.class
 			}
 		}

@@ -17,11 +17,14 @@ func (c *checker) missing(g *group, r *row, idx []int64) {
 		if !c.short[list] {
 			c.short[list] = true
 			what := list[strings.LastIndexByte(list, '.')+1:]
-			c.report.add(Problem{Missing, list, fmt.Sprintf("%d %s (%s)", c.counts[container], what, c.layout.counts[container].text), fmt.Sprint(have)})
+			if !strings.HasSuffix(what, "s") {
+				what = "members"
+			}
+			c.report.add(Problem{Missing, c.spelling.of(list), fmt.Sprintf("%d %s (%s)", c.counts[container], what, c.layout.counts[container]), fmt.Sprint(have)})
 		}
 		return
 	}
-	c.report.add(Problem{Missing, fill(g.pattern, idx), "it, " + c.describe(r), "no such tensor"})
+	c.report.add(Problem{Missing, c.spelling.of(fill(g.pattern, idx)), "it, " + c.describe(g, r), "no such tensor"})
 }
 
 // reason puts the condition of a tensor's presence in words.
@@ -48,7 +51,7 @@ func (c *checker) excused(pattern string) bool {
 	}
 	for _, g := range c.standsIn[pattern] {
 		tied := len(g.containers) > 0 || slices.ContainsFunc(g.rows, func(r *row) bool {
-			return r.tied == pattern && r.required.eval(c.values, nil, nil) != yes
+			return r.tied == pattern && r.required.eval(c.values.in(g.scope), nil, nil) != yes
 		})
 		if tied && len(c.hits[g]) > 0 {
 			return true

@@ -89,6 +89,20 @@ VARIANTS = {
     "xlstm": [{"weight_mode": "fused"}],
 }
 
+# Further settings for facts.py alone: values that change only together.
+FACTS_VARIANTS = {
+    "gpt_neo": [{"num_layers": n, "attention_types": [[["global", "local"], n // 2]]} for n in (4, 6, 10, 14)],
+    "mamba2": [{"num_heads": 64, "head_dim": 128}, {"num_heads": 256, "head_dim": 32}, {"num_heads": 64, "hidden_size": 2048},
+               {"num_heads": 32, "hidden_size": 1024}, {"num_heads": 64, "expand": 1}, {"num_heads": 192, "expand": 3}],
+    "mllama": [{"vision_config.max_num_tiles": 2, "vision_config.supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]]},
+               {"vision_config.max_num_tiles": 3, "vision_config.supported_aspect_ratios": [[1, 1], [1, 3]], "vision_config.hidden_size": 640},
+               {"vision_config.max_num_tiles": 1, "vision_config.supported_aspect_ratios": [[1, 1]]}],
+    "wav2vec2": [{"output_hidden_size": 512}, {"add_adapter": True, "num_adapter_layers": 2}],
+    "wavlm": [{"output_hidden_size": 512}, {"add_adapter": True, "num_adapter_layers": 2}],
+    "wav2vec2-bert": [{"output_hidden_size": 512}, {"add_adapter": True, "num_adapter_layers": 2}],
+    "wav2vec2-conformer": [{"output_hidden_size": 512}, {"add_adapter": True, "num_adapter_layers": 2}],
+}
+
 # For one version only.
 SETTINGS_4 = {t: {"use_pretrained_backbone": False} for t in (
     "conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer")}

@@ -285,6 +285,20 @@ class Variants:
         base = self.rows[0]
         return row[2] != base[2] or any(row[1].get(p) != v for p, v in base[1].items() if p not in row[0])
 
+    def deeper(self, rng):
+        """Numbers of layers together with the lists of their kinds."""
+        base = self.rows[0][1]
+        lists = {p: v for p, v in base.items() if isinstance(v, list) and len(v) > 1 and all(isinstance(x, str) for x in v)}
+        for p, v in lists.items():
+            depths = [d for d, n in base.items() if d.rsplit(".", 1)[-1] in probe.DEPTHS and n == len(v)]
+            if not any(d in self.unvaried for d in depths):
+                continue
+            kinds = sorted(set(v))
+            for n in (len(v) + 1, len(v) + 3, 3, len(v) + 6):
+                for together in ({d: n for d in depths}, {}):
+                    if self.late() or self.add({**together, p: (v * n)[: n - 2] + rng.sample(kinds, 2)}) is not None:
+                        break
+
     def run(self, only=None):
         if self.add({}) is None:
             return False
@@ -329,8 +343,16 @@ class Variants:
                     break
             if not built and order == 0 and not isinstance(base[path], (bool, list)):
                 self.unvaried.append(path)
-        for values in configs.VARIANTS.get(self.make.model_type, ()):
+        # What changes nothing by itself has to be seen to change, or a condition is found in it.
+        if only is None:
+            paths = sorted(self.silent)
+            for part in (paths, paths[::2], paths[1::2]):
+                if self.add({p: self.silent[p][0] for p in part}) is not None and part is paths:
+                    break
+        for values in (*configs.VARIANTS.get(self.make.model_type, ()), *configs.FACTS_VARIANTS.get(self.make.model_type, ())):
             self.add(values)
+        self.deeper(rng)
+        self.unvaried = [p for p in self.unvaried if all(r[1].get(p) == base[p] for r in self.rows)]
         for path in self.responded:
             if path.rsplit(".", 1)[-1] in probe.DEPTHS and not self.late():
                 self.add({path: 13})

@@ -85,6 +85,10 @@ def write_class(lines, version, name, facts, result, base):
         head += f" prefix={facts['prefix']}"
     if facts["base_prefix"] and facts["base_prefix"] != facts["prefix"]:
         head += f" base={facts['base_prefix']}"
+    if name == (base or [None])[0]:
+        head += " auto=base"
+    elif name == result.get("causal"):
+        head += " auto=causal"
     lines.append(head)
     text = json.dumps(layouts) + json.dumps(facts["defaults"])
     lines += [f"alias {a} {b}" for a, b in sorted(result.get("aliases", {}).items()) if b in text]
@@ -105,9 +109,6 @@ def write_class(lines, version, name, facts, result, base):
 # A layer beyond the second that is written out in a name.
 LAYERS = re.compile(r"^[^#]*?(?:^|\.)(?:layers?|h|blocks?)\.([2-9]|\d\d)\.")
 SMALL = 4
-
-# Types whose sound checkpoints the facts would refuse: in all variants that could be built, add_adapter was true, or max_num_tiles four.
-UNSOUND = ("wav2vec2", "wavlm", "mllama")
 
 
 def proven(facts):
@@ -172,8 +173,6 @@ def main():
                     results.setdefault(r["type"], (r, {}))[1][name] = facts
                 results.setdefault(r["type"], (r, {}))
         for t, (result, classes) in results.items():
-            if t in UNSOUND:
-                continue
             base = result.get("base")
             base = base if isinstance(base, str) else (base or [None])[0]
             lines = blocks.setdefault(t, [])

@@ -14,6 +14,7 @@ An expression is a sum of terms "COEFFICIENT*LEAF*LEAF/LEAF" or one such term in
   mod:H:ADD:LEAF    it, plus ADD, is a multiple of the value
   off:H:LEAF:LEAF   modulo the first value it is the second
   at:H:LEAF:VALUE   the list has VALUE there
+  cyc:H:LEAF:VALUE  the list, which begins again where it ends, has VALUE there
   in:H:LEAF         the list contains it
 """
 
@@ -312,6 +313,8 @@ class Fitter:
                 if any(isinstance(e, str) for l in x for e in l) or any(isinstance(e, bool) for l in x for e in l):
                     for val in sorted({str(e) for l in x for e in l if isinstance(e, (str, bool))}):
                         out.append((f"at:{h}:{p}:{val}", [i < len(l) and str(l[i]) == val for i, l in zip(idx, x)]))
+                        if any(0 < len(l) < n for n, l in ((counts[h][s[0]], l) for s, l in zip(samples, x))):
+                            out.append((f"cyc:{h}:{p}:{val}", [len(l) > 0 and str(l[i % len(l)]) == val for i, l in zip(idx, x)]))
                 else:
                     out.append((f"in:{h}:{p}", [i in l for i, l in zip(idx, x)]))
                     for val in sorted({e for l in x for e in l if isinstance(e, int)} & set(range(3))):
@@ -346,7 +349,7 @@ class Fitter:
         f = a.lstrip("!").split(":")
         op = f[0]
         return {"t": f[1:2], "nn": f[1:2], "eq": f[1:2], "gt": f[1:2], "same": f[1:3], "i": [], "last": [], "lt": f[2:3],
-                "mod": f[3:4], "off": f[2:4], "at": f[2:3], "in": f[2:3]}[op]
+                "mod": f[3:4], "off": f[2:4], "at": f[2:3], "cyc": f[2:3], "in": f[2:3]}[op]
 
     @staticmethod
     def cover(masks, pos, neg, flip, n):
@@ -393,7 +396,7 @@ class Fitter:
         out = {"counts": {}, "rows": []}
         for c, y in sorted(counts.items()):
             e = self.expression(y)
-            out["counts"][c] = e or "?"
+            out["counts"][c] = (e or "?") + self.whether(y, c)
         tied_to = {}
         for v, t in enumerate(tied):
             for a, b in t.items():
@@ -403,6 +406,13 @@ class Fitter:
         for pattern, got in sorted(table.items(), key=lambda t: (-len({s[0] for s in t[1]}), t[0].endswith(".bias"))):
             out["rows"] += self.rows(pattern, got, counts, tied_to.get(pattern))
         return out
+
+    def whether(self, count, container):
+        """" COND" for a list that some variants do not have at all, "" for one that all have. A list inside another is only
+        looked at where it is."""
+        if len(count) == self.n or container.count("#") > 1:
+            return ""
+        return " " + (self.condition([(v, ()) for v in range(self.n)], [v in count for v in range(self.n)], []) or "?")
 
     def place(self, name, literal):
         parts, idx = split_name(name)

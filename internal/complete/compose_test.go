@@ -1,0 +1,170 @@
+package complete
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// Types whose facts are written here: an outer model that holds an inner one, of type "inner" by default.
+var composed = map[string]string{
+	"inner": `class Inner in=5 base=inner auto=base
+default width 4
+layout
+count layers.# depth
+layers.#.proj.weight - [width,width] 1 1
+norm.weight - [width] 1 1
+class InnerLM in=5 prefix=inner auto=causal
+layout from=Inner/0
+head.weight - [words,width] 1 !t:tie
+`,
+	"other": `class Other in=5 base=other auto=base
+default hidden 6
+alias n_hidden hidden
+layout
+count blocks.# n
+count adapters.# 2 t:adapted
+adapters.#.down.weight - [hidden] 1 1
+blocks.#.in.weight - [2*hidden,hidden] 1 1
+blocks.#.in.bias - [2*hidden] t:bias 1
+class OtherLM in=5 prefix=other auto=causal
+layout from=Other/0
+head.weight - [words,hidden] 1 !t:tie
+`,
+	"outer": `class Outer in=5 auto=base
+nested text inner
+default tie false
+layout
+count text.inner.layers.# text.depth
+bridge.weight - [text.width,2] 1 1
+text.inner.layers.#.proj.weight - [text.width,text.width] 1 1
+text.inner.norm.weight - [text.width] 1 1
+text.head.weight - [text.words,text.width] 1 !t:tie
+`,
+}
+
+func init() {
+	for name, block := range composed {
+		factBlocks()[name] = block
+	}
+}
+
+func tensorsOf(list string) []Tensor {
+	var out []Tensor
+	for line := range strings.Lines(list) {
+		f := strings.Fields(line)
+		t := Tensor{Name: f[0], DType: safetensors.BF16}
+		for _, d := range f[1:] {
+			n, _ := index(d)
+			t.Shape = append(t.Shape, int64(n))
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// problems holds the tensors to the type, whatever package arch knows of it.
+func problems(t *testing.T, modelType, class, config, list string) []string {
+	t.Helper()
+	q := arch.Query{ModelType: modelType, Architectures: []string{class}}
+	if class == "" {
+		q.Architectures = nil
+	}
+	r, err := Check(&arch.Model{Type: modelType, Class: class}, q, []byte(config), tensorsOf(list))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Lines()
+}
+
+// TestCompose: a nested model of another type than the facts were made with is held to the facts of its own type and config.
+func TestCompose(t *testing.T) {
+	const bridge, head = "bridge.weight 4 2\n", "text.head.weight 9 4\n"
+	const blocks = "text.other.blocks.0.in.weight 8 4\ntext.other.blocks.1.in.weight 8 4\n"
+	const biases = "text.other.blocks.0.in.bias 8\ntext.other.blocks.1.in.bias 8\n"
+	const other = `{"text": {"model_type": "other", "n_hidden": 4, "n": 2, "words": 9`
+	tests := []struct {
+		name, config, tensors string
+		want                  []string
+	}{
+		{"the default type", `{"text": {"model_type": "inner", "depth": 1, "words": 9}}`, bridge + head + "text.inner.layers.0.proj.weight 4 4\ntext.inner.norm.weight 4\n", nil},
+		{"another", other + "}}", bridge + head + blocks, nil},
+		{"with what its config says", other + `, "bias": true}}`, bridge + head + blocks + biases, nil},
+		{"which is lacking", other + `, "bias": true}}`, bridge + head + blocks, []string{
+			"text.other.blocks.0.in.bias: expected it, of shape [8], found no such tensor",
+			"text.other.blocks.1.in.bias: expected it, of shape [8], found no such tensor"}},
+		{"a block is lacking", other + "}}", bridge + head + blocks[:len(blocks)/2], []string{"text.other.blocks: expected 2 blocks (n), found 1"}},
+		{"the type's own default", `{"text": {"model_type": "other", "n": 1, "words": 9}}`, "bridge.weight 6 2\ntext.head.weight 9 6\ntext.other.blocks.0.in.weight 12 6\n", nil},
+		{"a head that the whole ties", `{"tie": true, ` + other[1:] + "}}", bridge + blocks, nil},
+		{"a head that the part ties", other + `, "tie": true}}`, bridge + blocks, []string{"text.head.weight: expected it, of shape [9, ?], found no such tensor"}},
+		{"a list that is not there", other + `, "adapted": true}}`, bridge + head + blocks, []string{"text.other.adapters.0.down.weight: expected it, of shape [4], found no such tensor"}},
+		{"what the type does not have", other + "}}", bridge + head + blocks + "text.inner.norm.weight 4\n", []string{"text.inner.norm.weight: expected only tensors of Outer, found it"}},
+		{"no facts", `{"text": {"model_type": "stranger", "n": 9}}`, bridge + "text.a.layers.0.x.weight 3\ntext.a.layers.1.x.weight 3\n", nil},
+		{"no facts, and a tensor beside", `{"text": {"model_type": "stranger"}}`, bridge + "text.a.weight 3\nfoo.weight 3\n", []string{"foo.weight: expected only tensors of Outer, found it"}},
+		{"no facts, and nothing in it", `{"text": {"model_type": "stranger"}}`, bridge + "text.a.weight 0\n", []string{"text.a.weight: expected weights, found shape [0]"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, problems(t, "outer", "Outer", tt.config, tt.tensors)); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestLoose: a class without facts is held to those of its type's base model, whatever that is called in it.
+func TestLoose(t *testing.T) {
+	const config = `{"depth": 2, "width": 4, "words": 9}`
+	sound := []string{"layers.0.proj.weight 4 4", "layers.1.proj.weight 4 4", "norm.weight 4"}
+	under := func(prefix string, more ...string) string {
+		var out []string
+		for _, s := range sound {
+			out = append(out, prefix+s)
+		}
+		return strings.Join(append(out, more...), "\n") + "\n"
+	}
+	tests := []struct {
+		name, class, tensors string
+		want                 []string
+	}{
+		{"its prefix", "InnerForQuestions", under("inner.", "questions.weight 2 4"), nil},
+		{"no prefix", "InnerForQuestions", under("", "questions.weight 2 4"), nil},
+		{"another", "InnerForQuestions", under("transformer.", "questions.weight 2 4"), nil},
+		{"no class", "", under("transformer.", "questions.weight 2 4"), nil},
+		{"a norm is lacking", "InnerForQuestions", strings.Replace(under("transformer.", "questions.weight 2 4"), "transformer.norm.weight 4\n", "", 1),
+			[]string{"transformer.norm.weight: expected it, of shape [4], found no such tensor"}},
+		{"a layer too many", "InnerForQuestions", under("transformer.", "transformer.layers.2.proj.weight 4 4"),
+			[]string{"transformer.layers.2: expected only 2 (depth) by config.json, found it, with 1 tensor"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, problems(t, "inner", tt.class, config, tt.tensors)); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestTowers: a class of one side of an encoder-decoder lacks nothing of the other.
+func TestTowers(t *testing.T) {
+	factBlocks()["two"] = `class Two in=5 base=two auto=base
+layout
+count encoder.# 2
+count decoder.# 2
+encoder.#.weight - [4] 1 1
+decoder.#.weight - [4] 1 1
+shared.weight - [4] 1 1
+`
+	if got := problems(t, "two", "TwoEncoder", "{}", "two.encoder.0.weight 4\ntwo.encoder.1.weight 4\nclassifier.weight 2\n"); got != nil {
+		t.Errorf("got %q, want nothing", got)
+	}
+	want := []string{"two.encoder: expected 2 members (2), found 1"}
+	if got := problems(t, "two", "TwoEncoder", "{}", "two.encoder.0.weight 4\nclassifier.weight 2\n"); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
