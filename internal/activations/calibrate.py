@@ -21,6 +21,7 @@ predicts (of an encoder without a head: of random sums of its outputs).
 """
 
 import argparse
+import inspect
 import json
 import struct
 
@@ -63,8 +64,11 @@ def shared_inputs(model, modules, row, device):
     return group
 
 
-def run(model, row, device):
+def run(model, row, device, logits=False):
+    """The model's output, with the logits of the last token alone unless all are asked for: they can take as long as many layers."""
     kwargs = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
+    if not logits and "logits_to_keep" in inspect.signature(model.forward).parameters:
+        kwargs["logits_to_keep"] = 1
     return model(input_ids=row.to(device), **kwargs)
 
 
@@ -89,7 +93,7 @@ def sensitivities(model, modules, rows, device):
     hooks += [m.register_forward_hook(watch(name)) for name, m in modules.items()]
     torch.manual_seed(0)
     for row in rows:
-        out = run(model, row, device)
+        out = run(model, row, device, logits=True)
         if getattr(out, "logits", None) is not None:
             log = torch.log_softmax(out.logits.float().flatten(0, -2), -1)
             with torch.no_grad():
@@ -115,7 +119,7 @@ class Sums:
         x = x.detach().reshape(-1, x.shape[-1]).float()
         self.rows[heldout] += len(x)
         if not heldout:
-            self.moments += (x.double() ** 2).sum(0)
+            self.moments += x.square().sum(0, dtype=torch.float64)
         if self.gram:
             self.gram[heldout].addmm_(x.T, x)
 
