@@ -16,6 +16,7 @@ type DequantizeOptions struct {
 	MaxShardSize int64  // bytes of tensor data a file; 0: checkpoint.DefaultMaxShardSize
 
 	AllowIncomplete bool // what the checkpoint lacks, or has too much, is a warning
+	Stored          bool // with the dtype auto, what no method quantized keeps the dtype that it has
 }
 
 // NewDequantizePlan decides how the quantized checkpoint src, bitsandbytes
@@ -104,7 +105,7 @@ func (p *Plan) plain(it *Item, m *weights.Model, opt DequantizeOptions) {
 // one is asked for, that which it has. In a bare file, say of a whole pipeline,
 // nobody asked for another, and in a model what is in float32 is so for a reason.
 func (p *Plan) keepDequantized(it *Item, opt DequantizeOptions) {
-	if opt.auto() && (p.config == nil || it.DType == safetensors.F32) {
+	if opt.auto() && (p.config == nil || opt.Stored || it.DType == safetensors.F32) {
 		it.Out = it.DType
 		return
 	}
@@ -125,7 +126,11 @@ func (p *Plan) layOutPlain(opt DequantizeOptions) error {
 	if err := p.shards(entries, opt.MaxShardSize); err != nil {
 		return err
 	}
-	return p.directory(weights.TorchName(p.RunDType), nil)
+	dtype := weights.TorchName(p.RunDType)
+	if opt.Stored && opt.auto() && p.Totals.QuantCount == 0 {
+		dtype = "" // what config.json says
+	}
+	return p.directory(dtype, nil)
 }
 
 // dequantizedDType is the dtype of the plain checkpoint: the one asked for, or

@@ -170,8 +170,12 @@ func (x *execution) weight(it *Item) (*quantize.Weight, error) {
 	if elem == kernel.F64 {
 		elem = kernel.F32 // see Floats
 	}
+	run := kernelElem(x.plan.RunDType)
+	if it.Unrounded {
+		run = elem
+	}
 	return &quantize.Weight{
-		Elem: elem, Run: kernelElem(x.plan.RunDType), Rows: it.Shape[0], Cols: it.Shape[1],
+		Elem: elem, Run: run, Rows: it.Shape[0], Cols: it.Shape[1],
 		Type: kernelType(it.Spec.Type), BlockSize: it.Spec.Block(), DoubleQuant: !it.Spec.NoDoubleQuant, Method: method,
 		Load: func() (quantize.Inputs, error) { return x.plan.load(it) },
 		State: func(offset float32) ([]byte, error) {

@@ -52,6 +52,9 @@ func parseSpec(s string) (Rule, error) {
 	return Rule{Change: c}, err
 }
 
+// A Format is that of package bnb.
+type Format = bnb.Format
+
 // Options say how a checkpoint is converted. The zero value is the default.
 type Options struct {
 	Spec         bnb.Format // of every tensor that no rule changes
@@ -67,7 +70,9 @@ type Options struct {
 	// AsBitsandbytes quantizes all that BitsAndBytesConfig does: towers, encoders' poolers, and what the model's own code cannot
 	// work with packed.
 	AsBitsandbytes bool
-	Inputs         Inputs // what is known of the inputs of weights; nil: nothing
+	// Formats are those that weights are quantized in, by name; all others are kept. nil: Spec, Rules and the policy decide.
+	Formats map[string]Format
+	Inputs  Inputs // what is known of the inputs of weights; nil: nothing
 
 	MaxShardSize int64 // bytes of tensor data a file; 0: checkpoint.DefaultMaxShardSize
 }

@@ -47,6 +47,12 @@ func newPolicy(opt *Options, model *arch.Model) *policy {
 // decide is called once for each logical tensor of the source.
 func (p *policy) decide(name string, d safetensors.DType, shape []int64, class arch.Class) decision {
 	dec := decision{spec: p.opt.Spec, class: class}
+	if p.opt.Formats != nil {
+		if dec.spec, dec.quantize = p.opt.Formats[name]; !dec.quantize {
+			dec.reason = "not quantized before"
+		}
+		return dec
+	}
 	if dec.reason = p.defaultReason(name, d, shape, class); dec.reason == "" && p.model != nil {
 		if why := p.misread(class); why != "" {
 			dec.reason, dec.misread = why+" (--as-bitsandbytes quantizes it)", true

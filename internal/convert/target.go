@@ -222,7 +222,7 @@ func (p *Plan) directory(dtype string, quantization []byte) error {
 		return nil
 	}
 	edits := p.config.RemoveQuantization()
-	if p.Model == nil || !p.Model.Diffusers { // diffusers would take dtype for an argument of the class
+	if dtype != "" && (p.Model == nil || !p.Model.Diffusers) { // diffusers would take dtype for an argument of the class
 		edits = append(edits, p.config.SetDType(dtype)...)
 	}
 	if quantization != nil {

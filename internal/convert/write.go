@@ -12,6 +12,7 @@ import (
 type WriteOptions struct {
 	Execution
 	Force    bool               // replace the destination, once the new one is complete
+	Sources  []string           // that the destination must not be or contain, beside the plan's source
 	Manifest *manifest.Manifest // written as nf4kit.json, with the digests of what is written; nil: none
 
 	Abandoned func(names []string)                      // told before the work what runs that did not end have left beside it
@@ -30,7 +31,7 @@ func (p *Plan) Write(ctx context.Context, dst string, opt WriteOptions) (_ *Outc
 	if !p.Source.IsFile {
 		sources = append(sources, p.Source.Dir)
 	}
-	out, err := checkpoint.Create(dst, checkpoint.Options{Force: opt.Force, Sources: sources})
+	out, err := checkpoint.Create(dst, checkpoint.Options{Force: opt.Force, Sources: append(sources, opt.Sources...)})
 	if err != nil {
 		return nil, err
 	}

@@ -41,7 +41,10 @@ type Tensor struct {
 	Parts []Tensor
 
 	Method string // that it was decoded from, as quant_method spells it; "" if it is stored as it is
-	Turned bool   // the shape is [out, in] where an unquantized checkpoint has [in, out]
+	// Unrounded says that the weight is quantized as it is, not rounded to the dtype of the run first: that of a merge is not, where
+	// bitsandbytes quantizes what PEFT has added.
+	Unrounded bool
+	Turned    bool // the shape is [out, in] where an unquantized checkpoint has [in, out]
 }
 
 // Elems is the number of elements.
