@@ -54,6 +54,7 @@ var rank = map[string]int{
 
 	"internal/memplan/source": 6,
 
+	"internal/lora":    6,
 	"internal/measure": 6,
 	"internal/verify":  6,
 	"internal/report":  7,

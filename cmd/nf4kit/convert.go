@@ -302,6 +302,9 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 		return err
 	}
 	defer src.Close()
+	if err := notAdapter(src); err != nil {
+		return err
+	}
 	inputs, identity, closeInputs, err := o.open(opt.Spec.Scale)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/feedback"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
+	"github.com/nf4kit/nf4kit/internal/lora"
 	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
@@ -46,7 +47,7 @@ var exits = []struct {
 	{3, "something in SRC is wrong or not supported", func(err error) bool {
 		return as[*checkpoint.InputError](err) || as[*safetensors.FormatError](err) || as[*safetensors.UnsupportedError](err) ||
 			as[*fourbit.Problem](err) || as[*bnb.StateError](err) || as[*weights.ValueError](err) || as[*convert.SourceError](err) ||
-			as[*feedback.GramError](err)
+			as[*feedback.GramError](err) || as[*lora.Error](err)
 	}},
 	{4, "a check or threshold was not met", as[*checkError]},
 	{5, "not enough disk or memory", func(err error) bool {
@@ -92,7 +93,10 @@ func hint(err error) string {
 	var in *checkpoint.InputError
 	var out *checkpoint.OutputError
 	var src *convert.SourceError
+	var adapter *lora.Error
 	switch {
+	case errors.As(err, &adapter):
+		return adapter.Hint
 	case errors.As(err, &in):
 		return in.Hint
 	case errors.As(err, &out):

@@ -191,6 +191,9 @@ func runMeasure(ctx context.Context, g *globals, o MeasureOptions) error {
 		return err
 	}
 	defer src.Close()
+	if err := notAdapter(src); err != nil {
+		return err
+	}
 	if err := keepSource(o.Reports, src); err != nil {
 		return err
 	}

@@ -167,7 +167,7 @@ func (s *Source) noWeights(entries []fs.DirEntry) error {
 	e := &InputError{File: s.Dir, Expected: want}
 	for _, c := range []struct{ found, what, hint string }{
 		{first(func(n string) bool { return n == "adapter_model.safetensors" || n == "adapter_config.json" }), "a PEFT adapter (%s)",
-			"give the base model as the source"},
+			"nf4kit lora inspect shows it, nf4kit lora merge merges it into its base"},
 		{first(func(n string) bool { return n == "model_index.json" }), "a diffusers pipeline (%s)",
 			"give one of its model directories, such as transformer"},
 		{first(transformerModule.MatchString), "a sentence-transformers model whose transformer is in %s",

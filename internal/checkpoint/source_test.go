@@ -440,7 +440,7 @@ func TestOpenErrors(t *testing.T) {
 		{"GGUF directory", files("m.gguf"), "DIR: expected model.safetensors or model.safetensors.index.json, found GGUF weights (m.gguf)", "fetch the original model in safetensors"},
 		{"other frameworks", files("flax_model.msgpack"), "DIR: expected model.safetensors or model.safetensors.index.json, found weights of another framework (flax_model.msgpack)", "fetch the original model in safetensors"},
 		{"adapter", files("adapter_config.json", "adapter_model.safetensors"),
-			"DIR: expected model.safetensors or model.safetensors.index.json, found a PEFT adapter (adapter_config.json)", "give the base model as the source"},
+			"DIR: expected model.safetensors or model.safetensors.index.json, found a PEFT adapter (adapter_config.json)", "nf4kit lora inspect shows it, nf4kit lora merge merges it into its base"},
 		{"pipeline", files("model_index.json"), "DIR: expected model.safetensors or model.safetensors.index.json, found a diffusers pipeline (model_index.json)",
 			"give one of its model directories, such as transformer"},
 		{"sentence-transformers, old", files("0_Transformer", "modules.json"),

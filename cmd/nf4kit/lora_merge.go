@@ -1,0 +1,409 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/escape"
+	"github.com/nf4kit/nf4kit/internal/lora"
+	"github.com/nf4kit/nf4kit/internal/manifest"
+	"github.com/nf4kit/nf4kit/internal/weights"
+)
+
+// LoraMergeOptions are the arguments and flags of lora merge.
+type LoraMergeOptions struct {
+	ConvertOptions // Src is the base
+	Adapters       []string
+	Quantize       bool
+	Onto           string
+	TrainedOn      string
+	Rounding       string
+	Joint          bool
+	Residual       bool
+	Weights        []float64
+
+	given map[string]bool // flags of convert that were set
+}
+
+func newLoraMergeCommand(g *globals) *cobra.Command {
+	var o LoraMergeOptions
+	cmd := &cobra.Command{
+		Use:   "merge BASE ADAPTER... DST",
+		Short: "Merge adapters into their base, in 16 bits or quantized again",
+		Long: `merge adds the updates of adapters to the weights of BASE and writes DST, a directory
+that loads without PEFT. It streams: neither BASE nor DST is ever in memory. The result
+is that of PEFT's merge_and_unload on the CPU to the bit (--rounding safe: with
+safe_merge=True); several adapters are added in the order of the arguments with a
+rounding after each, or with --joint at once.
+
+BASE is a model in 16 or 32 bits, or one that is quantized: bitsandbytes' 4 bits, LLM.int8,
+FP8 and what else convert reads; of these the decoded weights are taken. --quantize
+quantizes the result in the same pass, with the flags of convert; a 4-bit BASE keeps its
+own formats then, as PEFT's merge on it does. An update much smaller than the steps of
+the format does not survive that: of one of 2 % of the weights, some 2 % is left.
+
+An adapter that was trained on a quantized base has learned to make up for that base's
+error. --trained-on says which it was; --onto then chooses whether the update goes onto
+those decoded weights (decoded, the default) or onto BASE as it is (source). The report
+gives |W-Q|/|D|, how large the base's error is beside the update.
+
+For each weight the report has |D|/|W|, the size of the update; the share of it that
+survives rounding (or quantization); and what is lost, in units of the update.`,
+		Example: `  nf4kit lora merge Llama-3.2-1B my-adapter merged
+  nf4kit lora merge Llama-3.2-1B-nf4 my-adapter merged --dtype bfloat16
+  nf4kit lora merge Llama-3.2-1B my-adapter merged-nf4 --quantize --scale mse
+  nf4kit lora merge Llama-3.2-1B french legal both --weight 0.7 --weight 0.3 --joint`,
+		Args: cobra.MinimumNArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Src, o.Adapters, o.Dst = args[0], args[1:len(args)-1], args[len(args)-1]
+			o.take(cmd)
+			return runLoraMerge(cmd.Context(), g, o)
+		},
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+func (o *LoraMergeOptions) addFlags(cmd *cobra.Command) {
+	o.ConvertOptions.addFlags(cmd)
+	fs := cmd.Flags()
+	fs.Lookup("dtype").Usage = "dtype of the result: auto (each tensor's own; of decoded ones as config.json says), bfloat16, float16 or, without --quantize, float32"
+	fs.BoolVar(&o.Quantize, "quantize", false, "quantize the result, with the flags of convert")
+	fs.StringVar(&o.Onto, "onto", "auto", "what the updates are added to: decoded (the quantized weights of --trained-on, or of BASE), source (BASE in 16 bits), or auto: decoded where --trained-on is given")
+	fs.StringVar(&o.TrainedOn, "trained-on", "", "the quantized model `QUANT` that the adapters were trained on")
+	fs.StringVar(&o.Rounding, "rounding", "peft", "peft: once, or safe: as PEFT's safe_merge=True, the update before it is added too")
+	fs.BoolVar(&o.Joint, "joint", false, "add all adapters before rounding, more exact than PEFT")
+	fs.BoolVar(&o.Residual, "base-is-residual", false, "BASE is the changed one that PiSSA, OLoRA, LoftQ or another such method left beside the adapter")
+	fs.Float64SliceVar(&o.Weights, "weight", nil, "weight of an adapter, in the order of the arguments (repeatable); default 1 each")
+	enum(cmd, "onto", "auto", "source", "decoded")
+	enum(cmd, "rounding", "peft", "safe")
+}
+
+// alone are the flags of convert that a merge has without --quantize too.
+var alone = []string{"dtype", "max-shard-size", "jobs", "max-memory", "no-error", "dry-run", "force", "allow-incomplete"}
+
+func (o *LoraMergeOptions) take(cmd *cobra.Command) {
+	o.settings = given(cmd.Flags(), outputFlags)
+	o.given = map[string]bool{}
+	var c ConvertOptions
+	names := &cobra.Command{}
+	c.addFlags(names)
+	for name := range given(cmd.Flags(), flagNames(names.Flags())) {
+		if !slices.Contains(alone, name) {
+			o.given[name] = true
+		}
+	}
+}
+
+// check reports flags that contradict each other, and returns what the adapters are merged with.
+func (o *LoraMergeOptions) merge() (lora.Options, error) {
+	opt := lora.Options{Weights: o.Weights, Safe: o.Rounding == "safe", Joint: o.Joint, Residual: o.Residual, NoFigures: o.NoError}
+	for name := range o.given {
+		if !o.Quantize {
+			return opt, usagef("--%s is about quantizing: say --quantize too", name)
+		}
+	}
+	switch {
+	case o.Rounding != "peft" && o.Rounding != "safe":
+		return opt, usagef("--rounding %q: want peft or safe", o.Rounding)
+	case !slices.Contains([]string{"auto", "source", "decoded"}, o.Onto):
+		return opt, usagef("--onto %q: want auto, source or decoded", o.Onto)
+	case len(o.Weights) > 0 && len(o.Weights) != len(o.Adapters):
+		return opt, usagef("--weight: %d for %d adapters", len(o.Weights), len(o.Adapters))
+	case o.Recipe != "":
+		return opt, usagef("--recipe is of convert alone")
+	}
+	if len(o.Weights) == 0 {
+		opt.Weights = nil
+	}
+	return opt, checkWeights(o.Weights)
+}
+
+// a merging is a merge that is under way.
+type merging struct {
+	o        *LoraMergeOptions
+	g        *globals
+	base     *weights.Model // that the updates are added to
+	other    *weights.Model // the other of BASE and --trained-on; nil without the latter
+	adapters []*lora.Adapter
+	merge    *lora.Merge
+	plan     *convert.Plan
+}
+
+// runLoraMerge is the command without cobra.
+func runLoraMerge(ctx context.Context, g *globals, o LoraMergeOptions) error {
+	opt, err := o.merge()
+	if err != nil {
+		return err
+	}
+	x, err := o.Limits.execution()
+	if err != nil {
+		return err
+	}
+	x.NoError = o.NoError || !o.Quantize
+	collectGarbage(x.MaxMemory)
+	start := time.Now()
+	m := &merging{o: &o, g: g}
+	closeAll, err := m.open(ctx)
+	defer closeAll()
+	if err != nil {
+		return err
+	}
+	if m.plan, err = g.planned(ctx, func() (*convert.Plan, error) { return m.planMerge(opt) }); err != nil {
+		return err
+	}
+	if !g.Quiet {
+		for _, n := range m.merge.Notes {
+			noticef(g.Stderr, "%s", n)
+		}
+	}
+	if err := checkMemory(m.plan, x.MaxMemory); err != nil {
+		return err
+	}
+	if !o.DryRun {
+		w := convert.WriteOptions{Execution: x, Force: o.Force, Sources: append(slices.Clone(o.Adapters), o.sources()...)}
+		if o.Quantize {
+			w.Manifest = &manifest.Manifest{Tool: "nf4kit " + versionText(), Settings: o.settings, Source: manifest.SourceOf(m.base.Source)}
+		}
+		if err := write(ctx, g, m.plan, o.Dst, w); err != nil {
+			return err
+		}
+	}
+	return m.tell(ctx, x.Jobs, time.Since(start))
+}
+
+func (o *LoraMergeOptions) sources() []string {
+	if o.TrainedOn == "" {
+		return []string{o.Src}
+	}
+	return []string{o.Src, o.TrainedOn}
+}
+
+// open opens the models and the adapters, and decides which of the models the updates are added to.
+func (m *merging) open(ctx context.Context) (closeAll func(), err error) {
+	var closers []func()
+	closeAll = func() {
+		for _, c := range closers {
+			c()
+		}
+	}
+	models := make([]*weights.Model, 0, 2)
+	for _, path := range m.o.sources() {
+		src, err := m.g.open(ctx, path)
+		if err != nil {
+			return closeAll, err
+		}
+		closers = append(closers, func() { _ = src.Close() })
+		model, err := await(ctx, func() (*weights.Model, error) { return weights.Open(src) })
+		if err != nil {
+			return closeAll, err
+		}
+		models = append(models, model)
+	}
+	list, done, err := openAdapters(m.o.Adapters)
+	if err != nil {
+		return closeAll, err
+	}
+	closers = append(closers, done)
+	m.adapters, m.base = list, models[0]
+	plain := models[0].Quantized == nil
+	switch {
+	case m.o.TrainedOn != "" && !plain:
+		return closeAll, usagef("--trained-on: BASE, %s, is quantized itself", m.o.Src)
+	case m.o.TrainedOn != "" && models[1].Quantized == nil:
+		return closeAll, usagef("--trained-on: %s is not quantized", m.o.TrainedOn)
+	case m.o.Onto == "source" && !plain:
+		return closeAll, usagef("--onto source: %s is quantized; give the model in 16 bits as BASE", m.o.Src)
+	case m.o.Onto == "decoded" && plain && m.o.TrainedOn == "":
+		return closeAll, usagef("--onto decoded: %s is not quantized; give the quantized model that the adapter was trained on as BASE or as --trained-on", m.o.Src)
+	case m.o.TrainedOn != "" && m.o.Onto == "source":
+		m.other = models[1]
+	case m.o.TrainedOn != "":
+		m.base, m.other = models[1], models[0]
+	}
+	return closeAll, nil
+}
+
+// planMerge holds the adapters to the base and plans what is written.
+func (m *merging) planMerge(opt lora.Options) (*convert.Plan, error) {
+	o := m.o
+	plain := convert.DequantizeOptions{DType: o.DType, AllowIncomplete: o.AllowIncomplete, Stored: true}
+	var err error
+	if plain.MaxShardSize, err = parseSize("max-shard-size", o.MaxShardSize); err != nil {
+		return nil, err
+	}
+	before, err := convert.PlanPlain(m.base, plain)
+	if err != nil {
+		return nil, err
+	}
+	opt.Tied, opt.DType, opt.Cast = tiedHead(m.base), before.RunDType, o.DType != "auto"
+	opt.Wide = o.Quantize && m.base.FourBit != nil
+	if m.merge, err = lora.NewMerge(m.base.Tensors, m.adapters, opt); err != nil {
+		return nil, err
+	}
+	formats := m.formats()
+	merged := *m.base
+	if merged.Tensors, err = m.merge.Apply(m.base.Tensors); err != nil {
+		return nil, err
+	}
+	if !o.Quantize {
+		return convert.PlanPlain(&merged, plain)
+	}
+	copt, err := o.plan()
+	if err != nil {
+		return nil, err
+	}
+	copt.Formats = formats
+	p, err := convert.PlanModel(&merged, copt)
+	if err != nil {
+		return nil, err
+	}
+	return p, o.noteAdapters(m.adapters)
+}
+
+// formats are those that the weights of a 4-bit base have, unless flags ask for others.
+func (m *merging) formats() map[string]convert.Format {
+	if m.base.FourBit == nil || len(m.o.given) > 0 {
+		return nil
+	}
+	out := map[string]convert.Format{}
+	for _, w := range m.base.FourBit.Weights {
+		out[w.Name] = w.State.Format
+	}
+	return out
+}
+
+// noteAdapters puts into the settings of nf4kit.json what was merged.
+func (o *LoraMergeOptions) noteAdapters(list []*lora.Adapter) error {
+	var names []string
+	for i, a := range list {
+		name, err := a.Identity()
+		if err != nil {
+			return err
+		}
+		if len(o.Weights) > 0 {
+			name += fmt.Sprintf(" * %g", o.Weights[i])
+		}
+		names = append(names, name)
+	}
+	o.settings["lora"] = strings.Join(names, "\n")
+	return nil
+}
+
+// tell prints what was merged and what became of it.
+func (m *merging) tell(ctx context.Context, jobs int, took time.Duration) error {
+	o, g := m.o, m.g
+	var list []lora.Figures
+	var total lora.Figures
+	if !o.DryRun && !o.NoError {
+		if o.Quantize {
+			if err := m.survivors(ctx, jobs); err != nil {
+				return err
+			}
+		}
+		if m.other != nil {
+			if err := m.merge.Compare(ctx, m.other.Tensors, jobs); err != nil {
+				return err
+			}
+		}
+		list, total = m.merge.Figures(), m.merge.Total()
+	}
+	if g.JSON {
+		return writeJSON(g.Stdout, m.json(list, total, took))
+	}
+	if g.Quiet {
+		return nil
+	}
+	t := m.plan.Totals
+	to := "dry run: nothing is written"
+	if !o.DryRun {
+		to = "in " + durationText(took)
+	}
+	escape.Fprintf(g.Stdout, "%s + %s -> %s (%s)\n%d of %d tensors changed; %s\n", o.Src, strings.Join(o.Adapters, " + "), o.Dst, to, m.merge.Changed(),
+		len(m.plan.Items), bytesText(t.OutBytes))
+	if len(list) == 0 {
+		return nil
+	}
+	fmt.Fprintln(g.Stdout)
+	m.print(list, total)
+	return nil
+}
+
+// survivors reads what was quantized back.
+func (m *merging) survivors(ctx context.Context, jobs int) error {
+	src, err := checkpoint.Open(m.o.Dst)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	written, err := weights.Open(src)
+	if err != nil {
+		return err
+	}
+	return m.merge.Survivors(ctx, written.Tensors, jobs)
+}
+
+func (m *merging) print(list []lora.Figures, total lora.Figures) {
+	t := newTable(m.g.Stdout)
+	head := row("weight", "rank", "|D|/|W|", "max |D|", "survives", "lost/|D|")
+	if m.other != nil {
+		head = append(head, "|W-Q|/|D|")
+	}
+	t.AppendHeader(head)
+	alignRight(t, 2, len(head))
+	shown := list
+	if !m.g.Verbose {
+		shown = lora.ByKind(list)
+	}
+	for _, f := range append(shown, total) {
+		rank := any(f.Rank)
+		if f.Rank == 0 {
+			rank = ""
+		}
+		cells := row(f.Tensor, rank, figure(f.Relative), figure(f.Max), fmt.Sprintf("%.1f %%", 100*f.Survives), figure(f.Lost))
+		if m.other != nil {
+			cells = append(cells, figure(f.Gap))
+		}
+		t.AppendRow(cells)
+	}
+	t.Render()
+	if total.Survives < 0.5 && total.D > 0 {
+		warnf(m.g.Stderr, "%.0f %% of the update survives: the steps of the format are larger than it; write 16 bits, or quantize the merged 16-bit source with --scale mse",
+			100*total.Survives)
+	}
+}
+
+func (m *merging) json(list []lora.Figures, total lora.Figures, took time.Duration) any {
+	type figuresJSON struct {
+		Tensor   string  `json:"tensor"`
+		Rank     int64   `json:"rank,omitempty"`
+		Relative float64 `json:"relative_norm"`
+		Max      float64 `json:"max"`
+		Survives float64 `json:"survives"`
+		Lost     float64 `json:"lost"`
+		Gap      float64 `json:"base_error,omitempty"`
+	}
+	of := func(f lora.Figures) figuresJSON {
+		return figuresJSON{f.Tensor, f.Rank, f.Relative, f.Max, f.Survives, f.Lost, f.Gap}
+	}
+	tensors := []figuresJSON{}
+	for _, f := range list {
+		tensors = append(tensors, of(f))
+	}
+	out := map[string]any{
+		"schema": "nf4kit.lora.merge/1", "base": m.o.Src, "adapters": m.o.Adapters, "destination": m.o.Dst, "quantized": m.o.Quantize,
+		"changed_tensors": m.merge.Changed(), "tensors": tensors, "output_bytes": m.plan.Totals.OutBytes, "seconds": took.Seconds(),
+		"bits_per_parameter": m.plan.Totals.BitsPerParam(), "notes": append([]string{}, m.merge.Notes...),
+	}
+	if len(list) > 0 {
+		out["total"] = of(total)
+	}
+	return out
+}

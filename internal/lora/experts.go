@@ -1,0 +1,198 @@
+package lora
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/nf4kit/nf4kit/internal/weights"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// A stack is the experts of one layer that the checkpoint stores one by one.
+type stack struct {
+	leaves  map[string][]*weights.Tensor // gate_proj, up_proj, down_proj: by expert
+	experts int
+}
+
+// expertLeaves are the names of an expert's matrices in checkpoints, and of those that transformers makes of them.
+var expertLeaves = map[string]string{
+	"gate_proj": "gate_proj", "up_proj": "up_proj", "down_proj": "down_proj", "w1": "gate_proj", "w3": "up_proj", "w2": "down_proj",
+}
+
+var expertName = regexp.MustCompile(`^(.*\.experts)\.(\d{1,4})\.([a-z0-9_]+)\.weight$`)
+
+func (b *base) addExpert(t *weights.Tensor) {
+	m := expertName.FindStringSubmatch(t.Name)
+	if m == nil || len(t.Shape) != 2 {
+		return
+	}
+	leaf, ok := expertLeaves[m[3]]
+	if !ok {
+		return
+	}
+	s := b.experts[m[1]]
+	if s == nil {
+		s = &stack{leaves: map[string][]*weights.Tensor{}}
+		b.experts[m[1]] = s
+	}
+	var n int
+	fmt.Sscan(m[2], &n)
+	list := s.leaves[leaf]
+	for len(list) <= n {
+		list = append(list, nil)
+	}
+	list[n] = t
+	s.leaves[leaf] = list
+	s.experts = max(s.experts, len(list))
+}
+
+// bindExperts places the updates of a module's parameters (target_parameters), of which the first registered is innermost:
+// it has the most base_layer in its path (tuners/lora/layer.py, ParamWrapper).
+func (b *base) bindExperts(a *Adapter, path string, list []*Module, weight float64, at func(*weights.Tensor) *edit) error {
+	slices.SortFunc(list, func(x, y *Module) int { return cmp.Compare(len(y.Path), len(x.Path)) })
+	params := b.params(a, path)
+	if len(params) == 0 {
+		return b.unmatched(a, list[0].A0().Name, list[0].Path)
+	}
+	for _, m := range list {
+		if m.A == nil || m.Bias != nil || m.Magnitude != nil || m.Embedding {
+			return &Error{Path: a.file.Name(), Key: m.Path, Expect: "lora_A and lora_B alone for a parameter", Found: "more"}
+		}
+	}
+	if len(params) < len(list) {
+		return &Error{Path: a.file.Name(), Key: list[0].A.Name, Expect: fmt.Sprintf("updates of at most the %d parameters that the base has in %s", len(params), path), Found: fmt.Sprint(len(list))}
+	}
+	// In order, unless shapes say otherwise.
+	for _, m := range list {
+		i := slices.IndexFunc(params, func(p param) bool { return p.fits(m) })
+		if i < 0 {
+			return &Error{Path: a.file.Name(), Key: m.A.Name, Expect: "factors of a parameter of the base: " + paramNames(params), Found: fmt.Sprintf("%v and %v", m.A.Shape, m.B.Shape)}
+		}
+		p := params[i]
+		params = slices.Delete(params, i, i+1)
+		if err := a.checkRank(m, path+"."+p.name, p.experts); err != nil {
+			return err
+		}
+		r := m.Rank() / p.experts
+		for _, piece := range p.pieces(m) {
+			e := at(piece.t)
+			e.updates = append(e.updates, update{adapter: a, module: m, weight: weight, rank: r, rounds: true, parts: piece.parts,
+				scale: a.scaled(m, path+"."+p.name, r, weight)})
+		}
+	}
+	return nil
+}
+
+// A0 is a tensor of the module, for errors.
+func (m *Module) A0() *safetensors.Tensor {
+	for _, t := range []*safetensors.Tensor{m.A, m.B, m.Tokens, m.Magnitude, m.Bias, m.alpha} {
+		if t != nil {
+			return t
+		}
+	}
+	return &safetensors.Tensor{}
+}
+
+// A param is a stacked parameter of a module, stored as it is or expert by expert.
+type param struct {
+	name    string
+	experts int64
+	d1, d2  int64 // of an expert, as transformers 5 has them
+	stored  *weights.Tensor
+	one     [][]*weights.Tensor // the matrices of which one expert's is put together, by matrix and expert
+}
+
+func paramNames(list []param) string {
+	var out []string
+	for _, p := range list {
+		out = append(out, fmt.Sprintf("%s [%d, %d, %d]", p.name, p.experts, p.d1, p.d2))
+	}
+	return strings.Join(out, ", ")
+}
+
+// params lists the parameters of a module in the order in which transformers registers them.
+func (b *base) params(a *Adapter, path string) []param {
+	targeted := func(name string) bool {
+		return a.Config == nil || len(a.Config.Parameters) == 0 || slices.ContainsFunc(a.Config.Parameters, func(p string) bool {
+			full := path + "." + name
+			return full == p || strings.HasSuffix(full, "."+p)
+		})
+	}
+	var out []param
+	for _, p := range spellings(path) {
+		for _, leaf := range []string{"gate_up_proj", "down_proj", "gate_proj", "up_proj"} {
+			t := b.byName[p+"."+leaf]
+			if t != nil && len(t.Shape) == 3 && targeted(leaf) {
+				out = append(out, param{name: leaf, experts: t.Shape[0], d1: t.Shape[1], d2: t.Shape[2], stored: t})
+			}
+		}
+		if s := b.experts[p]; s != nil && len(out) == 0 {
+			out = s.params(targeted)
+		}
+		if len(out) > 0 {
+			return out
+		}
+	}
+	return nil
+}
+
+// params puts experts that are stored one by one together as transformers 5 does: gate above up, and down.
+func (s *stack) params(targeted func(string) bool) []param {
+	var out []param
+	for _, c := range []struct {
+		name   string
+		leaves []string
+	}{{"gate_up_proj", []string{"gate_proj", "up_proj"}}, {"down_proj", []string{"down_proj"}}} {
+		p := param{name: c.name, experts: int64(s.experts)}
+		for _, leaf := range c.leaves {
+			list := s.leaves[leaf]
+			if len(list) != s.experts || slices.Contains(list, nil) || p.d2 > 0 && list[0].Shape[1] != p.d2 {
+				p.experts = 0
+				break
+			}
+			p.d1 += list[0].Shape[0]
+			p.d2 = list[0].Shape[1]
+			p.one = append(p.one, list)
+		}
+		if p.experts > 0 && targeted(c.name) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// fits reports whether a module's factors are of this shape, in either orientation.
+func (p *param) fits(m *Module) bool {
+	in, out := m.A.Elems()/m.Rank(), m.B.Shape[0]
+	return len(m.A.Shape) == 2 && m.Rank()%p.experts == 0 && (in == p.d2 && out == p.d1 || in == p.d1 && out == p.d2 && p.stored != nil)
+}
+
+type placed struct {
+	t     *weights.Tensor
+	parts []part
+}
+
+// pieces says what of a module's update goes where.
+func (p *param) pieces(m *Module) []placed {
+	in, out := m.A.Shape[1], m.B.Shape[0]
+	if p.stored != nil {
+		turned := in == p.d1 && out == p.d2 && p.d1 != p.d2 // no released model has square experts
+		place := placed{t: p.stored}
+		for e := range p.experts {
+			place.parts = append(place.parts, part{first: e * p.d1 * p.d2, rows: p.d1, cols: p.d2, expert: e, experts: p.experts, turned: turned})
+		}
+		return []placed{place}
+	}
+	var all []placed
+	row0 := int64(0)
+	for _, list := range p.one {
+		for e, t := range list {
+			all = append(all, placed{t, []part{{rows: t.Shape[0], cols: t.Shape[1], expert: int64(e), experts: p.experts, row0: row0}}})
+		}
+		row0 += list[0].Shape[0]
+	}
+	return all
+}

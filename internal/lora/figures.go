@@ -1,0 +1,246 @@
+package lora
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/internal/weights"
+)
+
+// sums are those that a chunk adds to the figures of a tensor, in float64.
+type sums struct {
+	n                  int64
+	ww, dd, dr, ee, up float64 // |W|², |D|², <D, W'-W>, |W'-W-D|², max|D|
+	gap                float64 // |W-Q|²
+}
+
+// sumsOf compares what became of w with what was to be added.
+func sumsOf(w, d, after []float32) (s sums) {
+	s.n = int64(len(w))
+	d, after = d[:len(w)], after[:len(w)]
+	var up float32
+	for i, x := range w {
+		x, y := float64(x), float64(d[i])
+		r := float64(after[i]) - x
+		e := r - y
+		s.ww += float64(x * x)
+		s.dd += float64(y * y)
+		s.dr += float64(y * r)
+		s.ee += float64(e * e)
+		if a := d[i]; a > up {
+			up = a
+		} else if -a > up {
+			up = -a
+		}
+	}
+	s.up = float64(up)
+	return s
+}
+
+// add adds those of chunks, in the order of the tensor.
+func (s *sums) add(chunks map[int64]sums) {
+	end := int64(0)
+	for _, first := range slices.Sorted(maps.Keys(chunks)) {
+		c := chunks[first]
+		if first < end {
+			continue // a chunk that was read before, in other bounds
+		}
+		end = first + c.n
+		s.n += c.n
+		s.ww += c.ww
+		s.dd += c.dd
+		s.dr += c.dr
+		s.ee += c.ee
+		s.up = math.Max(s.up, c.up)
+	}
+}
+
+// Figures are what became of the update of one tensor.
+type Figures struct {
+	Tensor string
+	Rank   int64
+	// Relative is |D|/|W| and Max the largest element of D; W is the base's weight as it is held and D all that the adapters add.
+	Relative, Max float64
+	// Survives is <D, W'-W>/|D|², the share of the update that rounding leaves; Lost is |W'-W-D|/|D|, the error that it makes in
+	// units of the update.
+	Survives, Lost float64
+	W, D           float64 // |W| and |D|
+	Gap            float64 // |W-Q|/|D|, the error of the quantized base that an adapter was trained on; 0 if none was given
+}
+
+func (s *sums) figures(tensor string, rank int64) Figures {
+	f := Figures{Tensor: tensor, Rank: rank, Max: s.up, W: math.Sqrt(s.ww), D: math.Sqrt(s.dd)}
+	if s.ww > 0 {
+		f.Relative = f.D / f.W
+	}
+	if s.dd > 0 {
+		f.Survives, f.Lost, f.Gap = s.dr/s.dd, math.Sqrt(s.ee/s.dd), math.Sqrt(s.gap/s.dd)
+	}
+	return f
+}
+
+// figures are those of one tensor: of what was written, where that was read back.
+func (v *merged) figures() (sums, int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var s, gap sums
+	if v.written != nil {
+		s.add(v.written)
+	} else {
+		s.add(v.sums)
+	}
+	gap.add(v.gap)
+	s.gap = gap.ee
+	rank := int64(0)
+	for _, u := range v.edit.updates {
+		rank += u.rank
+	}
+	return s, rank
+}
+
+// Figures are those of every tensor with an update, in the order of the source, once it was read.
+func (m *Merge) Figures() []Figures {
+	var out []Figures
+	for _, v := range m.read {
+		if v.updated() {
+			s, rank := v.figures()
+			out = append(out, s.figures(v.t.Name, rank))
+		}
+	}
+	return out
+}
+
+// Total are the figures of all tensors together.
+func (m *Merge) Total() Figures { return join("all", m.Figures()) }
+
+// join puts figures together.
+func join(name string, list []Figures) Figures {
+	var all sums
+	for _, f := range list {
+		all.ww += f.W * f.W
+		all.dd += f.D * f.D
+		all.dr += f.Survives * f.D * f.D
+		all.ee += f.Lost * f.Lost * f.D * f.D
+		all.gap += f.Gap * f.Gap * f.D * f.D
+		all.up = math.Max(all.up, f.Max)
+	}
+	return all.figures(name, 0)
+}
+
+// ByKind joins the figures of tensors of one name in different layers.
+func ByKind(list []Figures) []Figures {
+	type kind struct {
+		name string
+		rank int64
+	}
+	var order []kind
+	of := map[kind][]Figures{}
+	for _, f := range list {
+		path := strings.TrimSuffix(f.Tensor, ".weight")
+		k := kind{path[strings.LastIndexByte(path, '.')+1:], f.Rank}
+		if of[k] == nil {
+			order = append(order, k)
+		}
+		of[k] = append(of[k], f)
+	}
+	var out []Figures
+	for _, k := range order {
+		f := of[k][0]
+		if n := len(of[k]); n > 1 {
+			f = join(fmt.Sprintf("%s (%d)", k.name, n), of[k])
+			f.Rank = k.rank
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// sweep runs f on every chunk of tensors, with the room for one.
+func sweep(ctx context.Context, jobs int, list []*merged, f func(v *merged, x *work, first int64, n int) error) error {
+	return stream.Run(ctx, stream.Options{Jobs: jobs}, func() *work { return works.Get().(*work) }, len(list), func(int) int64 { return 0 },
+		func(i int, each stream.Each[*work]) error {
+			v := list[i]
+			return each(int((v.end+chunk-1)/chunk), func(x *work, task int) error {
+				first := int64(task) * chunk
+				if err := f(v, x, first, int(min(chunk, v.end-first))); err != nil {
+					return fmt.Errorf("%s: %w", v.t.Name, err)
+				}
+				return nil
+			})
+		})
+}
+
+// beside lists the merged tensors that have a counterpart of their shape in a model.
+func (m *Merge) beside(tensors []weights.Tensor) (list []*merged, of map[*merged]*weights.Tensor) {
+	byName := map[string]*weights.Tensor{}
+	for i := range tensors {
+		byName[tensors[i].Name] = &tensors[i]
+	}
+	of = map[*merged]*weights.Tensor{}
+	for _, v := range m.read {
+		if t := byName[v.t.Name]; t != nil && v.updated() && slices.Equal(t.Shape, v.t.Shape) && t.Values != nil {
+			list, of[v] = append(list, v), t
+		}
+	}
+	return list, of
+}
+
+// read fills dst with elements of a tensor, from first on.
+func read(t *weights.Tensor, x *work, dst []float32, first int64) error {
+	e := t.Elem()
+	raw := x.raw[:len(dst)*e.Size()]
+	if err := t.Read(raw, first); err != nil {
+		return err
+	}
+	kernel.Widen(dst, raw, e)
+	return nil
+}
+
+// Survivors measures what is left of the updates in the tensors that were written, decoded.
+func (m *Merge) Survivors(ctx context.Context, written []weights.Tensor, jobs int) error {
+	list, of := m.beside(written)
+	for _, v := range list {
+		v.written = map[int64]sums{}
+	}
+	return sweep(ctx, jobs, list, func(v *merged, x *work, first int64, n int) error {
+		total, err := v.merge(x, x.out(n, v.out), first, n)
+		if err != nil {
+			return err
+		}
+		if err := read(of[v], x, x.w[:n], first); err != nil {
+			return err
+		}
+		v.note(v.written, first, sumsOf(x.base, total, x.w[:n]))
+		return nil
+	})
+}
+
+// Compare measures how far another form of the base is from it: the quantized one that an adapter was trained on.
+func (m *Merge) Compare(ctx context.Context, other []weights.Tensor, jobs int) error {
+	list, of := m.beside(other)
+	for _, v := range list {
+		v.gap = map[int64]sums{}
+	}
+	return sweep(ctx, jobs, list, func(v *merged, x *work, first int64, n int) error {
+		if err := v.load(x, x.w[:n], first); err != nil {
+			return err
+		}
+		if err := read(of[v], x, x.delta[:n], first); err != nil {
+			return err
+		}
+		var s sums
+		s.n = int64(n)
+		for i, w := range x.w[:n] {
+			d := float64(w) - float64(x.delta[i])
+			s.ee += float64(d * d)
+		}
+		v.note(v.gap, first, s)
+		return nil
+	})
+}

@@ -1,0 +1,112 @@
+package lora
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/weights"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// Options say how adapters are merged. The zero value is PEFT's default.
+type Options struct {
+	Weights   []float64         // of each adapter; nil: 1 each
+	Safe      bool              // a delta is rounded before it is added, as with safe_merge=True
+	Joint     bool              // one rounding for all adapters
+	Tied      bool              // an output head that is not stored shares the embeddings
+	Residual  bool              // the base is the one that the adapter's method changed
+	Cast      bool              // weights are held in DType rather than in what they are stored in
+	DType     safetensors.DType // of weights that were decoded, and of all with Cast
+	Wide      bool              // merged matrices are read unrounded, in float32: they are quantized
+	NoFigures bool
+}
+
+// A Merge is adapters held against a base.
+type Merge struct {
+	Adapters []*Adapter
+	Notes    []string // what a user should know
+
+	opt   Options
+	edits map[string]*edit
+	read  []*merged
+	cache cache
+
+	normMu sync.Mutex
+	dora   map[*Module][]float32
+}
+
+// NewMerge finds out what adapters change in a model of these tensors. It reads the adapters for values that are not finite.
+func NewMerge(tensors []weights.Tensor, adapters []*Adapter, opt Options) (*Merge, error) {
+	m := &Merge{Adapters: adapters, opt: opt, edits: map[string]*edit{}, cache: cache{held: map[*Module]*factors{}}, dora: map[*Module][]float32{}}
+	b := newBase(tensors, opt.Tied)
+	for i, a := range adapters {
+		if a.Config != nil && a.Config.BaseMutated() && !opt.Residual {
+			return nil, &Error{Path: a.Path, Key: "init_lora_weights", Expect: "an adapter of the base itself",
+				Found: fmt.Sprintf("%q, which changes the base before training", a.Config.Init),
+				Hint:  "merge it into the base that was saved with it and say --base-is-residual, or save the adapter with path_initial_model_for_weight_conversion"}
+		}
+		if err := a.CheckFinite(); err != nil {
+			return nil, err
+		}
+		weight := 1.
+		if opt.Weights != nil {
+			weight = opt.Weights[i]
+		}
+		before := map[string]*safetensors.Tensor{}
+		for name, e := range m.edits {
+			before[name] = e.replace
+		}
+		if err := b.bind(a, weight, m.edits, &m.Notes); err != nil {
+			return nil, err
+		}
+		for name, e := range m.edits {
+			if before[name] != nil && before[name] != e.replace {
+				return nil, &Error{Path: a.Path, Key: e.replace.Name, Expect: "one adapter at most that replaces a tensor", Found: "two, " + before[name].Name + " the other"}
+			}
+		}
+		for _, n := range a.Notes {
+			m.Notes = append(m.Notes, a.Path+": "+n)
+		}
+	}
+	return m, nil
+}
+
+// Changed counts the tensors that are changed.
+func (m *Merge) Changed() int { return len(m.edits) }
+
+// Apply returns the tensors with the adapters in the place of what they change. The model is not read.
+func (m *Merge) Apply(tensors []weights.Tensor) ([]weights.Tensor, error) {
+	out := slices.Clone(tensors)
+	m.read = nil
+	for i := range out {
+		t := &out[i]
+		e := m.edits[t.Name]
+		if e == nil {
+			continue
+		}
+		held := t.DType
+		if m.opt.Cast || t.Method != "" {
+			held = m.opt.DType
+		}
+		elem, ok := weights.ElemOf(held)
+		if !ok || elem == kernel.F64 {
+			return nil, &Error{Path: t.File, Key: t.Name, Expect: "a weight in bfloat16, float16 or float32", Found: held.String(),
+				Hint: "give --dtype to hold it in another"}
+		}
+		if len(t.Parts) > 0 {
+			return nil, &Error{Path: t.File, Key: t.Name, Expect: "a weight that is stored whole", Found: "experts one by one", Hint: "dequantize the base first"}
+		}
+		v := &merged{Merge: m, edit: e, t: *t, src: t.Values, dtype: held, held: elem, out: elem, end: t.Elems(), sums: map[int64]sums{}}
+		if m.opt.Wide && t.Method != "" && len(t.Shape) == 2 && len(e.updates) > 0 {
+			v.out = kernel.F32
+			t.DType, t.Unrounded = safetensors.F32, true
+		} else {
+			t.DType = held
+		}
+		t.Values = v
+		m.read = append(m.read, v)
+	}
+	return out, nil
+}

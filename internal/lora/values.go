@@ -1,0 +1,431 @@
+package lora
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+
+	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/linalg"
+	"github.com/nf4kit/nf4kit/internal/weights"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// chunk is how many elements are worked on at a time.
+const chunk = 1 << 17
+
+// merged are the values of a tensor with adapters added. They are computed as they are read.
+type merged struct {
+	*Merge
+	edit  *edit
+	t     weights.Tensor // as it was
+	src   weights.Values
+	dtype safetensors.DType // that W is held in, and W + D rounded to
+	held  kernel.Elem       // the same
+	out   kernel.Elem       // of what is read: held, or F32 where nothing is to be rounded
+	end   int64             // elements
+
+	mu      sync.Mutex
+	sums    map[int64]sums // by the first element of a chunk, of what was read
+	written map[int64]sums // of what was quantized and read back; nil where it was not
+	gap     map[int64]sums // of the base and another form of it, in ee
+}
+
+func (v *merged) Prefetch(off, n int64) { v.src.Prefetch(v.hint(off), v.hint(n)) }
+func (v *merged) Drop(off, n int64)     { v.src.Drop(v.hint(off), v.hint(n)) }
+
+// hint is a place in the base for one in what is read.
+func (v *merged) hint(n int64) int64 { return n / int64(v.out.Size()) * int64(v.t.DType.Bits()/8) }
+
+// work is the room for a chunk.
+type work struct {
+	raw   []byte
+	w     []float32 // the weight, then what has been added to it
+	delta []float32
+	base  []float32 // the weight before anything was added
+	total []float32 // of all deltas
+
+	merged []byte // room for the result, where nobody wants it
+}
+
+var works = sync.Pool{New: func() any {
+	return &work{raw: make([]byte, 8*chunk), w: make([]float32, chunk), delta: make([]float32, chunk), merged: make([]byte, 4*chunk)}
+}}
+
+// out is room for n merged elements.
+func (x *work) out(n int, e kernel.Elem) []byte { return x.merged[:n*e.Size()] }
+
+// ReadAt yields elements of the merged tensor.
+func (v *merged) ReadAt(p []byte, off int64) (int, error) {
+	size := int64(v.out.Size())
+	if off%size != 0 || int64(len(p))%size != 0 || off < 0 || off/size+int64(len(p))/size > v.end {
+		return 0, fmt.Errorf("lora: internal error: read of %d bytes at %d of %s", len(p), off, v.t.Name)
+	}
+	x := works.Get().(*work)
+	defer works.Put(x)
+	for done := 0; done < len(p); {
+		n := min(chunk, (len(p)-done)/int(size))
+		b := p[done : done+n*int(size)]
+		first := (off + int64(done)) / size
+		total, err := v.merge(x, b, first, n)
+		if err != nil {
+			return done, err
+		}
+		if total != nil {
+			kernel.Widen(x.w[:n], b, v.out)
+			v.note(v.sums, first, sumsOf(x.base, total, x.w[:n]))
+		}
+		done += len(b)
+	}
+	return len(p), nil
+}
+
+// load fills dst with n elements of the tensor before any update, in the dtype that it is held in.
+func (v *merged) load(x *work, dst []float32, first int64) error {
+	if r := v.edit.replace; r != nil {
+		f, err := readRange(r, first, int64(len(dst)))
+		if err != nil {
+			return err
+		}
+		copy(dst, f)
+	} else {
+		e := v.t.Elem()
+		raw := x.raw[:len(dst)*e.Size()]
+		if err := readFull(v.src, raw, first*int64(e.Size())); err != nil {
+			return fmt.Errorf("%s: read %s: %w", v.t.File, v.t.Name, err)
+		}
+		kernel.Widen(dst, raw, e)
+		if e == v.held {
+			return nil
+		}
+	}
+	v.round(x, dst)
+	return nil
+}
+
+// round rounds values to the dtype of the weight.
+func (v *merged) round(x *work, f []float32) {
+	if v.held == kernel.F32 {
+		return
+	}
+	raw := x.raw[:len(f)*v.held.Size()]
+	kernel.Narrow(raw, v.held, f)
+	kernel.Widen(f, raw, v.held)
+}
+
+// note keeps the sums of a chunk.
+func (v *merged) note(in map[int64]sums, first int64, s sums) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	in[first] = s
+}
+
+// updated reports whether there is something to measure.
+func (v *merged) updated() bool { return len(v.edit.updates)+len(v.edit.tokens) > 0 }
+
+// merge fills p with n elements from first on. Unless there are to be no figures, x.base has the base's elements then, and total
+// is what was to be added to them.
+func (v *merged) merge(x *work, p []byte, first int64, n int) (total []float32, err error) {
+	w, d := x.w[:n], x.delta[:n]
+	if err := v.load(x, w, first); err != nil {
+		return nil, err
+	}
+	measured := !v.opt.NoFigures && v.updated()
+	joint := len(v.edit.updates) != 1 || len(v.edit.tokens) > 0 || v.edit.updates[0].module.Magnitude != nil
+	if measured {
+		x.base = append(x.base[:0], w...)
+		if joint {
+			x.total = slices.Grow(x.total[:0], n)[:n]
+			clear(x.total)
+		}
+	}
+	for i := range v.edit.updates {
+		if err := v.add(x, &v.edit.updates[i], w, d, first, i == len(v.edit.updates)-1, measured && joint); err != nil {
+			return nil, err
+		}
+	}
+	for i := range v.edit.biases {
+		if err := v.addBias(x, &v.edit.biases[i], w, first); err != nil {
+			return nil, err
+		}
+	}
+	for i := range v.edit.tokens {
+		if err := v.setRows(x, &v.edit.tokens[i], w, first, measured); err != nil {
+			return nil, err
+		}
+	}
+	kernel.Narrow(p, v.out, w)
+	if at := kernel.FirstNonFinite(v.out, p, n); at >= 0 {
+		return nil, &weights.ValueError{Tensor: v.t.Name, File: v.t.File, Index: first + int64(at), Shape: v.t.Shape,
+			Value: float64(w[at]), DType: v.dtype}
+	}
+	switch {
+	case !measured:
+		return nil, nil
+	case joint:
+		return x.total, nil
+	}
+	return d, nil
+}
+
+// add adds one update to w: last says that no other follows, and so that what is left unrounded may stay so.
+func (v *merged) add(x *work, u *update, w, d []float32, first int64, last, total bool) error {
+	clear(d)
+	if err := v.product(u, d, first); err != nil {
+		return err
+	}
+	s := u.scale
+	for i, p := range d {
+		d[i] = p * s
+	}
+	wide := v.out != v.held // nothing is to be rounded
+	if u.rounds && !wide || v.opt.Safe && u.module.Magnitude == nil && !wide {
+		v.round(x, d)
+	}
+	if total && u.module.Magnitude == nil {
+		addTo(x.total, d)
+	}
+	if u.module.Magnitude == nil {
+		addTo(w, d)
+	} else {
+		before := slices.Clone(w)
+		if err := v.magnitude(x, u, w, d, first); err != nil {
+			return err
+		}
+		if total {
+			for i := range w {
+				x.total[i] += w[i] - before[i]
+			}
+		}
+	}
+	if !wide && (!v.opt.Joint || last) {
+		v.round(x, w)
+	}
+	return nil
+}
+
+func addTo(w, d []float32) {
+	d = d[:len(w)]
+	for i, x := range d {
+		w[i] += x
+	}
+}
+
+// product adds B @ A of an update to d, the elements of the tensor from first on.
+func (v *merged) product(u *update, d []float32, first int64) error {
+	f, err := v.cache.get(u.module)
+	if err != nil {
+		return err
+	}
+	end := first + int64(len(d))
+	from, _ := slices.BinarySearchFunc(u.parts, first, func(p part, first int64) int {
+		if p.first+p.rows*p.cols <= first {
+			return -1
+		}
+		return 1
+	})
+	for _, p := range u.parts[from:] {
+		if p.first >= end {
+			break
+		}
+		lo, hi := max(first, p.first), min(end, p.first+p.rows*p.cols)
+		left, right := f.of(u, &p)
+		multiply(d[lo-first:hi-first], left, right, lo-p.first, p.cols)
+	}
+	return nil
+}
+
+// multiply adds elements of left @ right from at on to d, which may begin and end within rows of cols.
+func multiply(d []float32, left, right linalg.Matrix, at, cols int64) {
+	for len(d) > 0 {
+		row, col := at/cols, at%cols
+		rows, width := int64(len(d))/cols, cols
+		if col > 0 || rows == 0 {
+			rows, width = 1, min(cols-col, int64(len(d)))
+		}
+		n := rows * width
+		linalg.MulAdd(linalg.New(d[:n], int(rows), int(width)), left.Slice(int(row), int(row+rows), 0, left.Cols),
+			right.Slice(0, right.Rows, int(col), int(col+width)), 1)
+		d, at = d[n:], at+n
+	}
+}
+
+// magnitude makes w, to which d is to be added, what DoRA makes of it: (m/|V|) V with V = w + d (tuners/lora/variants.py).
+func (v *merged) magnitude(x *work, u *update, w, d []float32, first int64) error {
+	factors, err := v.norms(u)
+	if err != nil {
+		return err
+	}
+	p := &u.parts[0]
+	for i := range w {
+		at := first + int64(i)
+		k := at / p.cols
+		if p.turned {
+			k = at % p.cols
+		}
+		w[i] = float32(factors[k] * float32(w[i]+d[i]))
+	}
+	return nil
+}
+
+// norms are m/|V| of every output, from one pass over the weight without other adapters.
+func (v *merged) norms(u *update) ([]float32, error) {
+	v.normMu.Lock()
+	defer v.normMu.Unlock()
+	if f, ok := v.dora[u.module]; ok {
+		return f, nil
+	}
+	m, err := readFloats(u.module.Magnitude)
+	if err != nil {
+		return nil, err
+	}
+	p := &u.parts[0]
+	sums := make([]float64, len(m))
+	x := &work{raw: make([]byte, 8*chunk)}
+	w, d := make([]float32, chunk), make([]float32, chunk)
+	for first := int64(0); first < v.end; first += chunk {
+		n := min(chunk, v.end-first)
+		if err := v.load(x, w[:n], first); err != nil {
+			return nil, err
+		}
+		clear(d)
+		if err := v.product(u, d[:n], first); err != nil {
+			return nil, err
+		}
+		for i := range w[:n] {
+			at := first + int64(i)
+			k := at / p.cols
+			if p.turned {
+				k = at % p.cols
+			}
+			y := float64(w[i] + float32(d[i]*u.scale))
+			sums[k] += float64(y * y)
+		}
+	}
+	for k := range m {
+		n := float32(math.Sqrt(sums[k]))
+		if n == 0 {
+			return nil, &Error{Path: u.adapter.Path, Key: u.module.Magnitude.Name, Expect: "outputs with weights, to be scaled", Found: fmt.Sprintf("output %d of zeros", k)}
+		}
+		m[k] /= n
+	}
+	v.dora[u.module] = m
+	return m, nil
+}
+
+func (v *merged) addBias(x *work, b *bias, w []float32, first int64) error {
+	f, err := readRange(b.module.Bias, first, int64(len(w)))
+	if err != nil {
+		return err
+	}
+	for i := range w {
+		w[i] += float32(f[i] * b.scale)
+	}
+	v.round(x, w)
+	return nil
+}
+
+// setRows puts trained rows in the place of the base's.
+func (v *merged) setRows(x *work, u *update, w []float32, first int64, measured bool) error {
+	cols := u.module.Tokens.Shape[1]
+	for k, id := range u.module.IDs {
+		lo, hi := max(first, id*cols), min(first+int64(len(w)), (id+1)*cols)
+		if lo >= hi {
+			continue
+		}
+		f, err := readRange(u.module.Tokens, int64(k)*cols+lo-id*cols, hi-lo)
+		if err != nil {
+			return err
+		}
+		v.round(x, f)
+		part := w[lo-first : hi-first]
+		for i := range part {
+			if measured {
+				x.total[lo-first+int64(i)] += f[i] - part[i]
+			}
+			part[i] = f[i]
+		}
+	}
+	return nil
+}
+
+// factors are those of one module, as float32.
+type factors struct {
+	a, b []float32
+	once sync.Once
+	err  error
+	used int64
+	size int64
+}
+
+// of are the two sides of the product that a part of a tensor gets.
+func (f *factors) of(u *update, p *part) (left, right linalg.Matrix) {
+	r, all := int(u.rank), int(u.module.Rank())
+	in, out := len(f.a)/all, len(f.b)/all
+	a, b := linalg.New(f.a, all, in), linalg.New(f.b, out, all)
+	if p.experts > 1 {
+		a = a.Slice(int(p.expert)*r, int(p.expert+1)*r, 0, in)
+		own := make([]float32, out*r) // column k of expert e is k*experts + e
+		for i := range out {
+			for k := range r {
+				own[i*r+k] = f.b[i*all+k*int(p.experts)+int(p.expert)]
+			}
+		}
+		b = linalg.New(own, out, r)
+	}
+	if p.turned {
+		return a.T(), b.T()
+	}
+	return b.Slice(int(p.row0), int(p.row0+p.rows), 0, b.Cols), a
+}
+
+// cacheBytes bounds the factors that are held beyond those in use.
+const cacheBytes = 32 << 20
+
+// cache holds the factors of the modules that were used last.
+type cache struct {
+	mu    sync.Mutex
+	held  map[*Module]*factors
+	bytes int64
+	tick  int64
+}
+
+func (c *cache) get(m *Module) (*factors, error) {
+	f := c.entry(m)
+	f.once.Do(func() {
+		if f.a, f.err = readFloats(m.A); f.err == nil {
+			f.b, f.err = readFloats(m.B)
+		}
+	})
+	return f, f.err
+}
+
+func (c *cache) entry(m *Module) *factors {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tick++
+	f := c.held[m]
+	if f == nil {
+		f = &factors{size: 4 * (m.A.Elems() + m.B.Elems())}
+		for c.bytes > 0 && c.bytes+f.size > cacheBytes {
+			c.drop()
+		}
+		c.held[m] = f
+		c.bytes += f.size
+	}
+	f.used = c.tick
+	return f
+}
+
+// drop lets go of the factors that were not used for longest.
+func (c *cache) drop() {
+	var oldest *Module
+	for m, f := range c.held {
+		if oldest == nil || f.used < c.held[oldest].used {
+			oldest = m
+		}
+	}
+	c.bytes -= c.held[oldest].size
+	delete(c.held, oldest)
+}
