@@ -468,6 +468,25 @@ func TestCheckTables(t *testing.T) {
 	if got := problems[0].String(); got != "a: w.nested_quant_map: wrong code table: expected 1 at code 255, found 0.5 (decodes to other values on a GPU than on a CPU); breaks bitsandbytes" {
 		t.Error(got)
 	}
+	// Another map that is one breaks nothing.
+	dynamic[255] = 1
+	dynamic[0] = -1
+	put("w.nested_quant_map", dynamic[:])
+	if g, err = Group(s.tensors(t)); err != nil {
+		t.Fatal(err)
+	}
+	problems, err = g.Weights[0].CheckTables(&codes, &want)
+	if err != nil || len(problems) != 1 || problems[0].Kind != OtherMap || problems[0].Severity != Notice || len(problems[0].Breaks) > 0 {
+		t.Error(problems, err)
+	}
+	dynamic[3] = float32(math.NaN())
+	put("w.nested_quant_map", dynamic[:])
+	if g, err = Group(s.tensors(t)); err != nil {
+		t.Fatal(err)
+	}
+	if problems, err = g.Weights[0].CheckTables(&codes, &want); err != nil || len(problems) != 1 || problems[0].Kind != WrongTable {
+		t.Error(problems, err)
+	}
 }
 
 func ExampleGroup() {

@@ -42,6 +42,7 @@ const (
 	NestedBlocks    Kind = "nested block size"  // of the second level, other than 256
 	QuantStorage    Kind = "quant storage"      // packed bytes labelled as another dtype than U8
 	WrongTable      Kind = "wrong code table"   // quant_map or nested_quant_map is not the table of its type
+	OtherMap        Kind = "another 8-bit map"  // nested_quant_map is not the dynamic map, and may well be so
 	Mixed           Kind = "mixed quantization" // not every weight has the same type and double quantization
 	ConfigMismatch  Kind = "config mismatch"    // quantization_config says otherwise than the tensors
 	FloatDType      Kind = "decoded dtype"      // float32, which vLLM sizes its packed tensors wrong for

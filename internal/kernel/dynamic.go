@@ -37,11 +37,35 @@ func newDynamicMap() (m [256]float32, threshold [256]float32) {
 		m[126-i] = -m[128+i]
 	}
 	m[255] = 1
+	return m, thresholds8(&m)
+}
+
+// thresholds8 are the float32 midpoints of a map's neighbours, and infinity.
+func thresholds8(m *[256]float32) (threshold [256]float32) {
 	for i := range 255 {
 		threshold[i] = (m[i] + m[i+1]) / 2
 	}
 	threshold[255] = float32(math.Inf(1))
-	return m, threshold
+	return threshold
+}
+
+// MapQuantize is DynamicQuantize with another map of 256 finite values in ascending order.
+func MapQuantize(m *[256]float32, codes []byte, nested []float32, scales []float32, offset float32) {
+	if *m == dynamicMap {
+		DynamicQuantize(codes, nested, scales, offset)
+		return
+	}
+	threshold := thresholds8(m)
+	quantize8(&threshold, codes, nested, scales, offset)
+}
+
+// MapDequantize is DynamicDequantize with another map.
+func MapDequantize(m *[256]float32, scales []float32, codes []byte, nested []float32, offset float32) {
+	if *m == dynamicMap {
+		DynamicDequantize(scales, codes, nested, offset)
+		return
+	}
+	dequantize8(m, scales, codes, nested, offset)
 }
 
 // DynamicMap returns the 256 values of the signed dynamic map.
@@ -49,6 +73,10 @@ func DynamicMap() [256]float32 { return dynamicMap }
 
 // dynamicQuantizeGeneric is the specification of DynamicQuantize.
 func dynamicQuantizeGeneric(codes []byte, nested []float32, scales []float32, offset float32) {
+	quantize8(&dynamicThreshold, codes, nested, scales, offset)
+}
+
+func quantize8(threshold *[256]float32, codes []byte, nested []float32, scales []float32, offset float32) {
 	for b := range nested {
 		lo, hi := b*DynamicBlock, min((b+1)*DynamicBlock, len(scales))
 		var m uint32
@@ -63,15 +91,14 @@ func dynamicQuantizeGeneric(codes []byte, nested []float32, scales []float32, of
 			continue
 		}
 		for i, s := range scales[lo:hi] {
-			out[i] = dynamicCode((s - offset) / a)
+			out[i] = code8(threshold, (s-offset)/a)
 		}
 	}
 }
 
-// dynamicCode counts the thresholds strictly below y by bisection. Its eight comparisons are near impossible to predict,
+// code8 counts the thresholds strictly below y by bisection. Its eight comparisons are near impossible to predict,
 // so there is no branch on them.
-func dynamicCode(y float32) uint8 {
-	t := &dynamicThreshold
+func code8(t *[256]float32, y float32) uint8 {
 	c := above(y, t[127]) << 7
 	c += above(y, t[c+63]) << 6
 	c += above(y, t[c+31]) << 5
@@ -93,11 +120,15 @@ func above(y, t float32) uint8 {
 
 // dynamicDequantizeGeneric is the specification of DynamicDequantize.
 func dynamicDequantizeGeneric(scales []float32, codes []byte, nested []float32, offset float32) {
+	dequantize8(&dynamicMap, scales, codes, nested, offset)
+}
+
+func dequantize8(m *[256]float32, scales []float32, codes []byte, nested []float32, offset float32) {
 	for b, a := range nested {
 		lo, hi := b*DynamicBlock, min((b+1)*DynamicBlock, len(codes))
 		out := scales[lo:hi]
 		for i, c := range codes[lo:hi] {
-			out[i] = float32(dynamicMap[c]*a) + offset
+			out[i] = float32(m[c]*a) + offset
 		}
 	}
 }

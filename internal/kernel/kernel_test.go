@@ -572,3 +572,40 @@ func floats(b []byte) []float32 {
 	}
 	return v
 }
+
+// The dynamic map gives what DynamicQuantize and DynamicDequantize do, and another map the nearest of its values.
+func TestMaps(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 3))
+	scales := make([]float32, 700)
+	for i := range scales {
+		scales[i] = float32(r.NormFloat64())
+	}
+	const offset = 0.25
+	same := DynamicMap()
+	var steps [256]float32
+	for i := range steps {
+		steps[i] = float32(i)/127.5 - 1
+	}
+	for name, m := range map[string]*[256]float32{"dynamic": &same, "steps": &steps} {
+		codes, nested, got := make([]byte, len(scales)), make([]float32, 3), make([]float32, len(scales))
+		MapQuantize(m, codes, nested, scales, offset)
+		MapDequantize(m, got, codes, nested, offset)
+		wantCodes, wantNested := make([]byte, len(scales)), make([]float32, 3)
+		DynamicQuantize(wantCodes, wantNested, scales, offset)
+		if !slices.Equal(nested, wantNested) || name == "dynamic" && !slices.Equal(codes, wantCodes) {
+			t.Errorf("%s: constants or codes differ from those of DynamicQuantize", name)
+		}
+		for i, s := range scales {
+			a := float64(nested[i/256])
+			y := float64(s-offset) / a
+			for _, v := range m {
+				if math.Abs(float64(v)-y) < math.Abs(float64(m[codes[i]])-y)-1e-6 {
+					t.Fatalf("%s: scale %v has the code %d of %v, %v is nearer to %v", name, s, codes[i], m[codes[i]], v, y)
+				}
+			}
+			if want := float32(m[codes[i]]*nested[i/256]) + offset; got[i] != want {
+				t.Errorf("%s: scale %d is %v, want %v", name, i, got[i], want)
+			}
+		}
+	}
+}

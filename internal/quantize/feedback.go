@@ -25,7 +25,7 @@ const panelRows = 64
 // Needs is two passes over whole rows.
 func (m *Feedback) Needs(w *Weight) Needs {
 	m.Searched.Signed = true
-	return Needs{Passes: 2, Rows: true, Exclusive: true,
+	return Needs{Passes: 2, Rows: true, Exclusive: true, FitMap: true,
 		Memory: int64(runtime.GOMAXPROCS(0)) * (feedback.RowsMemory(panelRows, w.Cols) + 4*panelRows*w.Cols)}
 }
 

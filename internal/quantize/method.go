@@ -2,6 +2,7 @@ package quantize
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/search"
@@ -24,6 +25,7 @@ type Method interface {
 type Needs struct {
 	Passes int   // over the values: 1 or 2
 	Rows   bool  // panels are to be whole rows
+	FitMap bool  // the 8-bit map of double quantization is to be made for the scales
 	Memory int64 // bytes that the method holds while the weight is worked on
 
 	// Exclusive keeps other weights that ask for it waiting, from Load to the last codes: what the method holds on top of
@@ -73,6 +75,10 @@ func InputsOf(moments []float32) (in Inputs, err error) {
 	in.weights, err = search.NewWeights(moments)
 	return in, err
 }
+
+// FitsMap tells whether a weight of that name may have an 8-bit map of its own. Of experts, Unsloth takes what the first of a
+// layer has for all of them.
+func FitsMap(name string) bool { return !strings.Contains(name, "experts.") }
 
 // For makes the method of a scale, for one weight.
 func For(s bnb.Scale) (Method, error) {

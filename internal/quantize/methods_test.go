@@ -90,7 +90,8 @@ func make4bit(t *testing.T, name bnb.Scale, rows, cols int64, block int, double 
 		return v
 	}
 	if double {
-		kernel.DynamicDequantize(scale, out.parts[1], floats(out.parts[3]), offset)
+		table := [256]float32(floats(out.parts[4]))
+		kernel.MapDequantize(&table, scale, out.parts[1], floats(out.parts[3]), offset)
 	} else {
 		scale = floats(out.parts[1])
 	}

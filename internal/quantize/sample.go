@@ -77,13 +77,16 @@ func (s *Sample) Errors(scale bnb.Scale, blockSize int) (single, double float64,
 		codes[i] = make([]byte, (len(p.x)+1)/2)
 		m.Scales(s.panel(p, blockSize), scales[at:], codes[i])
 	}
-	offset := doublequant.Offset(scales)
-	level2, nested := make([]byte, len(scales)), make([]float32, doublequant.NestedLen(len(scales)))
-	if err := doublequant.Quantize(level2, nested, scales, offset); err != nil {
-		return 0, 0, err
+	offset, table := doublequant.Offset(scales), doublequant.Map()
+	if m.Needs(&Weight{}).FitMap {
+		f := new(search.MapFit)
+		f.Add(scales, offset)
+		table = f.Map()
 	}
+	level2, nested := make([]byte, len(scales)), make([]float32, doublequant.NestedLen(len(scales)))
+	kernel.MapQuantize(&table, level2, nested, scales, offset)
 	decoded := make([]float32, len(scales))
-	kernel.DynamicDequantize(decoded, level2, nested, offset)
+	kernel.MapDequantize(&table, decoded, level2, nested, offset)
 	return s.left(m, blockSize, scales, codes), s.left(m, blockSize, decoded, codes), nil
 }
 

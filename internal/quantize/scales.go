@@ -9,6 +9,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/search"
 )
 
 // scales are those of one weight: in memory, or beyond the budget in a file. That is the output itself
@@ -24,6 +25,7 @@ type scales struct {
 	codes  []byte    // of double quantization
 	nested []float32
 	offset float32
+	table  [256]float32 // the 8-bit map
 	file   *os.File
 }
 
@@ -117,6 +119,20 @@ func (s *scales) mean(w *Worker) error {
 	return nil
 }
 
+// fit finds the 8-bit map.
+func (s *scales) fit(w *Worker) error {
+	f := new(search.MapFit)
+	for first := int64(0); first < s.n; first += groupTask {
+		v, err := s.read(w, first, int(min(groupTask, s.n-first)))
+		if err != nil {
+			return err
+		}
+		f.Add(v, s.offset)
+	}
+	s.table = f.Map()
+	return nil
+}
+
 // doubleQuantize stores the second level of groupTask scales.
 func (s *scales) doubleQuantize(w *Worker, task int) error {
 	first := int64(task) * groupTask
@@ -130,7 +146,7 @@ func (s *scales) doubleQuantize(w *Worker, task int) error {
 	if s.codes != nil {
 		codes, nested = s.codes[first:][:n], s.nested[group:][:len(nested)]
 	}
-	kernel.DynamicQuantize(codes, nested, v, s.offset)
+	kernel.MapQuantize(&s.table, codes, nested, v, s.offset)
 	if err := writeFull(s.parts.Absmax, codes, first); err != nil {
 		return err
 	}
@@ -162,7 +178,7 @@ func (s *scales) decoded(w *Worker, first int64, n int) ([]float32, error) {
 	for done, at := 0, first; done < n; {
 		k := min(n-done, int(doublequant.BlockSize-at%doublequant.BlockSize))
 		g := at/doublequant.BlockSize - group
-		kernel.DynamicDequantize(dst[done:done+k], codes[done:done+k], nested[g:g+1], s.offset)
+		kernel.MapDequantize(&s.table, dst[done:done+k], codes[done:done+k], nested[g:g+1], s.offset)
 		done, at = done+k, at+int64(k)
 	}
 	return dst, nil

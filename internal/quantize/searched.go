@@ -15,7 +15,7 @@ type Searched struct {
 }
 
 // Needs is two passes over anything.
-func (Searched) Needs(*Weight) Needs { return Needs{Passes: 2} }
+func (Searched) Needs(*Weight) Needs { return Needs{Passes: 2, FitMap: true} }
 
 // searchStep is how many elements are widened at a time: a multiple of every block size.
 const searchStep = 1 << 13

@@ -53,6 +53,7 @@ type Weight struct {
 	Type        kernel.Type
 	BlockSize   int
 	DoubleQuant bool
+	DynamicMap  bool // double quantization is by bitsandbytes' own 8-bit map whatever the method, see FitsMap
 	Method      Method
 	Load        func() (Inputs, error) // what is known of the inputs, when the weight's turn comes; nil: nothing
 	Inputs      Inputs                 // loaded
@@ -122,7 +123,7 @@ func (r *Run) New(w *Weight) *Job {
 	j.step = RangeBytes / j.size
 	j.panel, j.rows = panelOf(w, j.needs, j.step)
 	bs := int64(w.BlockSize)
-	j.scales = scales{n: (j.n + bs - 1) / bs, double: w.DoubleQuant, parts: &w.Parts, run: r}
+	j.scales = scales{n: (j.n + bs - 1) / bs, double: w.DoubleQuant, parts: &w.Parts, run: r, table: doublequant.Map()}
 	streams := j.needs.Memory
 	var held int64
 	if r.Measure {
@@ -189,6 +190,11 @@ func (j *Job) Quantize(each stream.Each[*Worker]) (Result, error) {
 	if j.DoubleQuant {
 		if err := each(1, func(w *Worker, _ int) error { return j.scales.mean(w) }); err != nil {
 			return Result{}, err
+		}
+		if j.needs.FitMap && !j.DynamicMap {
+			if err := each(1, func(w *Worker, _ int) error { return j.scales.fit(w) }); err != nil {
+				return Result{}, err
+			}
 		}
 		if err := each(ceilDiv(j.scales.n, groupTask), j.scales.doubleQuantize); err != nil {
 			return Result{}, err
@@ -339,8 +345,7 @@ func (j *Job) constants(w *Worker, _ int) error {
 		return err
 	}
 	if j.DoubleQuant {
-		m := doublequant.Map()
-		if err := writeFloats(w, j.Parts.NestedQuantMap, m[:], 0); err != nil {
+		if err := writeFloats(w, j.Parts.NestedQuantMap, j.scales.table[:], 0); err != nil {
 			return err
 		}
 	}

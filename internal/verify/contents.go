@@ -40,12 +40,11 @@ func grow[T any](p *[]T, n int) []T {
 // contents checks every code and constant of every quantized weight.
 func (r *Report) contents(ctx context.Context, groups *fourbit.Groups, opt Options) error {
 	found := make([][]Finding, len(groups.Weights))
-	absmax := r.Manifest == nil || !scalesChosen(r.Manifest)
 	var mu sync.Mutex
 	err := stream.Run(ctx, opt.Stream, newScratch, len(groups.Weights), func(i int) int64 {
 		return groups.Weights[i].Size.Nested * 4
 	}, func(i int, each stream.Each[*scratch]) error {
-		c := &content{w: groups.Weights[i], absmax: absmax}
+		c := &content{w: groups.Weights[i], absmax: !r.searched}
 		if err := c.check(each, func(n int64) {
 			if opt.Progress == nil {
 				return

@@ -8,6 +8,8 @@ import (
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/quantize"
+	"github.com/nf4kit/nf4kit/internal/search"
 	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
@@ -174,10 +176,21 @@ func (d *derivation) compareScales(w *scratch, first int64, abs []float32) error
 		return nil
 	}
 	want, nested := grow(&w.scaleCodes, len(abs)), grow(&w.nested, doublequant.NestedLen(len(abs)))
-	kernel.DynamicQuantize(want, nested, abs, d.offset)
+	table := doublequant.Map()
+	if d.searched() { // abs are all scales
+		if quantize.FitsMap(d.w.Name) {
+			f := new(search.MapFit)
+			f.Add(abs, d.offset)
+			table = f.Map()
+		}
+		if err := d.compareTable(&table); err != nil {
+			return err
+		}
+	}
+	kernel.MapQuantize(&table, want, nested, abs, d.offset)
 	if d.searched() {
 		d.decoded = make([]float32, len(abs))
-		kernel.DynamicDequantize(d.decoded, want, nested, d.offset)
+		kernel.MapDequantize(&table, d.decoded, want, nested, d.offset)
 	}
 	if err := d.compareFloats(w, d.w.NestedAbsmax, first/doublequant.BlockSize, nested); err != nil {
 		return err
@@ -188,6 +201,24 @@ func (d *derivation) compareScales(w *scratch, first int64, abs []float32) error
 	}
 	if !bytes.Equal(got, want) {
 		d.compareScaleCodes(got, want, first, abs, nested)
+	}
+	return nil
+}
+
+// compareTable compares the 8-bit map.
+func (d *derivation) compareTable(want *[256]float32) error {
+	raw := make([]byte, 4*len(want))
+	if err := readFull(d.w.NestedQuantMap, raw, 0); err != nil {
+		return fmt.Errorf("%s: read %s: %w", d.w.NestedQuantMap.Shard, d.w.NestedQuantMap.Name, err)
+	}
+	var got [256]float32
+	kernel.Widen(got[:], raw, kernel.F32)
+	for i := range want {
+		if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
+			d.wrongScales++
+			d.add(fourbit.Error, d.w.NestedQuantMap, "the map differs from that derived from the source, first at code %d: expected %v, found %v", i, want[i], got[i])
+			return nil
+		}
 	}
 	return nil
 }

@@ -135,6 +135,9 @@ func (r *Report) tables(w *fourbit.Weight) error {
 	codes := nf4.Codebook(w.State.Type)
 	nested := doublequant.Map()
 	problems, err := w.CheckTables(&codes, &nested)
+	if r.searched {
+		problems = slices.DeleteFunc(problems, func(p *fourbit.Problem) bool { return p.Kind == fourbit.OtherMap })
+	}
 	if err != nil {
 		return err
 	}

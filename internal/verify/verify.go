@@ -64,6 +64,8 @@ type Report struct {
 	Digests  int     // tensors whose recorded digest was compared
 	Formula  float64 // bits per parameter of codes and constants that type, block size and double quantization promise
 	Proof    *Proof  // nil without a source
+
+	searched bool // the manifest names another method of scales than absmax
 }
 
 // Failed reports whether one of the targets will fail on the checkpoint or misread it, or a digest or the source says that
@@ -165,6 +167,8 @@ func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, e
 		return nil, err
 	}
 	r.Targets = sub.targets
+	m, badManifest := manifest.Read(src)
+	r.searched = m != nil && scalesChosen(m)
 	if err := r.structure(sub); err != nil {
 		return nil, err
 	}
@@ -173,6 +177,10 @@ func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, e
 	}
 	r.Formula = formula(groups)
 	if !opt.StructureOnly {
+		if badManifest != nil {
+			r.find(fourbit.Warning, manifest.Name, "", "%v", badManifest)
+		}
+		r.Manifest = m
 		if err := r.deep(ctx, sub, opt); err != nil {
 			return nil, err
 		}
@@ -198,12 +206,7 @@ func nothingTo(src *checkpoint.Source) error {
 
 // deep reads every byte.
 func (r *Report) deep(ctx context.Context, sub *subject, opt Options) error {
-	src, groups := sub.src, sub.groups
-	m, err := manifest.Read(src)
-	if err != nil {
-		r.find(fourbit.Warning, manifest.Name, "", "%v", err)
-	}
-	r.Manifest = m
+	src, groups, m := sub.src, sub.groups, r.Manifest
 	if err := r.contents(ctx, groups, opt); err != nil {
 		return err
 	}
