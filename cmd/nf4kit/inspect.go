@@ -77,7 +77,7 @@ func printArchitectures(g *globals) error {
 		}
 		out := []typeJSON{}
 		for _, t := range types {
-			out = append(out, typeJSON{t.ModelType, t.Classes, t.In5, t.In4, t.Notes})
+			out = append(out, typeJSON{t.ModelType, t.Classes, t.In[arch.V5], t.In[arch.V4], t.Notes})
 		}
 		components := []string{}
 		for _, c := range arch.Components() {
@@ -89,7 +89,7 @@ func printArchitectures(g *globals) error {
 	t := newTable(g.Stdout)
 	t.AppendHeader(row("model type", "transformers 5", "4.57", "they agree", "classes"))
 	for _, x := range types {
-		t.AppendRow(row(x.ModelType, tick[x.In5], tick[x.In4], tick[len(x.Notes) == 0], wrapNames(x.Classes, 2)))
+		t.AppendRow(row(x.ModelType, tick[x.In[arch.V5]], tick[x.In[arch.V4]], tick[len(x.Notes) == 0], wrapNames(x.Classes, 2)))
 		if g.Verbose {
 			for _, n := range x.Notes {
 				t.AppendRow(row("", "", "", "", n))

@@ -116,15 +116,16 @@ type Class struct {
 	Module bool // the weight of an nn.Linear or Conv1D in at least one version
 	Conv1D bool // stored [in, out]; must be transposed before it is quantized
 
-	In5, In4         bool // the version has the model's class at all
-	Linear5, Linear4 bool // the version would convert the module (or the modules it is split into) unless its skip list names it
-	Quant5, Quant4   bool // BitsAndBytesConfig(load_in_4bit=True) quantizes it there, with a null skip list
+	In     [NumVersions]bool // the version has the model's class at all
+	Linear [NumVersions]bool // the version would convert the module (or the modules it is split into) unless its skip list names it
+	Quant  [NumVersions]bool // BitsAndBytesConfig(load_in_4bit=True) quantizes it there, with a null skip list
 
-	// Module paths, without ".weight". Paths5 and Paths4 are those under which
-	// the version looks for the module: in the class of the checkpoint first,
-	// then in the bare base model (AutoModel). Paths has all of them and the
+	// Module paths, without ".weight". Paths are those under which a version
+	// looks for the module: in the class of the checkpoint first, then in the
+	// bare base model (AutoModel). AllPaths has all of them and the
 	// checkpoint's own.
-	Paths, Paths5, Paths4 []string
+	AllPaths []string
+	Paths    [NumVersions][]string
 
 	Head      bool // output embedding or the last module of a task head
 	Embedding bool // nn.Embedding
@@ -132,11 +133,11 @@ type Class struct {
 	Expert    bool // belongs to one routed expert, or to all of them (3-D)
 	Tower     bool // vision or audio encoder of a generative model
 	Projector bool // between a tower and the text model
-	FusedBy5  bool // consumed by a WeightConverter of 5.x, so it cannot be loaded packed there
+	Fused     bool // consumed by a WeightConverter of 5.x, so it cannot be loaded packed there
 	Unlisted  bool // quantized by both, but no skip list tells it from a kept module in all their versions, so not in the set for both
 	Split     bool // fused experts that a quantized checkpoint must hold one by one, transposed (Llama-4)
 
-	Hold5, Hold4 Hold // whether the version holds it in float32, see [Class.Float32]
+	Hold [NumVersions]Hold // whether the version holds it in float32, see [Class.Float32]
 
 	Reason string // why it is not quantized by both versions, in words; "" if it is
 
@@ -154,19 +155,19 @@ func (c Class) Quantize(t Target) bool {
 	}
 	if t == Transformers5|Transformers4 {
 		switch {
-		case !c.In4:
+		case !c.In[V4]:
 			t = Transformers5
-		case !c.In5:
+		case !c.In[V5]:
 			t = Transformers4
 		}
 	}
 	switch t {
 	case Transformers5:
-		return c.Quant5
+		return c.Quant[V5]
 	case Transformers4:
-		return c.Quant4
+		return c.Quant[V4]
 	default:
-		return c.Quant5 && c.Quant4 && !c.Unlisted
+		return c.Quant[V5] && c.Quant[V4] && !c.Unlisted
 	}
 }
 
@@ -178,10 +179,10 @@ func (c Class) Unloadable(t Target) (by Target, why string) {
 	if c.Embedding {
 		return t, "an embedding is never packed"
 	}
-	if t&Transformers5 != 0 && c.In5 && (c.FusedBy5 || len(c.Paths5) > 0 && !c.Linear5) {
+	if t&Transformers5 != 0 && c.In[V5] && (c.Fused || len(c.Paths[V5]) > 0 && !c.Linear[V5]) {
 		by |= Transformers5
 	}
-	if four := t & (Transformers4 | Diffusers); c.In4 && len(c.Paths4) > 0 && !c.Linear4 {
+	if four := t & (Transformers4 | Diffusers); c.In[V4] && len(c.Paths[V4]) > 0 && !c.Linear[V4] {
 		by |= four
 	}
 	if by != 0 {
@@ -192,13 +193,12 @@ func (c Class) Unloadable(t Target) (by Target, why string) {
 
 // Model is the entry of the table chosen for one checkpoint.
 type Model struct {
-	Type      string   // model_type, or the class of diffusers
-	Class     string   // the transformers class whose naming the checkpoint has
-	Diffusers bool     // the model is one of diffusers'
-	Custom    bool     // no entry: classified by the rules for unknown architectures
-	In5       bool     // transformers 5.x has the class
-	In4       bool     // transformers 4.57 has the class, or diffusers
-	Notes     []string // what a user should be told about this model type
+	Type      string            // model_type, or the class of diffusers
+	Class     string            // the transformers class whose naming the checkpoint has
+	Diffusers bool              // the model is one of diffusers'
+	Custom    bool              // no entry: classified by the rules for unknown architectures
+	In        [NumVersions]bool // the version of transformers has the class; diffusers stands for 4.57
+	Notes     []string          // what a user should be told about this model type
 
 	entry *entry // nil if Custom
 }
@@ -225,7 +225,7 @@ func (m *Model) Targets(t Target) (Target, error) {
 func (m *Model) ClassifyTensor(name string, dims int) Class {
 	c := m.Classify(name)
 	if m.Diffusers && dims != 2 {
-		return Class{In4: true, Hold4: c.Hold4, Reason: "not a matrix"}
+		return Class{In: only(V4, true), Hold: only(V4, c.Hold[V4]), Reason: "not a matrix"}
 	}
 	return c
 }

@@ -45,9 +45,9 @@ func checkNode(t *testing.T, c *class, n *node) {
 		}
 	}
 	for _, r := range []*row{n.weight, n.param} {
-		if r != nil && (!strings.ContainsRune("LSCKFXEP-", rune(r.k5)) || !strings.ContainsRune("LSCKFXEP-", rune(r.k4)) ||
+		if r != nil && (!strings.ContainsRune("LSCKFXEP-", rune(r.k[V5])) || !strings.ContainsRune("LSCKFXEP-", rune(r.k[V4])) ||
 			strings.Trim(r.roles, "rxvja") != "") {
-			t.Errorf("%s/%s: row %q has kinds %c%c and roles %q", c.typ.name, c.name, r.name, r.k5, r.k4, r.roles)
+			t.Errorf("%s/%s: row %q has kinds %c%c and roles %q", c.typ.name, c.name, r.name, r.k[V5], r.k[V4], r.roles)
 		}
 	}
 	for _, k := range n.kids {
@@ -92,7 +92,7 @@ func flags(c Class) string {
 		name string
 	}{
 		{c.Module, "module"}, {c.Conv1D, "conv1d"}, {c.Head, "head"}, {c.Embedding, "embedding"}, {c.Router, "router"},
-		{c.Expert, "expert"}, {c.Tower, "tower"}, {c.Projector, "projector"}, {c.Hold5 == HoldAlways, "fp32"}, {c.Hold5 == HoldInFloat16, "fp32-in-f16"}, {c.Hold4 == HoldAlways, "fp32-in-4.57"}, {c.FusedBy5, "fused"},
+		{c.Expert, "expert"}, {c.Tower, "tower"}, {c.Projector, "projector"}, {c.Hold[V5] == HoldAlways, "fp32"}, {c.Hold[V5] == HoldInFloat16, "fp32-in-f16"}, {c.Hold[V4] == HoldAlways, "fp32-in-4.57"}, {c.Fused, "fused"},
 		{c.Split, "split"}, {c.Stray, "stray"}, {c.Unlisted, "unlisted"}, {!c.Known, "unknown"},
 	} {
 		if f.on {
@@ -162,7 +162,7 @@ func TestClassify(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := m.Classify(test.name)
-		got := want{c.Quant5, c.Quant4, c.Paths, c.Reason, flags(c)}
+		got := want{c.Quant[V5], c.Quant[V4], c.AllPaths, c.Reason, flags(c)}
 		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("%s %s (-want +got):\n%s", m.Class, test.name, diff)
 		}
@@ -244,7 +244,7 @@ func TestStranger(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := m.Classify("model.layers.0.conv.in_proj.weight")
-	if !c.Module || c.Quantize(0) || !slices.Contains(c.Paths5, "model.layers.0.conv.in_proj") || !slices.Contains(c.Paths4, "model.layers.0.conv.in_proj") {
+	if !c.Module || c.Quantize(0) || !slices.Contains(c.Paths[V5], "model.layers.0.conv.in_proj") || !slices.Contains(c.Paths[V4], "model.layers.0.conv.in_proj") {
 		t.Errorf("got %+v, want a module to keep", c)
 	}
 	if c := m.Classify("model.layers.0.post_norm.weight"); c.Module {
@@ -331,9 +331,9 @@ func FuzzClassify(f *testing.F) {
 		for _, m := range models {
 			c := m.Classify(name)
 			switch {
-			case c.Quant5 && (!c.Linear5 || len(c.Paths5) == 0), c.Quant4 && (!c.Linear4 || len(c.Paths4) == 0):
+			case c.Quant[V5] && (!c.Linear[V5] || len(c.Paths[V5]) == 0), c.Quant[V4] && (!c.Linear[V4] || len(c.Paths[V4]) == 0):
 				t.Errorf("%s: %q is quantized without a module: %+v", m.Type, name, c)
-			case (c.Linear5 || c.Linear4) && !c.Module, c.Module && !strings.HasSuffix(name, ".weight"):
+			case (c.Linear[V5] || c.Linear[V4]) && !c.Module, c.Module && !strings.HasSuffix(name, ".weight"):
 				t.Errorf("%s: %q: %+v", m.Type, name, c)
 			case c.Quantize(0) != (c.Reason == ""):
 				t.Errorf("%s: %q: quantized %v, reason %q", m.Type, name, c.Quantize(0), c.Reason)

@@ -5,6 +5,9 @@ import (
 	"strings"
 )
 
+// converted are the kinds of rows that a version makes 4-bit Linears of.
+var converted = [NumVersions]string{V5: "LC", V4: "LSC"}
+
 func (e *entry) classify(name string) Class {
 	f, found := e.find(name)
 	if !found {
@@ -13,15 +16,16 @@ func (e *entry) classify(name string) Class {
 	c := e.describe(f, name)
 	path := strings.TrimSuffix(name, ".weight")
 	tensor := strings.HasSuffix(name, ".weight")
-	c.Hold5, c.Hold4 = e.holds(name)
-	converts5 := c.In5 && tensor && strings.IndexByte("LC", f.row.k5) >= 0
-	converts4 := c.In4 && tensor && strings.IndexByte("LSC", f.row.k4) >= 0
-	c.Quant5 = converts5 && !e.class.keep5.keeps(f.p5, e.tied5) && !e.last5[f.p5]
-	c.Quant4 = converts4 && !e.class.keep4.keeps(f.p4, e.tied4) && !e.last4[f.p4]
+	c.Hold = e.holds(name)
 	// A composite's own head is no row above a base model's; what a list keeps in a layer is shared by layers, and no head.
-	c.Head = (f.head || e.class != e.class.typ.base && digitless(path, "#") == path) && (converts5 && !c.Quant5 || converts4 && !c.Quant4)
+	head := f.head || e.class != e.class.typ.base && digitless(path, "#") == path
+	for _, v := range versions() {
+		converts := c.In[v] && tensor && strings.IndexByte(converted[v], f.row.k[v]) >= 0
+		c.Quant[v] = converts && !e.class.keep[v].keeps(f.p[v], e.tied[v]) && !e.last[v][f.p[v]]
+		c.Head = c.Head || head && converts && !c.Quant[v]
+	}
 	if !c.Embedding {
-		c.Paths = distinct(slices.Concat([]string{path}, c.Paths4, c.Paths5)...)
+		c.AllPaths = c.allPaths(path)
 	}
 	c.Reason = e.reason(c, f)
 	if len(e.unlisted) > 0 && c.Reason == "" {
@@ -31,6 +35,15 @@ func (e *entry) classify(name string) Class {
 		}
 	}
 	return c
+}
+
+// allPaths are the checkpoint's own path and those of all versions, the oldest first.
+func (c *Class) allPaths(path string) []string {
+	all := []string{path}
+	for _, v := range slices.Backward(c.Paths[:]) {
+		all = append(all, v...)
+	}
+	return distinct(all...)
 }
 
 // prefixes lists the prefixes under which the type's task models hold the
@@ -47,31 +60,33 @@ func (t *modelType) prefixes() []string {
 
 // describe fills in what does not depend on the class's skip list.
 func (e *entry) describe(f found, name string) Class {
-	k5, k4 := f.row.k5, f.row.k4
+	is := func(kinds string) bool {
+		return slices.ContainsFunc(f.row.k[:], func(k byte) bool { return strings.IndexByte(kinds, k) >= 0 })
+	}
+	k5, whole := f.row.k[V5], strings.HasSuffix(f.p[V5], "!")
 	c := Class{
 		Known:     true,
-		In5:       e.class.in5,
-		In4:       e.class.in4,
-		Conv1D:    k5 == 'C' || k4 == 'C',
-		Embedding: k5 == 'E' || k4 == 'E',
+		In:        e.class.in,
+		Conv1D:    is("C"),
+		Embedding: is("E"),
 		Router:    strings.Contains(f.roles, "r"),
 		Expert:    strings.Contains(f.roles, "x"),
 		Tower:     strings.Contains(f.roles, "v"),
 		Projector: strings.Contains(f.roles, "j"),
-		FusedBy5:  k5 == 'F',
-		Split:     k5 == 'X' || k4 == 'X',
+		Fused:     k5 == 'F',
+		Split:     is("X"),
 	}
-	isModule := func(k byte) bool { return strings.IndexByte("LSCK", k) >= 0 }
-	c.Module = isModule(k5) || isModule(k4) || k5 == 'F' && !strings.HasSuffix(f.p5, "!")
+	c.Module = is("LSCK") || k5 == 'F' && !whole
 	if !strings.HasSuffix(name, ".weight") {
 		// nn.MultiheadAttention's in_proj_weight, which 5.x splits into Linears: they are kept, and the list must say so.
-		c.Module = k5 == 'F' && f.p5 != "" && !strings.HasSuffix(f.p5, "!")
+		c.Module = k5 == 'F' && f.p[V5] != "" && !whole
 	}
 	if c.Module {
-		c.Linear5 = c.In5 && (k5 == 'L' || k5 == 'C' || k5 == 'F' && !strings.HasSuffix(f.p5, "!"))
-		c.Linear4 = c.In4 && (k4 == 'L' || k4 == 'S' || k4 == 'C' || k4 == 'F')
-		c.Paths5 = e.modulePaths(f.p5, f.base5)
-		c.Paths4 = e.modulePaths(f.p4, f.base4)
+		for _, v := range versions() {
+			c.Linear[v] = c.In[v] && strings.IndexByte(converted[v]+"F", f.row.k[v]) >= 0
+			c.Paths[v] = e.modulePaths(f.p[v], f.base[v])
+		}
+		c.Linear[V5] = c.Linear[V5] && !(k5 == 'F' && whole)
 	}
 	return c
 }
@@ -108,8 +123,8 @@ func splitTargets(path string) []string {
 }
 
 func (e *entry) reason(c Class, f found) string {
-	k5, k4 := f.row.k5, f.row.k4
-	both := c.In5 && c.In4
+	k5, k4 := f.row.k[V5], f.row.k[V4]
+	both := c.In[V5] && c.In[V4]
 	switch {
 	case c.Quantize(Transformers5 | Transformers4):
 		return ""
@@ -119,9 +134,9 @@ func (e *entry) reason(c Class, f found) string {
 		return "fused experts; transformers loads them quantized only when split into one Linear an expert"
 	case c.Expert && !c.Module:
 		return "experts are not Linear modules in transformers"
-	case c.Expert && c.FusedBy5:
+	case c.Expert && c.Fused:
 		return "transformers 5 fuses the experts and cannot load them packed"
-	case c.FusedBy5:
+	case c.Fused:
 		return "transformers 5 rearranges the tensor while loading and cannot load it packed"
 	case !c.Module && c.Router:
 		return "router"
@@ -135,12 +150,25 @@ func (e *entry) reason(c Class, f found) string {
 		return "a subclass of Linear, which transformers 5 does not quantize"
 	case c.Router:
 		return "router"
-	case both && c.Quant5 != c.Quant4 && c.Quant5:
+	case both && c.Quant[V5] != c.Quant[V4] && c.Quant[V5]:
 		return "transformers 4.57 does not quantize it"
-	case both && c.Quant5 != c.Quant4:
+	case both && c.Quant[V5] != c.Quant[V4]:
 		return "transformers 5 does not quantize it"
 	}
 	return "transformers does not quantize it"
+}
+
+// linear makes it a Linear of every version, under the same paths.
+func (c *Class) linear(paths []string) {
+	c.AllPaths = paths
+	c.Linear, c.Paths = all, each(func(Version) []string { return paths })
+}
+
+// OneOfStack is the class of one expert's matrix under the path module, of the class of the stack that is split.
+func (c Class) OneOfStack(module string) Class {
+	c.Split, c.Module, c.Expert, c.Quant = false, true, false, all
+	c.linear([]string{module})
+	return c
 }
 
 // stranger classifies a name that the class has no row for: the base model
@@ -151,7 +179,7 @@ func (e *entry) stranger(name string) Class {
 		if c == e.class {
 			continue
 		}
-		other := &entry{class: c, sub: e.sub, tied5: e.tied5, tied4: e.tied4}
+		other := &entry{class: c, sub: e.sub, tied: e.tied}
 		parts := [][]string{strings.Split(name, ".")}
 		if e.class.prefix != "" && parts[0][0]+"." == e.class.prefix {
 			parts = append(parts, parts[0][1:])
@@ -165,29 +193,28 @@ func (e *entry) stranger(name string) Class {
 			d.Head = d.Module && f.head
 			path := strings.TrimSuffix(name, ".weight")
 			if d.Module {
-				d.Paths5 = distinct(append([]string{path}, d.Paths5...)...)
-				d.Paths4 = distinct(append([]string{path}, d.Paths4...)...)
-				d.Paths = distinct(slices.Concat([]string{path}, d.Paths4, d.Paths5)...)
+				for _, v := range versions() {
+					d.Paths[v] = distinct(append([]string{path}, d.Paths[v]...)...)
+				}
+				d.AllPaths = d.allPaths(path)
 			}
-			d.Hold5, d.Hold4 = e.holds(name)
-			d.In5, d.In4, d.Stray = e.class.in5, e.class.in4, d.Module
+			d.Hold = e.holds(name)
+			d.In, d.Stray = e.class.in, d.Module
 			d.Reason = "not part of " + e.class.name + " (" + c.name + " has it)"
 			return d
 		}
 	}
-	c := Class{In5: e.class.in5, In4: e.class.in4, Reason: "not a Linear of " + e.class.name}
-	c.Hold5, c.Hold4 = e.holds(name)
+	c := Class{In: e.class.in, Reason: "not a Linear of " + e.class.name, Hold: e.holds(name)}
 	if path, ok := strings.CutSuffix(name, ".weight"); ok && e.class.typ.diffusers {
 		// The table names every matrix that is no Linear.
-		c.Module, c.Linear4, c.Stray = true, true, true
-		c.Paths4 = distinct(path, renamedAttention(path))
-		c.Paths = c.Paths4
+		c.Module, c.Linear[V4], c.Stray = true, true, true
+		c.Paths[V4] = distinct(path, renamedAttention(path))
+		c.AllPaths = c.Paths[V4]
 	} else if ok && projection(path[strings.LastIndexByte(path, '.')+1:]) {
 		// A Linear by its name, of layers that the table's configs lack: the
 		// skip list must keep it.
-		c.Module, c.Linear5, c.Linear4, c.Stray = true, true, true, true
-		c.Paths = unknownPaths(path)
-		c.Paths5, c.Paths4 = c.Paths, c.Paths
+		c.Module, c.Stray = true, true
+		c.linear(unknownPaths(path))
 	}
 	return c
 }

@@ -62,7 +62,7 @@ func TestExperts(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := m.Classify(test.name)
-		if diff := cmp.Diff(test.want, want{c.Quant5, c.Quant4, flags(c)}); diff != "" {
+		if diff := cmp.Diff(test.want, want{c.Quant[V5], c.Quant[V4], flags(c)}); diff != "" {
 			t.Errorf("%s %s (-want +got):\n%s", m.Class, test.name, diff)
 		}
 	}
@@ -88,10 +88,10 @@ func TestSeries(t *testing.T) {
 		if want == nil {
 			continue
 		}
-		if diff := cmp.Diff(want, c.Paths5); diff != "" {
+		if diff := cmp.Diff(want, c.Paths[V5]); diff != "" {
 			t.Errorf("%s in 5.x (-want +got):\n%s", name, diff)
 		}
-		if diff := cmp.Diff(want, c.Paths4); diff != "" {
+		if diff := cmp.Diff(want, c.Paths[V4]); diff != "" {
 			t.Errorf("%s in 4.57 (-want +got):\n%s", name, diff)
 		}
 	}
@@ -106,7 +106,7 @@ func TestThinnedSeries(t *testing.T) {
 	for _, name := range []string{"linear_0", "linear_7", "linear_23", "linear_24"} {
 		c := m.Classify("vision_tower.layers." + name + ".weight")
 		want := "vision_tower.encoder_layers." + strings.TrimPrefix(name, "linear_") + ".projection"
-		if !c.Quant5 || !slices.Contains(c.Paths5, want) {
+		if !c.Quant[V5] || !slices.Contains(c.Paths[V5], want) {
 			t.Errorf("%s: %+v, want %s", name, c, want)
 		}
 	}

@@ -83,7 +83,7 @@ func TestLastOfTied(t *testing.T) {
 			t.Fatal(err)
 		}
 		name := c.names[len(c.names)-1]
-		if got := m.Classify(name).Quant4; got != c.quantized {
+		if got := m.Classify(name).Quant[V4]; got != c.quantized {
 			t.Errorf("%s %s, tied %v: quantized %v, want %v", m.Class, name, c.query.Tied, got, c.quantized)
 		}
 	}

@@ -130,25 +130,26 @@ func (e *entry) nestedTypes(c *class, types []*modelType, depth int) []*modelTyp
 	return types
 }
 
-// holds says how the two versions hold the tensor. 5.x searches its names anywhere in the parameter's path
+// holds says how the versions hold the tensor. 5.x searches its names anywhere in the parameter's path
 // (convert_and_load_state_dict_in_model), 4.57 between dots, and with bitsandbytes whatever the dtype of the model (use_keep_in_fp32_modules
 // of quantizer_bnb_4bit.py); diffusers does as 4.57.
-func (e *entry) holds(name string) (h5, h4 Hold) {
+func (e *entry) holds(name string) (hold [NumVersions]Hold) {
 	h := &e.held
 	if h.strict5 == nil && h.loose5 == nil && h.any4 == nil && len(h.made5) == 0 {
-		return HoldNever, HoldNever
+		return hold
 	}
-	p5, p4 := e.parameter(name)
+	paths := e.parameter(name)
+	p5 := paths[V5]
 	switch {
 	case h.strict5 != nil && h.strict5.MatchString(p5), h.makes(p5), h.makes(name):
-		h5 = HoldAlways
+		hold[V5] = HoldAlways
 	case h.loose5 != nil && h.loose5.MatchString(p5):
-		h5 = HoldInFloat16
+		hold[V5] = HoldInFloat16
 	}
-	if h.any4 != nil && h.any4.MatchString(p4) {
-		h4 = HoldAlways
+	if h.any4 != nil && h.any4.MatchString(paths[V4]) {
+		hold[V4] = HoldAlways
 	}
-	return h5, h4
+	return hold
 }
 
 func (h *held) makes(path string) bool {
@@ -161,8 +162,8 @@ func (h *held) makes(path string) bool {
 	})
 }
 
-// parameter is the path of the tensor's parameter in the two versions: the table's, where it has the tensor or the weight beside it.
-func (e *entry) parameter(name string) (p5, p4 string) {
+// parameter is the path of the tensor's parameter in the versions: the table's, where it has the tensor or the weight beside it.
+func (e *entry) parameter(name string) [NumVersions]string {
 	f, ok := e.find(name)
 	leaf := ""
 	if i := strings.LastIndexByte(name, '.'); ok {
@@ -174,7 +175,8 @@ func (e *entry) parameter(name string) (p5, p4 string) {
 		f, ok = e.find(name[:i] + ".weight")
 		leaf = name[i+1:]
 	}
-	path := func(p string) string {
+	return each(func(v Version) string {
+		p := f.p[v]
 		if !ok || p == "" {
 			return name
 		}
@@ -182,16 +184,15 @@ func (e *entry) parameter(name string) (p5, p4 string) {
 			return whole
 		}
 		return join(splitTargets(p)[0], leaf)
-	}
-	return path(f.p5), path(f.p4)
+	})
 }
 
 // Float32 reports whether the tensor is to be written in float32 in a checkpoint of float16, or else of bfloat16, for the targets: as
 // 5.x holds it, which keeps the dtype that a ".weight" has in its file, and where 5.x has no say as 4.57 does.
 func (c Class) Float32(t Target, float16 bool) bool {
-	hold := c.Hold5
-	if t&Transformers5 == 0 && t&(Transformers4|Diffusers) != 0 || !c.In5 {
-		hold = c.Hold4
+	hold := c.Hold[V5]
+	if t&Transformers5 == 0 && t&(Transformers4|Diffusers) != 0 || !c.In[V5] {
+		hold = c.Hold[V4]
 	}
 	return hold == HoldAlways || hold == HoldInFloat16 && float16
 }

@@ -61,8 +61,8 @@ func TestFloat32(t *testing.T) {
 			t.Fatal(err)
 		}
 		class := m.Classify(c.name)
-		if class.Hold5 != c.five || class.Hold4 != c.four {
-			t.Errorf("%s %s: held %d in 5.x, %d in 4.57; want %d, %d", m.Class, c.name, class.Hold5, class.Hold4, c.five, c.four)
+		if class.Hold[V5] != c.five || class.Hold[V4] != c.four {
+			t.Errorf("%s %s: held %d in 5.x, %d in 4.57; want %d, %d", m.Class, c.name, class.Hold[V5], class.Hold[V4], c.five, c.four)
 		}
 		for _, float16 := range []bool{false, true} {
 			want := func(h Hold) bool { return h == HoldAlways || h == HoldInFloat16 && float16 }

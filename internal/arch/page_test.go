@@ -67,7 +67,7 @@ func pageTable() string {
 		for _, a := range info.Aliases {
 			name += ", `" + a + "`"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", name, c.name, mark(info.In5), mark(info.In4),
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", name, c.name, mark(info.In[V5]), mark(info.In[V4]),
 			strings.Join(r.kept, ", "), strings.Join(r.experts, ", "), code(r.towers), r.differ)
 	}
 	b.WriteString("\n| class of diffusers | kept in 32 bits |\n|---|---|\n")
@@ -150,7 +150,7 @@ type pageRow struct {
 }
 
 func (c *class) pageRow() pageRow {
-	m := &Model{In5: c.in5, In4: c.in4, entry: newEntry(c, Query{}, nil)}
+	m := &Model{In: c.in, entry: newEntry(c, Query{}, nil)}
 	var r pageRow
 	kept := map[string][]string{}
 	add := func(list *[]string, s string) {
@@ -161,13 +161,13 @@ func (c *class) pageRow() pageRow {
 	for _, name := range c.names("0") {
 		d := m.Classify(name)
 		path := digitless(strings.TrimSuffix(name, ".weight"), "#")
-		quantized := d.Quant5 || !d.In5 && d.Quant4
+		quantized := d.Quant[V5] || !d.In[V5] && d.Quant[V4]
 		switch {
 		case d.Expert:
 			switch {
 			case d.Split:
 				add(&r.experts, "fused; split when quantized")
-			case d.FusedBy5 && d.Module:
+			case d.Fused && d.Module:
 				add(&r.experts, "one by one in 4.57, fused by 5.x")
 			case quantized:
 				add(&r.experts, "Linears")

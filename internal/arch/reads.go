@@ -82,10 +82,10 @@ func (m *Model) Misread(c Class, t Target) map[Misuse]Target {
 	for _, typ := range types {
 		for _, r := range reads()[typ] {
 			var hit Target
-			if r.by&t&Transformers5 != 0 && r.names(c.Paths5) {
+			if r.by&t&Transformers5 != 0 && r.names(c.Paths[V5]) {
 				hit |= Transformers5
 			}
-			if r.by&t&Transformers4 != 0 && r.names(c.Paths4) {
+			if r.by&t&Transformers4 != 0 && r.names(c.Paths[V4]) {
 				hit |= Transformers4
 			}
 			if hit == 0 {

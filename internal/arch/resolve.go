@@ -29,19 +29,26 @@ func Resolve(q Query, names []string) (*Model, error) {
 	}
 	e := newEntry(c, q, names)
 	e.unlisted = e.settle(patterns)
-	return &Model{Type: t.name, Class: c.name, Diffusers: t.diffusers, In5: c.in5, In4: c.in4, Notes: c.notes(), entry: e}, nil
+	return &Model{Type: t.name, Class: c.name, Diffusers: t.diffusers, In: c.in, Notes: c.notes(), entry: e}, nil
 }
 
 func (c *class) notes() []string {
 	switch {
 	case c.typ.diffusers:
 		return nil
-	case !c.in4:
-		return []string{"transformers 4.57 has no " + c.name + "; the result loads in 5.x only"}
-	case !c.in5:
-		return []string{"transformers 5.x has no " + c.name + "; the result loads in 4.57 only"}
 	}
-	return nil
+	var has, lacks []string
+	for _, v := range versions() {
+		if c.in[v] {
+			has = append(has, v.String())
+		} else {
+			lacks = append(lacks, v.String())
+		}
+	}
+	if len(lacks) == 0 {
+		return nil
+	}
+	return []string{"transformers " + strings.Join(lacks, " and ") + " has no " + c.name + "; the result loads in " + strings.Join(has, " and ") + " only"}
 }
 
 // bestClass returns the class with the most rows for the patterns: the given
@@ -65,33 +72,32 @@ func bestClass(t *modelType, best *class, q Query, patterns []string) *class {
 // An entry is a class as one checkpoint uses it: the nested types, the state
 // of its tied embeddings and the last layers are known.
 type entry struct {
-	class        *class
-	sub          map[string]string
-	tied5, tied4 bool
-	last5, last4 map[string]bool // "$" paths of the keep lists, with the last index in place
-	held         held
-	unlisted     map[string]string // name patterns that cannot be quantized because of a kept module, and its path
+	class    *class
+	sub      map[string]string
+	tied     [NumVersions]bool
+	last     [NumVersions]map[string]bool // "$" paths of the keep lists, with the last index in place
+	held     held
+	unlisted map[string]string // name patterns that cannot be quantized because of a kept module, and its path
 }
 
 func newEntry(c *class, q Query, names []string) *entry {
-	e := &entry{class: c, sub: q.Sub, tied5: q.Tied, tied4: q.Tied}
-	if !q.TiedSet {
-		e.tied5, e.tied4 = c.typ.tied5, c.typ.tied4
+	e := &entry{class: c, sub: q.Sub, tied: c.typ.tied}
+	if q.TiedSet {
+		e.tied = each(func(Version) bool { return q.Tied })
 	}
 	if q.TextTied != nil {
-		e.tied4 = *q.TextTied
+		e.tied[V4] = *q.TextTied
 	}
 	e.held = e.newHeld()
-	e.last5 = e.lastPaths(c.keep5.in(e.tied5), names, func(f found) string { return f.p5 })
-	e.last4 = e.lastPaths(c.keep4.in(e.tied4), names, func(f found) string { return f.p4 })
+	e.last = each(func(v Version) map[string]bool { return e.lastPaths(v, names) })
 	return e
 }
 
 // lastPaths finds, for every "$" pattern of a keep list, the path with the
 // highest index among the tensors.
-func (e *entry) lastPaths(keep map[string]bool, names []string, path func(found) string) map[string]bool {
+func (e *entry) lastPaths(v Version, names []string) map[string]bool {
 	var patterns []string
-	for p := range keep {
+	for p := range e.class.keep[v].in(e.tied[v]) {
 		if strings.Contains(p, "$") {
 			patterns = append(patterns, p)
 		}
@@ -109,7 +115,7 @@ func (e *entry) lastPaths(keep map[string]bool, names []string, path func(found)
 		if !ok {
 			continue
 		}
-		p := path(f)
+		p := f.p[v]
 		for _, pattern := range patterns {
 			index, ok := lastIndex(pattern, p)
 			if old, seen := max[pattern]; ok && (!seen || index > old.index) {
@@ -138,13 +144,21 @@ func lastIndex(pattern, path string) (index int, ok bool) {
 
 // found is a row of the table met by one tensor name.
 type found struct {
-	row    *row
-	p5, p4 string // module paths in the two versions, digits in place
-	roles  string // of the row and of the nested models it lies in
-	typ    *modelType
-	base5  string // p5 without the base model's prefix, or ""
-	base4  string // likewise p4
-	head   bool   // a row of the class itself, not of its base model
+	row   *row
+	p     [NumVersions]string // module paths in the versions, digits in place
+	roles string              // of the row and of the nested models it lies in
+	typ   *modelType
+	base  [NumVersions]string // p without the base model's prefix, or ""
+	head  bool                // a row of the class itself, not of its base model
+}
+
+// below changes the path in every version that has one.
+func (f *found) below(change func(v Version, path string) string) {
+	for _, v := range versions() {
+		if f.p[v] != "" {
+			f.p[v] = change(v, f.p[v])
+		}
+	}
 }
 
 // find looks the name up in the class: in its own rows, in the base model's
@@ -179,13 +193,8 @@ func (e *entry) findIn(c *class, parts []string, weight bool, depth int) (found,
 		return found{}, false
 	}
 	if c.prefix != "" {
-		f.base5, f.base4 = f.p5, f.p4
-		if f.p5 != "" {
-			f.p5 = c.prefix + f.p5
-		}
-		if f.p4 != "" {
-			f.p4 = c.prefix + f.p4
-		}
+		f.base = f.p
+		f.below(func(_ Version, path string) string { return c.prefix + path })
 	}
 	return f, true
 }
@@ -201,7 +210,7 @@ func (e *entry) walk(c *class, n *node, parts []string, i int, holes []string, w
 		if r == nil || weight != (r == n.weight) {
 			return found{}, false
 		}
-		return found{row: r, p5: fill(r.p5, holes), p4: fill(r.p4, holes), roles: r.roles, typ: c.typ}, true
+		return found{row: r, p: each(func(v Version) string { return fill(r.p[v], holes) }), roles: r.roles, typ: c.typ}, true
 	}
 	if next := n.kids[parts[i]]; next != nil {
 		if f, ok := e.walk(c, next, parts, i+1, holes, weight, depth); ok {
@@ -210,7 +219,7 @@ func (e *entry) walk(c *class, n *node, parts []string, i int, holes []string, w
 	}
 	if last, ok := n.series(parts[i]); ok {
 		if f, ok := e.walk(c, n.kids[last], parts, i+1, holes, weight, depth); ok {
-			f.p5, f.p4 = swapComponent(f.p5, last, parts[i]), swapComponent(f.p4, last, parts[i])
+			f.below(func(_ Version, path string) string { return swapComponent(path, last, parts[i]) })
 			return f, true
 		}
 	}
@@ -231,14 +240,9 @@ func (e *entry) walk(c *class, n *node, parts []string, i int, holes []string, w
 		if !ok {
 			continue
 		}
-		if f.p5 != "" {
-			f.p5 = join(fill(m.p5, holes), f.p5)
-		}
-		if f.p4 != "" {
-			f.p4 = join(fill(m.p4, holes), f.p4)
-		}
+		f.below(func(v Version, path string) string { return join(fill(m.p[v], holes), path) })
 		f.roles += m.roles
-		f.base5, f.base4, f.head = "", "", false
+		f.base, f.head = [NumVersions]string{}, false
 		return f, true
 	}
 	return found{}, false

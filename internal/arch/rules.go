@@ -155,18 +155,18 @@ func (t Tensor) loaderPaths(l Loader) []string {
 	c := &t.Class
 	switch l {
 	case LoaderT4:
-		if c.Linear4 {
-			return c.Paths4
+		if c.Linear[V4] {
+			return c.Paths[V4]
 		}
 	case LoaderT50, LoaderT521:
-		if c.Linear5 {
-			return c.Paths5
+		if c.Linear[V5] {
+			return c.Paths[V5]
 		}
 	default:
 		// vLLM has modules of its own for heads and embeddings, which its
 		// skip list does not concern.
 		if c.Module && !c.Head && !c.Embedding {
-			return vllmPaths(c.Paths)
+			return vllmPaths(c.AllPaths)
 		}
 	}
 	return nil

@@ -183,10 +183,10 @@ func (m *Model) CheckNull(t Target, kept, quantized []Tensor) []Violation {
 				converts := true
 				switch l {
 				case LoaderT4:
-					converts = x.Class.Quant4
+					converts = x.Class.Quant[V4]
 				case LoaderT50, LoaderT521:
 					// A fused module is converted like any other.
-					converts = x.Class.Quant5 || x.Class.FusedBy5
+					converts = x.Class.Quant[V5] || x.Class.Fused
 				}
 				if x.Class.Stray {
 					converts = true // another class, loaded from the same files, would convert it

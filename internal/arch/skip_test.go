@@ -50,7 +50,7 @@ func TestSkipListServesEveryClass(t *testing.T) {
 		for _, c := range mt.classes {
 			names := layered(c.names("0", "1", "2"))
 			for _, tied := range []bool{false, true} {
-				if tied && len(c.keep5.tied)+len(c.keep5.untied)+len(c.keep4.tied)+len(c.keep4.untied) == 0 {
+				if tied && len(c.keep[V5].tied)+len(c.keep[V5].untied)+len(c.keep[V4].tied)+len(c.keep[V4].untied) == 0 {
 					continue
 				}
 				q := Query{ModelType: mt.name, Architectures: []string{c.name}, Tied: tied, TiedSet: true}
@@ -261,7 +261,7 @@ func TestSkipListOfSplitParameter(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := m.Classify(in)
-	if !c.Module || c.Quant5 || !c.FusedBy5 {
+	if !c.Module || c.Quant[V5] || !c.Fused {
 		t.Errorf("%s: %+v", in, c)
 	}
 	kept, quantized := []Tensor{{in, c}}, []Tensor{{out, m.Classify(out)}}
@@ -340,7 +340,7 @@ func TestServed(t *testing.T) {
 		t.Errorf("%v: %v", list, bad)
 	}
 	// The tower's name is a component of what is quantized; another of its components serves.
-	quantized = append(quantized, Tensor{"x", Class{Paths: []string{"a.vision_tower.fc1"}}})
+	quantized = append(quantized, Tensor{"x", Class{AllPaths: []string{"a.vision_tower.fc1"}}})
 	list, bad = m.SkipList(0, kept, quantized)
 	if diff := cmp.Diff([]string{"encoder", "lm_head", "model.vision_tower", "score"}, list); diff != "" || len(bad) > 0 {
 		t.Errorf("list (-want +got):\n%s%v", diff, bad)

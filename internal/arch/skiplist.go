@@ -158,7 +158,7 @@ func coverAnywhere(keep []*pathGroup, usable func(*skipEntry) bool, room int) []
 // entry "classifier" that 4.57 needs for DistilBERT's head also hits
 // pre_classifier in 5.x. Those are kept too. names has one tensor a pattern.
 func (e *entry) settle(names []string) map[string]string {
-	if !e.class.in5 || !e.class.in4 {
+	if !e.class.in[V5] || !e.class.in[V4] {
 		return nil
 	}
 	const both = Transformers5 | Transformers4
@@ -340,10 +340,10 @@ func (m *Model) absentHeads(keep, quant []*pathGroup, loaders []Loader) []*pathG
 	}
 	var out []*pathGroup
 	for _, l := range loaders {
-		k, tied := m.entry.class.keep5, m.entry.tied5
+		k, tied := m.entry.class.keep[V5], m.entry.tied[V5]
 		switch l {
 		case LoaderT4:
-			k, tied = m.entry.class.keep4, m.entry.tied4
+			k, tied = m.entry.class.keep[V4], m.entry.tied[V4]
 		case LoaderVLLM:
 			continue
 		}
@@ -359,9 +359,9 @@ func (m *Model) absentHeads(keep, quant []*pathGroup, loaders []Loader) []*pathG
 // tiedHeads returns those of absentHeads that are heads tied to another weight.
 func (m *Model) tiedHeads(keep, quant []*pathGroup, loaders []Loader) []*pathGroup {
 	return slices.DeleteFunc(m.absentHeads(keep, quant, loaders), func(g *pathGroup) bool {
-		tied := m.entry.tied5
+		tied := m.entry.tied[V5]
 		if g.loader == LoaderT4 {
-			tied = m.entry.tied4
+			tied = m.entry.tied[V4]
 		}
 		return !tied || !m.TiedHead(g.members[0]+".weight")
 	})
@@ -369,7 +369,7 @@ func (m *Model) tiedHeads(keep, quant []*pathGroup, loaders []Loader) []*pathGro
 
 // TiedHead reports whether the tensor would be that of a head that is tied to another weight in some version.
 func (m *Model) TiedHead(name string) bool {
-	if m.entry == nil || !m.entry.tied5 && !m.entry.tied4 {
+	if m.entry == nil || !m.entry.tied[V5] && !m.entry.tied[V4] {
 		return false
 	}
 	return m.Classify(name).Head
@@ -393,7 +393,7 @@ func (m *Model) freshHeads(list []string, quant []*pathGroup) []string {
 	}
 	var out []string
 	for _, c := range m.entry.class.typ.classes {
-		for _, k := range []keeps{c.keep5, c.keep4} {
+		for _, k := range []keeps{c.keep[V5], c.keep[V4]} {
 			for _, set := range []map[string]bool{k.both, k.tied, k.untied} {
 				for path := range set {
 					if strings.ContainsAny(path, "#$") || slices.Contains(list, path) || slices.Contains(out, path) {

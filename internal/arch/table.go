@@ -27,7 +27,7 @@ import (
 // version, that a null skip list keeps; with t or u appended (keep4t) only if embeddings are tied or
 // untied. A "$" in them is the last layer's index.
 //
-// In a row, KK is a letter for 5.x and one for 4.57: L nn.Linear, S a subclass
+// In a row, KK is a letter for every version, 5.x and 4.57: L nn.Linear, S a subclass
 // of it (converted by 4.57 only), C Conv1D, K a Linear in
 // _keep_in_fp32_modules, F consumed by a WeightConverter or otherwise not
 // loadable packed, X fused experts that must be split, E embedding, P a
@@ -91,25 +91,24 @@ var parsed = struct {
 
 type modelType struct {
 	name         string
-	in5, in4     bool
-	diffusers    bool // a class of diffusers, for which in4 stands
-	tied5, tied4 bool
+	in           [NumVersions]bool
+	diffusers    bool // a class of diffusers, for which in[V4] stands
+	tied         [NumVersions]bool
 	strict       []string
 	classes      []*class
 	base, causal *class
 }
 
 type class struct {
-	typ      *modelType
-	name     string
-	in5, in4 bool
-	prefix   string // of the base model's rows, with the dot
-	onBase   bool   // the base model's rows belong to the class
-	no       map[string]bool
-	varies   bool
-	root     *node
-	keep5    keeps
-	keep4    keeps
+	typ    *modelType
+	name   string
+	in     [NumVersions]bool
+	prefix string // of the base model's rows, with the dot
+	onBase bool   // the base model's rows belong to the class
+	no     map[string]bool
+	varies bool
+	root   *node
+	keep   [NumVersions]keeps
 }
 
 // keeps are module paths by the state of tie_word_embeddings.
@@ -155,16 +154,16 @@ type node struct {
 }
 
 type row struct {
-	k5, k4 byte
-	roles  string
-	name   string // pattern
-	p5, p4 string // patterns; "" if the version has no such module
+	k     [NumVersions]byte
+	roles string
+	name  string              // pattern
+	p     [NumVersions]string // patterns; "" if the version has no such module
 }
 
 type include struct {
 	roles      string
 	name       string
-	p5, p4     string
+	p          [NumVersions]string
 	key        string
 	typ, class string
 }
@@ -256,16 +255,15 @@ func parseBlock(block string) (*modelType, error) {
 
 func (t *modelType) parseHead(rest string) {
 	for i, f := range strings.Fields(rest) {
-		flags, tied := strings.CutPrefix(f, "tied=")
-		five, four := strings.Contains(flags, "5"), strings.Contains(flags, "4")
+		has, tied := strings.CutPrefix(f, "tied=")
 		switch {
 		case i == 0:
 			t.name = f
 		case tied:
-			t.tied5, t.tied4 = five, four
+			t.tied = flagged(has)
 		default:
-			t.diffusers = strings.Contains(flags, "d")
-			t.in5, t.in4 = five, four || t.diffusers
+			t.in, t.diffusers = flagged(has), strings.Contains(has, "d")
+			t.in[V4] = t.in[V4] || t.diffusers
 		}
 	}
 }
@@ -275,7 +273,7 @@ func (t *modelType) parseClass(rest string) (*class, error) {
 	if len(fields) == 0 {
 		return nil, fmt.Errorf("class without a name")
 	}
-	c := &class{typ: t, name: fields[0], in5: t.in5, in4: t.in4, root: &node{}}
+	c := &class{typ: t, name: fields[0], in: t.in, root: &node{}}
 	for _, f := range fields[1:] {
 		key, value, ok := strings.Cut(f, "=")
 		if !ok && f == "base" {
@@ -292,7 +290,7 @@ func (t *modelType) parseClass(rest string) (*class, error) {
 		}
 		switch key {
 		case "in":
-			c.in5, c.in4 = strings.Contains(value, "5"), strings.Contains(value, "4")
+			c.in = flagged(value)
 		case "prefix":
 			c.onBase = true
 			if value != "." {
@@ -311,27 +309,43 @@ func (t *modelType) parseClass(rest string) (*class, error) {
 				return nil, fmt.Errorf("class %s: no rows %q", c.name, value)
 			}
 			c.root = from.root
-		case "keep":
-			c.keep5.both = pathSet(value)
-			c.keep4.both = c.keep5.both
-		case "keep5":
-			c.keep5.both = pathSet(value)
-		case "keep5t":
-			c.keep5.tied = pathSet(value)
-		case "keep5u":
-			c.keep5.untied = pathSet(value)
-		case "keep4":
-			c.keep4.both = pathSet(value)
-		case "keep4t":
-			c.keep4.tied = pathSet(value)
-		case "keep4u":
-			c.keep4.untied = pathSet(value)
 		default:
-			return nil, fmt.Errorf("class %s: unknown field %q", c.name, f)
+			if !c.parseKeep(key, pathSet(value)) {
+				return nil, fmt.Errorf("class %s: unknown field %q", c.name, f)
+			}
 		}
 	}
 	t.classes = append(t.classes, c)
 	return c, nil
+}
+
+// flagged are the versions whose flags a word has.
+func flagged(word string) [NumVersions]bool {
+	return each(func(v Version) bool { return strings.IndexByte(word, versionFlags[v]) >= 0 })
+}
+
+// parseKeep files what keep (of all versions), keep5, keep5t, keep5u and so on list.
+func (c *class) parseKeep(key string, paths map[string]bool) bool {
+	rest, ok := strings.CutPrefix(key, "keep")
+	if ok && rest == "" {
+		c.keep = each(func(Version) keeps { return keeps{both: paths} })
+		return true
+	}
+	v := Version(strings.IndexByte(versionFlags, (rest + " ")[0]))
+	if !ok || v < 0 {
+		return false
+	}
+	switch rest[1:] {
+	case "":
+		c.keep[v].both = paths
+	case "t":
+		c.keep[v].tied = paths
+	case "u":
+		c.keep[v].untied = paths
+	default:
+		return false
+	}
+	return true
 }
 
 func (t *modelType) class(name string) *class {
@@ -349,35 +363,36 @@ func (t *modelType) class(name string) *class {
 func (c *class) parseRow(line string) error {
 	left, leaves, grouped := strings.Cut(line, ":")
 	f := strings.Fields(left)
-	if len(f) != 2 && len(f) != 4 {
-		return fmt.Errorf("row %q: want 2 or 4 fields", line)
+	const every = 2 + int(NumVersions)
+	if len(f) != 2 && len(f) != every {
+		return fmt.Errorf("row %q: want 2 or %d fields", line, every)
 	}
-	alt := func(i int) string {
-		if len(f) == 2 || f[i] == "=" {
-			return dot(f[1])
+	name := dot(f[1])
+	paths := each(func(v Version) string {
+		if len(f) == 2 || f[2+v] == "=" {
+			return name
 		}
-		return dot(f[i])
-	}
-	name, p5, p4 := dot(f[1]), alt(2), alt(3)
+		return dot(f[2+v])
+	})
 	if roles, ok := strings.CutPrefix(f[0], "@"); ok {
 		to := strings.Fields(leaves)
 		if len(to) != 3 {
 			return fmt.Errorf("row %q: want key, type and class", line)
 		}
 		n := c.root.at(name)
-		n.models = append(n.models, &include{roles: roles, name: name, p5: p5, p4: p4, key: to[0], typ: to[1], class: to[2]})
+		n.models = append(n.models, &include{roles: roles, name: name, p: paths, key: to[0], typ: to[1], class: to[2]})
 		return nil
 	}
-	if len(f[0]) < 2 {
-		return fmt.Errorf("row %q: want two kinds", line)
+	if len(f[0]) < int(NumVersions) {
+		return fmt.Errorf("row %q: want %d kinds", line, NumVersions)
 	}
-	add := func(name, p5, p4 string) {
-		r := &row{k5: f[0][0], k4: f[0][1], roles: f[0][2:], name: name, p5: p5, p4: p4}
-		if r.k5 == '-' {
-			r.p5 = ""
-		}
-		if r.k4 == '-' {
-			r.p4 = ""
+	add := func(leaf string) {
+		name := join(name, leaf)
+		r := &row{k: [NumVersions]byte([]byte(f[0])), roles: f[0][NumVersions:], name: name}
+		for _, v := range versions() {
+			if r.k[v] != '-' {
+				r.p[v] = join(paths[v], leaf)
+			}
 		}
 		if path, ok := strings.CutSuffix(name, "!"); ok {
 			c.root.at(path).param = r
@@ -386,11 +401,11 @@ func (c *class) parseRow(line string) error {
 		}
 	}
 	if !grouped {
-		add(name, p5, p4)
+		add("")
 		return nil
 	}
 	for _, leaf := range strings.Fields(leaves) {
-		add(join(name, leaf), join(p5, leaf), join(p4, leaf))
+		add(leaf)
 	}
 	return nil
 }

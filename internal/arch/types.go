@@ -10,10 +10,10 @@ import (
 // TypeInfo describes one model type of the table.
 type TypeInfo struct {
 	ModelType string
-	Aliases   []string // other values of model_type, sorted
-	Classes   []string // transformers classes, sorted
-	In5, In4  bool     // known to transformers 5.x, to 4.57
-	Notes     []string // modules on which the two versions disagree, by class
+	Aliases   []string          // other values of model_type, sorted
+	Classes   []string          // transformers classes, sorted
+	In        [NumVersions]bool // known to the version of transformers
+	Notes     []string          // modules on which the two versions disagree, by class
 }
 
 // Component describes one class of diffusers in the table.
@@ -33,7 +33,7 @@ func Components() []Component {
 		info := Component{Class: name}
 		e := newEntry(t.base, Query{}, nil)
 		for _, weight := range t.base.names("0") {
-			if f, ok := e.find(weight); ok && f.row.k4 == 'K' {
+			if f, ok := e.find(weight); ok && f.row.k[V4] == 'K' {
 				info.Kept = append(info.Kept, digitless(strings.TrimSuffix(weight, ".weight"), "#"))
 			}
 		}
@@ -51,7 +51,7 @@ func Types() []TypeInfo {
 		if t.diffusers {
 			continue
 		}
-		info := TypeInfo{ModelType: name, In5: t.in5, In4: t.in4}
+		info := TypeInfo{ModelType: name, In: t.in}
 		for _, c := range t.classes {
 			info.Classes = append(info.Classes, c.name)
 			if note := c.disagreement(); note != "" {
@@ -73,15 +73,15 @@ func Types() []TypeInfo {
 // disagreement says which modules of the class only one of the two versions
 // quantizes, with the class's default for tied embeddings.
 func (c *class) disagreement() string {
-	if !c.in5 || !c.in4 {
+	if !c.in[V5] || !c.in[V4] {
 		return ""
 	}
 	e := newEntry(c, Query{}, nil)
 	only := map[bool]map[string]bool{true: {}, false: {}}
 	for _, name := range c.names("0") {
 		// A name that one version cannot read is no disagreement.
-		if d := e.classify(name); d.Quant5 != d.Quant4 && len(d.Paths5) > 0 && len(d.Paths4) > 0 {
-			only[d.Quant5][digitless(strings.TrimSuffix(name, ".weight"), "#")] = true
+		if d := e.classify(name); d.Quant[V5] != d.Quant[V4] && len(d.Paths[V5]) > 0 && len(d.Paths[V4]) > 0 {
+			only[d.Quant[V5]][digitless(strings.TrimSuffix(name, ".weight"), "#")] = true
 		}
 	}
 	var parts []string

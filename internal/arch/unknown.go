@@ -39,7 +39,7 @@ var projectorParts = setOf("multi_modal_projector", "mm_projector", "merger", "m
 // Of a class of diffusers, the projections of attention and feed-forward
 // layers in numbered blocks are quantized.
 func Unknown(q Query) *Model {
-	return &Model{Type: q.ModelType, Diffusers: q.Diffusers, Custom: true, In5: !q.Diffusers, In4: true}
+	return &Model{Type: q.ModelType, Diffusers: q.Diffusers, Custom: true, In: [NumVersions]bool{V5: !q.Diffusers, V4: true}}
 }
 
 // componentLeaves are names of the projections inside the blocks of diffusers'
@@ -65,19 +65,19 @@ func renamedAttention(path string) string {
 func classifyComponent(name string) Class {
 	path, ok := strings.CutSuffix(name, ".weight")
 	if !ok {
-		return Class{In4: true, Reason: "not a weight"}
+		return Class{In: only(V4, true), Reason: "not a weight"}
 	}
 	paths := distinct(path, renamedAttention(path))
-	c := Class{In4: true, Module: true, Linear4: true, Paths: paths, Paths4: paths}
+	c := Class{In: only(V4, true), Module: true, Linear: only(V4, true), AllPaths: paths, Paths: only(V4, paths)}
 	parts := strings.Split(path, ".")
 	inBlock := false
 	for i, p := range parts {
 		inBlock = inBlock || i > 0 && i < len(parts)-1 && isDigits(p)
 		if inBlock && len(paths) == 1 && !isDigits(p) && (componentLeaves[p] || decoderLeaves[p] || hasComponents(strings.Join(parts[i:], "."), "ff.net")) {
-			c.Quant4 = true
+			c.Quant[V4] = true
 		}
 	}
-	if !c.Quant4 {
+	if !c.Quant[V4] {
 		c.Reason = "not a projection name known for the blocks of diffusers"
 	}
 	return c
@@ -86,12 +86,12 @@ func classifyComponent(name string) Class {
 func classifyUnknown(name string) Class {
 	path, ok := strings.CutSuffix(name, ".weight")
 	if !ok {
-		return Class{In5: true, In4: true, Reason: "not a weight"}
+		return Class{In: all, Reason: "not a weight"}
 	}
 	parts := strings.Split(path, ".")
 	leaf := parts[len(parts)-1]
 	paths := unknownPaths(path)
-	c := Class{In5: true, In4: true, Paths: paths, Paths5: paths, Paths4: paths}
+	c := Class{In: all, AllPaths: paths, Paths: each(func(Version) []string { return paths })}
 	inLayer, expert := false, false
 	for i, p := range parts {
 		switch {
@@ -130,14 +130,14 @@ func classifyUnknown(name string) Class {
 		c.Reason = "not a projection name known for text decoders"
 	case c.Expert:
 		// Of the versions, 4.57 alone has them as Linears.
-		c.Quant4, c.Reason = true, "a routed expert, which transformers 5 fuses"
+		c.Quant[V4], c.Reason = true, "a routed expert, which transformers 5 fuses"
 	default:
-		c.Quant5, c.Quant4 = true, true
+		c.Quant = all
 	}
 	if !c.Embedding {
 		// It may be an nn.Linear, and a loader would then convert it unless
 		// it is listed.
-		c.Module, c.Linear5, c.Linear4 = true, true, true
+		c.Module, c.Linear = true, all
 	}
 	return c
 }

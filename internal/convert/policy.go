@@ -130,7 +130,7 @@ func (p *policy) defaultReason(name string, d safetensors.DType, shape []int64, 
 	}
 	served := p.t&(arch.VLLM|arch.SGLang) != 0
 	switch {
-	case c.Router && (!c.Quant5 || served):
+	case c.Router && (!c.Quant[arch.V5] || served):
 		return "a router" // quantized by 4.57 alone; 5.x and serving engines cannot load it packed
 	case c.Expert && c.Module && !c.Quantize(arch.Transformers5):
 		if p.opt.PerExpert {
@@ -153,9 +153,9 @@ func (p *policy) defaultReason(name string, d safetensors.DType, shape []int64, 
 func (p *policy) inSet(name string, c arch.Class) bool {
 	const both = arch.Transformers5 | arch.Transformers4
 	switch {
-	case p.t&both != both && p.t&both != 0, !c.In5, p.common:
+	case p.t&both != both && p.t&both != 0, !c.In[arch.V5], p.common:
 		return c.Quantize(p.t)
-	case strings.Contains("."+name, ".pooler.") && !c.Quant4 && !p.opt.AsBitsandbytes:
+	case strings.Contains("."+name, ".pooler.") && !c.Quant[arch.V4] && !p.opt.AsBitsandbytes:
 		return false
 	}
 	return c.Quantize(arch.Transformers5) && !c.Unlisted
@@ -168,9 +168,9 @@ func why(c arch.Class) string {
 		return c.Reason
 	case !c.Module:
 		return "not a Linear"
-	case c.Quant5:
+	case c.Quant[arch.V5]:
 		return "not quantized by transformers 4.57"
-	case c.Quant4:
+	case c.Quant[arch.V4]:
 		return "not quantized by transformers 5"
 	}
 	return "not quantized by transformers"

@@ -122,7 +122,7 @@ func (p *Plan) checkTargets(opt *Options) error {
 		}
 		if it.Class.Expert {
 			expert = it.Name
-			if !it.Class.Quant5 {
+			if !it.Class.Quant[arch.V5] {
 				fused = it.Name
 			}
 			if it.Spec.Type == nf4.FP4 {

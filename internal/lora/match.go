@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -33,8 +34,8 @@ func newBase(tensors []weights.Tensor, tied bool) *base {
 	}
 	for i := range tensors {
 		t := &tensors[i]
-		for _, p := range t.Class.Paths {
-			if _, taken := b.byPath[p]; !taken && len(t.Class.Paths5) <= 2 && len(t.Class.Paths4) <= 2 {
+		for _, p := range t.Class.AllPaths {
+			if _, taken := b.byPath[p]; !taken && len(t.Class.Paths[arch.V5]) <= 2 && len(t.Class.Paths[arch.V4]) <= 2 {
 				b.byPath[p] = t
 			}
 		}

@@ -38,7 +38,7 @@ func newCounterparts(sub *subject, model *arch.Model, sourceNames, names []strin
 			if class.Embedding {
 				c.embedded = append(c.embedded, n)
 			}
-			for _, p := range slices.Concat(class.Paths5, class.Paths4) {
+			for _, p := range slices.Concat(class.Paths[arch.V5], class.Paths[arch.V4]) {
 				if old, ok := c.byPath[p]; ok && old != n {
 					c.byPath[p] = ""
 				} else {
@@ -125,7 +125,7 @@ func (c *counterparts) module(name string) string {
 		return ""
 	}
 	class := c.model.Classify(name)
-	for _, p := range slices.Concat(class.Paths5, class.Paths4) {
+	for _, p := range slices.Concat(class.Paths[arch.V5], class.Paths[arch.V4]) {
 		if s := c.byPath[p]; s != "" {
 			return s
 		}

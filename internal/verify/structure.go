@@ -205,7 +205,7 @@ func (r *Report) dtypes(sub *subject) {
 			continue
 		}
 		if t.DType == safetensors.F32 && sub.model != nil {
-			if c := sub.model.ClassifyTensor(t.Name, len(t.Shape)); c.Hold5 != arch.HoldNever || c.Hold4 != arch.HoldNever {
+			if c := sub.model.ClassifyTensor(t.Name, len(t.Shape)); c.Hold[arch.V5] != arch.HoldNever || c.Hold[arch.V4] != arch.HoldNever {
 				continue
 			}
 		}
@@ -286,7 +286,7 @@ func (r *Report) unloadable(model *arch.Model, targets arch.Target, quantized []
 			add(t, by, why)
 		}
 		// CLIP's tower is vision_tower.encoder in 5.x, and vision_tower.vision_model.encoder in 4.57.
-		if c := t.Class; by&arch.Transformers4 == 0 && c.Known && c.In4 && c.Linear5 && len(c.Paths4) == 0 {
+		if c := t.Class; by&arch.Transformers4 == 0 && c.Known && c.In[arch.V4] && c.Linear[arch.V5] && len(c.Paths[arch.V4]) == 0 {
 			add(t, targets&arch.Transformers4, "its class has no module of that name there")
 		}
 	}

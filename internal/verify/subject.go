@@ -63,10 +63,10 @@ func newSubject(src *checkpoint.Source, groups *fourbit.Groups, targets arch.Tar
 // lacking returns those of the targets that do not have the model's class.
 func (s *subject) lacking() arch.Target {
 	var t arch.Target
-	if !s.model.In5 {
+	if !s.model.In[arch.V5] {
 		t |= arch.Transformers5
 	}
-	if !s.model.In4 {
+	if !s.model.In[arch.V4] {
 		t |= arch.Transformers4 | arch.Diffusers
 	}
 	return t & s.targets

@@ -108,7 +108,7 @@ func (m *Model) fused(s *stack) (Tensor, error) {
 				return bad("%s has shape %v and dtype %s; want floats of shape [%d %d], as expert 0 has them", part.Name, part.Shape, part.DType, out, in)
 			}
 			part = part.Floats()
-			part.Turned, part.Class = true, expertClass(t.Class, strings.TrimSuffix(part.Name, ".weight"))
+			part.Turned, part.Class = true, t.Class.OneOfStack(strings.TrimSuffix(part.Name, ".weight"))
 			t.Bytes += part.Bytes
 			t.Parts = append(t.Parts, part)
 		}

@@ -5,7 +5,6 @@ import (
 	"io"
 	"strings"
 
-	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/panel"
 )
@@ -156,7 +155,7 @@ func (m *Model) Experts(t *Tensor) ([]Tensor, error) {
 		for i, name := range names {
 			module := fmt.Sprintf("%s%d.%s", stack, e, name)
 			parts = append(parts, Tensor{
-				Name: module + ".weight", File: t.File, Class: expertClass(t.Class, module), DType: t.DType, Shape: []int64{out, in},
+				Name: module + ".weight", File: t.File, Class: t.Class.OneOfStack(module), DType: t.DType, Shape: []int64{out, in},
 				Bytes: t.Bytes / (experts * n), Method: t.Method, Turned: true,
 				Values: &turned{src: t.Values, in: in, out: out, stride: width, first: e*in*width + int64(i)*out, size: size, cache: m.panels},
 			})
@@ -172,13 +171,4 @@ func matricesOf(name string) (stack string, matrices []string) {
 		return name[:dot+1], []string{"gate_proj", "up_proj"}
 	}
 	return name[:dot+1], []string{name[dot+1:]}
-}
-
-// expertClass is that of one expert's matrix, of a stack's class.
-func expertClass(c arch.Class, module string) arch.Class {
-	c.Split, c.Module, c.Expert = false, true, false
-	c.Linear5, c.Linear4, c.Quant5, c.Quant4 = true, true, true, true
-	c.Paths = []string{module}
-	c.Paths5, c.Paths4 = c.Paths, c.Paths
-	return c
 }
