@@ -4,6 +4,7 @@ package interop
 
 import (
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -153,4 +154,38 @@ func TestDequantizesItsOwn(t *testing.T) {
 			}
 		})
 	}
+}
+
+// restoredCase is one question to restored.py.
+type restoredCase struct {
+	Source    string   `json:"source"`
+	Restored  string   `json:"restored"`
+	Quantized []string `json:"quantized"`
+}
+
+type restoredAnswer struct {
+	Error         string   `json:"error"`
+	Missing       []string `json:"missing"`
+	Extra         []string `json:"extra"`
+	Misshapen     []string `json:"misshapen"`
+	Differ        []string `json:"differ"`
+	Wrongly       []string `json:"wrongly"`
+	ConfigDiffers bool     `json:"config_differs"`
+}
+
+// checkRestored dequantizes what was converted of small models, and compares it with their sources: names, shapes,
+// config.json, and values, which are the source's but for those of quantized weights, which bitsandbytes decodes.
+func checkRestored(t *testing.T, converted []familyCase) {
+	var cases []restoredCase
+	for i, c := range converted {
+		out := filepath.Join(t.TempDir(), fmt.Sprint(i))
+		nf4kit(t, "dequantize", c.Converted, out, "-q")
+		cases = append(cases, restoredCase{c.Source, out, c.plan.quantized()})
+	}
+	for i, a := range python[restoredCase, restoredAnswer](t, t5, "restored.py", cases) {
+		if diff := cmp.Diff(restoredAnswer{}, a, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s, %v: dequantized (-want +got):\n%s", cases[i].Source, converted[i].flags, diff)
+		}
+	}
+	t.Logf("%d checkpoints dequantized have the names, the shapes and the values of their sources", len(cases))
 }

@@ -124,7 +124,8 @@ func (r familyRow) String() string {
 // TestArchitectures converts small models of many architectures, saved by either version of transformers. Each loads in the
 // version that saved it, what 4.57 saved in 5.x too, and of crossFamilies the other way round, and must be what bitsandbytes makes of the same source there:
 // the same modules, but for those kept for a reason, the same codes and states, the same output. Where the default keeps
-// modules, the set of that one version is asked for too, and has to be the same to the last module.
+// modules, the set of that one version is asked for too, and has to be the same to the last module. Dequantized again, each has
+// the names and shapes of its source.
 //
 // With the build tag families it does so for all of families_models.py, in some four minutes, else for those of fewFamilies:
 //
@@ -162,6 +163,7 @@ func TestArchitectures(t *testing.T) {
 		return
 	}
 	var rows []familyRow
+	var converted []familyCase
 	cases := map[environment][]familyCase{}
 	for i, f := range families {
 		for _, env := range environments {
@@ -180,7 +182,7 @@ func TestArchitectures(t *testing.T) {
 				r.outcome = convertOutcome(err)
 				rows = append(rows, r)
 			} else {
-				cases[env] = append(cases[env], usual)
+				cases[env], converted = append(cases[env], usual), append(converted, usual)
 				if env == t4 && usual.in5 {
 					cases[t5] = append(cases[t5], usual)
 				}
@@ -195,10 +197,11 @@ func TestArchitectures(t *testing.T) {
 				r.flags, r.outcome = strings.Join(exactFlags(env), " "), convertOutcome(err)
 				rows = append(rows, r)
 			case !slices.Equal(exact.plan.quantized(), usual.plan.quantized()):
-				cases[env] = append(cases[env], exact)
+				cases[env], converted = append(cases[env], exact), append(converted, exact)
 			}
 		}
 	}
+	t.Run("dequantize", func(t *testing.T) { checkRestored(t, converted) })
 	answers := map[environment]*[]familyAnswer{t5: new([]familyAnswer), t4: new([]familyAnswer)}
 	t.Run("load", func(t *testing.T) {
 		for _, env := range environments {
