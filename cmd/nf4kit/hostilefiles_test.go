@@ -39,8 +39,9 @@ var hostileFiles = []hostileFile{
 	{"header of 96 MB", makeManyTensors, []hostileRun{{"inspect SRC", 3}, {"measure SRC", 3}, {"convert SRC DST", 3}, {"plan SRC", 3}}},
 	{"524,288 tensors of no dimension", makeScalars, []hostileRun{{"inspect SRC", 0}, {"measure SRC", -1}, {"plan SRC", -1}}},
 	{"524,288 matrices of experts", makeMatrices, []hostileRun{{"inspect SRC", 0}, {"measure SRC", 3}, {"plan SRC", -1}}},
-	{"nf4kit.json of 93 MB, 1,192,307 digests", makeDigests, []hostileRun{{"verify SRC", -1}}},
-	{"nf4kit.json of 93 MB, 7,750,000 settings", makeSettings, []hostileRun{{"verify SRC", 3}}},
+	{"nf4kit.json of 93 MB, 1,192,307 digests", makeDigests, []hostileRun{{"verify SRC", 4}}},
+	{"nf4kit.json of 81 MB, 1,048,576 digests", makeMostDigests, []hostileRun{{"verify SRC", 4}}},
+	{"nf4kit.json of 93 MB, 7,750,000 settings", makeSettings, []hostileRun{{"verify SRC", 4}}},
 	{"config.json of 8 MB", makeKeys, []hostileRun{{"plan SRC", 3}}},
 	{"config.json of 10,000,000 layers", makeLayers, []hostileRun{{"plan SRC", 3}}},
 	{"64 weights below one another, 300,000 names below them all", makeNested, []hostileRun{{"inspect SRC", -1}, {"verify SRC", -1}, {"dequantize SRC DST", -1}}},
@@ -181,13 +182,17 @@ func makeNested(t *testing.T, dir string) string {
 
 const manifestHead = `{"schema":"nf4kit.manifest/1","tool":"nf4kit 1","digest":"blake3-256","source":{"name":"s","files":[]},"files":{},`
 
-// makeManifest writes a whole checkpoint beside an nf4kit.json of n members of the same form.
+// makeManifest has convert write a whole checkpoint, and gives it an nf4kit.json of n members of the same form.
 func makeManifest(t *testing.T, dir, key, value string, n int) string {
-	src := filepath.Join(dir, "src")
-	if err := os.Mkdir(src, 0o777); err != nil {
+	plain, src := filepath.Join(dir, "plain"), filepath.Join(dir, "src")
+	if err := os.Mkdir(plain, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	tinyLlama(t, src)
+	tinyLlama(t, plain)
+	var stderr strings.Builder
+	if code := run(t.Context(), []string{"convert", plain, src, "-q"}, nil, nil, &stderr, &stderr); code != 0 {
+		t.Fatalf("convert: exit code %d: %s", code, stderr.String())
+	}
 	writeFile(t, src, "nf4kit.json", func(w *bufio.Writer) int64 {
 		fmt.Fprintf(w, `%s%q:{`, manifestHead, key)
 		sep := ""
@@ -203,6 +208,10 @@ func makeManifest(t *testing.T, dir, key, value string, n int) string {
 
 func makeDigests(t *testing.T, dir string) string {
 	return makeManifest(t, dir, "tensors", strings.Repeat("0", 64), 1_192_307)
+}
+
+func makeMostDigests(t *testing.T, dir string) string {
+	return makeManifest(t, dir, "tensors", strings.Repeat("0", 64), 1<<20)
 }
 
 func makeSettings(t *testing.T, dir string) string {

@@ -272,25 +272,9 @@ func runPlan(ctx context.Context, g *globals, o PlanOptions) error {
 		return err
 	}
 	g.warn(src.Warnings)
-	r, err := o.run(src.DType)
+	p, err := await(ctx, func() (*planned, error) { return o.planned(src, t) })
 	if err != nil {
 		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	p := &planned{src: src, target: t, opts: o}
-	if p.plan, err = memplan.New(src.Model, r); err != nil {
-		return planUsage(err)
-	}
-	if p.file, err = source.AdapterFile(p.plan.Coefficients.Adapters, p.plan.Run.Rank, p.plan.Run.AdapterDType); err != nil {
-		return err
-	}
-	if err := p.compare(src.Model, r); err != nil {
-		return err
-	}
-	if t != nil {
-		p.changes, p.chain = p.plan.Changes(src.Model, t.usable)
 	}
 	if o.HTML != "" {
 		if err := p.writePage(o.HTML); err != nil {
@@ -311,6 +295,28 @@ func runPlan(ctx context.Context, g *globals, o PlanOptions) error {
 		return &checkError{fmt.Sprintf("%s does not fit %s: %s of %s usable", src.Model.Name, t.name, gibText(p.plan.Memory.Process), gibText(t.usable))}
 	}
 	return nil
+}
+
+// planned plans the run and what is shown beside it.
+func (o *PlanOptions) planned(src *source.Source, t *target) (*planned, error) {
+	r, err := o.run(src.DType)
+	if err != nil {
+		return nil, err
+	}
+	p := &planned{src: src, target: t, opts: *o}
+	if p.plan, err = memplan.New(src.Model, r); err != nil {
+		return nil, planUsage(err)
+	}
+	if p.file, err = source.AdapterFile(p.plan.Coefficients.Adapters, p.plan.Run.Rank, p.plan.Run.AdapterDType); err != nil {
+		return nil, err
+	}
+	if err := p.compare(src.Model, r); err != nil {
+		return nil, err
+	}
+	if t != nil {
+		p.changes, p.chain = p.plan.Changes(src.Model, t.usable)
+	}
+	return p, nil
 }
 
 // compare plans the usual methods. One that its flags rule out is left out.

@@ -179,8 +179,8 @@ func Parse(raw []byte) (*Manifest, error) {
 	if len(raw) > MaxSize {
 		return nil, &Error{Name, fmt.Sprintf("at most %d bytes", MaxSize), fmt.Sprint(len(raw)), nil}
 	}
-	// Three numbers or names a tensor are more than there are.
-	if err := checkpoint.BoundTokens(Name, raw, 3*checkpoint.MaxTensors); err != nil {
+	// A name and a digest a tensor, and the rest is short.
+	if err := checkpoint.BoundTokens(Name, raw, 2*checkpoint.MaxTensors+1<<16); err != nil {
 		return nil, err
 	}
 	var f file

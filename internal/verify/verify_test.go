@@ -3,6 +3,7 @@ package verify
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -398,5 +399,37 @@ func TestChangedHeader(t *testing.T) {
 func TestNothingToVerify(t *testing.T) {
 	if _, err := Check(t.Context(), open(t, llama), Options{}); err == nil || !strings.Contains(err.Error(), "nothing to verify") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// A manifest names any number of tensors; of those that are not there, so many are named, and the others counted.
+func TestAbsent(t *testing.T) {
+	dir := converted(t, llama, convert.Options{})
+	m, err := manifest.Read(open(t, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const more = 7
+	for i := range maxAbsent + more {
+		m.Tensors[fmt.Sprint("absent.", i)] = manifest.Digest{}
+	}
+	raw, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, manifest.Name), raw, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	named, counted := 0, 0
+	for _, f := range severe(check(t, dir, Options{})) {
+		switch {
+		case strings.HasPrefix(f.Tensor, "absent."):
+			named++
+		case strings.Contains(f.Text, "expected another 7 tensors"):
+			counted++
+		}
+	}
+	if named != maxAbsent || counted != 1 {
+		t.Errorf("%d named, %d findings that count the others; want %d and 1", named, counted, maxAbsent)
 	}
 }
