@@ -27,7 +27,8 @@ nor the result is ever in memory.`,
 		Args: unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newLoraInspectCommand(g), newLoraMergeCommand(g), newLoraCombineCommand(g))
+	cmd.AddCommand(newLoraInspectCommand(g), newLoraMergeCommand(g), newLoraCombineCommand(g), newLoraExtractCommand(g),
+		newLoraInitCommand(g))
 	return cmd
 }
 

@@ -117,8 +117,8 @@ func (o *LoraMergeOptions) merge() (lora.Options, error) {
 		return opt, usagef("--onto %q: want auto, source or decoded", o.Onto)
 	case len(o.Weights) > 0 && len(o.Weights) != len(o.Adapters):
 		return opt, usagef("--weight: %d for %d adapters", len(o.Weights), len(o.Adapters))
-	case o.Recipe != "":
-		return opt, usagef("--recipe is of convert alone")
+	case o.Recipe != "" || o.TargetBPP > 0 || o.SaveRecipe != "" || len(o.Reports) > 0:
+		return opt, usagef("--recipe, --save-recipe, --target-bpp and --report are of convert alone")
 	}
 	if len(o.Weights) == 0 {
 		opt.Weights = nil
@@ -135,6 +135,8 @@ type merging struct {
 	adapters []*lora.Adapter
 	merge    *lora.Merge
 	plan     *convert.Plan
+	inputs   convert.Inputs
+	like     *weights.Model // whose weights' formats the result has; nil: the base's
 }
 
 // runLoraMerge is the command without cobra.
@@ -156,6 +158,17 @@ func runLoraMerge(ctx context.Context, g *globals, o LoraMergeOptions) error {
 	if err != nil {
 		return err
 	}
+	scale, err := o.choose()
+	if err != nil {
+		return err
+	}
+	inputs, identity, closeInputs, err := o.ScaleOptions.open(scale)
+	if err != nil {
+		return err
+	}
+	defer closeInputs()
+	m.inputs = inputs
+	o.noteScale(scale, identity)
 	if m.plan, err = g.planned(ctx, func() (*convert.Plan, error) { return m.planMerge(opt) }); err != nil {
 		return err
 	}
@@ -260,7 +273,7 @@ func (m *merging) planMerge(opt lora.Options) (*convert.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	copt.Formats = formats
+	copt.Formats, copt.Inputs = formats, m.inputs
 	p, err := convert.PlanModel(&merged, copt)
 	if err != nil {
 		return nil, err
@@ -270,11 +283,15 @@ func (m *merging) planMerge(opt lora.Options) (*convert.Plan, error) {
 
 // formats are those that the weights of a 4-bit base have, unless flags ask for others.
 func (m *merging) formats() map[string]convert.Format {
-	if m.base.FourBit == nil || len(m.o.given) > 0 {
+	like := m.base
+	if m.like != nil {
+		like = m.like
+	}
+	if like.FourBit == nil || len(m.o.given) > 0 {
 		return nil
 	}
 	out := map[string]convert.Format{}
-	for _, w := range m.base.FourBit.Weights {
+	for _, w := range like.FourBit.Weights {
 		out[w.Name] = w.State.Format
 	}
 	return out

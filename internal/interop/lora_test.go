@@ -23,6 +23,7 @@ type loraCase struct {
 	Type        string   `json:"type,omitempty"`
 	DoubleQuant bool     `json:"double_quant"`
 	DType       string   `json:"dtype,omitempty"`
+	Source      string   `json:"source,omitempty"`
 	Base        string   `json:"base,omitempty"`
 	Adapter     string   `json:"adapter,omitempty"`
 }
@@ -35,6 +36,8 @@ type loraAnswer struct {
 		Safe     bool     `json:"safe"`
 		Exact    bool     `json:"exact"`
 	} `json:"merges"`
+	Worst      float64 `json:"worst"`
+	Modules    int     `json:"modules"`
 	Difference float64 `json:"difference"`
 }
 
@@ -239,6 +242,21 @@ func checkCombine(t *testing.T, dir string) {
 				}
 			}
 		})
+	}
+}
+
+// LoftQ's adapter for the shipped model, with a scaling that is not 1: PEFT loads it, and it is within 1 % of the best.
+func TestLoraInit(t *testing.T) {
+	dir := t.TempDir()
+	base, adapter := convert(t, llama()), filepath.Join(dir, "adapter")
+	nf4kit(t, "lora", "init", llama(), base, adapter, "--rank", "8", "--alpha", "16")
+	a := python[loraCase, loraAnswer](t, t5, "lora.py", []loraCase{{Kind: "init", Source: llama(), Base: base, Adapter: adapter}})[0]
+	if a.Error != "" {
+		t.Fatal(a.Error)
+	}
+	const modules, above = 28, 1.01
+	if a.Modules != modules || !(a.Worst <= above) || !(a.Difference > 0) {
+		t.Errorf("%d modules, at worst %.4f of the best, logits moved by %.2g; want %d, at most %.2f, and some", a.Modules, a.Worst, a.Difference, modules, above)
 	}
 }
 

@@ -9,7 +9,8 @@ A case is {"kind", "out": a directory, ...}:
            decoded.safetensors (dequantized by bitsandbytes, plus PEFT's delta, rounded) and merged.safetensors (codes and scales of
            what PEFT's merge makes: quantized again).
   combine  {}: writes OUT/a, b (adapters) and, for each of COMBINES, OUT/NAME: what add_weighted_adapter makes of them.
-  load     {"base", "adapter"}: loads an adapter; answers the largest difference from zero that its update makes to the logits.
+  init     {"source", "base", "adapter"}: an adapter for a quantized base; answers {"worst": |W-Q-sBA| over the least of its rank, the
+           largest of all modules; "modules"; "difference": how far it moves the logits}.
 """
 
 import json
@@ -225,14 +226,24 @@ def combine(case):
 
 
 @torch.no_grad()
-def load(case):
-    base, _ = common.load("causal", case["base"])
+def init(case):
+    """How far the adapter is from the best of its rank, by full singular value decompositions, and whether it changes anything."""
+    source = common.load("causal", case["source"])[0]
+    base = common.load("causal", case["base"])[0]
     before = common.forward(base)
-    after = common.forward(PeftModel.from_pretrained(base, case["adapter"]).eval())
-    return {"difference": common.relative(after, before)}
+    peft = PeftModel.from_pretrained(base, case["adapter"]).eval()
+    worst, count = 0.0, 0
+    for name, m in peft.named_modules():
+        if hasattr(m, "get_delta_weight"):
+            w = m.get_base_layer().weight
+            q = dequantize_4bit(w.data, w.quant_state).double()
+            d = source.get_submodule(name.removeprefix("base_model.model.")).weight.double() - q
+            best = torch.linalg.svdvals(d)[m.r["default"] :].norm()
+            worst, count = max(worst, ((d - m.get_delta_weight("default").double()).norm() / best).item()), count + 1
+    return {"worst": worst, "modules": count, "difference": common.relative(common.forward(peft), before)}
 
 
-KINDS = {"merge": merge, "4bit": four_bit, "combine": combine, "load": load}
+KINDS = {"merge": merge, "4bit": four_bit, "combine": combine, "init": init}
 
 if __name__ == "__main__":
     common.serve(lambda case: {"error": "", **KINDS[case["kind"]](case)})
