@@ -19,7 +19,7 @@ second moments, and with --gram Gram matrices. convert --activations reads the f
 The text should be like what the model will be used for, some 32,000 tokens of it.`,
 		Example: `  nf4kit calibration-script > calibrate.py
   python calibrate.py Llama-3.2-1B --text sample.txt -o llama.act.safetensors --gram`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := io.WriteString(g.Stdout, activations.Script)
 			return err

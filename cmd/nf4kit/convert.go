@@ -77,8 +77,9 @@ func given(fs *pflag.FlagSet, names []string) map[string]string {
 func newConvertCommand(g *globals) *cobra.Command {
 	var o ConvertOptions
 	cmd := &cobra.Command{
-		Use:   "convert SRC DST",
-		Short: "Quantize a checkpoint to NF4 (or FP4) in a new directory",
+		Use:        "convert SRC DST",
+		SuggestFor: []string{"quantize", "quant", "compress", "pack"},
+		Short:      "Quantize a checkpoint to NF4 (or FP4) in a new directory",
 		Long: `convert reads SRC, a Hugging Face model directory, one .safetensors file or a hub
 cache snapshot, and writes DST, a directory that transformers, PEFT and vLLM load
 as it is. It quantizes the modules that BitsAndBytesConfig would, but for towers,
@@ -110,7 +111,7 @@ The command line wins over the environment, and the environment over the recipe.
   nf4kit convert Llama-3.2-1B out --rule 'down_proj=block=32' --dry-run -v
   nf4kit convert Llama-3.2-1B out --imatrix Llama-3.2-1B.imatrix.gguf
   nf4kit convert Llama-3.2-1B out --target-bpp 4.5 --activations llama.act.safetensors --save-recipe llama-4.5.yaml`,
-		Args: cobra.ExactArgs(2),
+		Args: arguments("SRC", "DST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Src, o.Dst = args[0], args[1]
 			if o.Recipe != "" {
@@ -165,6 +166,12 @@ func (o *ConvertOptions) addFlags(cmd *cobra.Command) {
 
 // enum completes a flag with its values.
 func enum(cmd *cobra.Command, flag string, values ...string) {
+	spell(cmd.Flags(), lowerWord, flag)
+	complete(cmd, flag, values...)
+}
+
+// complete has the shell offer values of a flag.
+func complete(cmd *cobra.Command, flag string, values ...string) {
 	err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	if err != nil {
 		panic("nf4kit: internal error: " + err.Error())
@@ -333,6 +340,9 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 		}
 	}
 	if o.DryRun {
+		if err := p.Check(o.Dst, o.Force); err != nil {
+			return err
+		}
 		return printPlan(g, o, p)
 	}
 	if g.Verbose {

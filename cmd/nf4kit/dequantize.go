@@ -25,8 +25,9 @@ type DequantizeOptions struct {
 func newDequantizeCommand(g *globals) *cobra.Command {
 	var o DequantizeOptions
 	cmd := &cobra.Command{
-		Use:   "dequantize SRC DST",
-		Short: "Decode a quantized checkpoint to 16 or 32 bits",
+		Use:        "dequantize SRC DST",
+		SuggestFor: []string{"unquantize", "restore", "decode"},
+		Short:      "Decode a quantized checkpoint to 16 or 32 bits",
 		Long: `dequantize reads SRC, a bitsandbytes NF4 or FP4 checkpoint made by nf4kit or by
 save_pretrained, and writes DST, a directory without quantization_config that loads
 as a plain model. Every decoded value is the one that bitsandbytes computes: the
@@ -37,7 +38,7 @@ weights too, as convert does. Of a single file without a config.json beside it, 
 quantized keep their dtype unless --dtype is given.`,
 		Example: `  nf4kit dequantize Llama-3.2-1B-nf4 Llama-3.2-1B-bf16
   nf4kit dequantize Llama-3.2-1B-nf4 out --dtype float32`,
-		Args: cobra.ExactArgs(2),
+		Args: arguments("SRC", "DST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Src, o.Dst = args[0], args[1]
 			return runDequantize(cmd.Context(), g, o)

@@ -94,11 +94,14 @@ func hint(err error) string {
 	var out *checkpoint.OutputError
 	var src *convert.SourceError
 	var adapter *lora.Error
+	var missing *checkpoint.MissingError
 	switch {
 	case errors.As(err, &adapter):
 		return adapter.Hint
 	case errors.As(err, &in):
 		return in.Hint
+	case errors.As(err, &missing):
+		return missing.Hint()
 	case errors.As(err, &out):
 		return out.Hint
 	case errors.As(err, &src):

@@ -91,7 +91,7 @@ func TestHostileNames(t *testing.T) {
 	}{
 		{0, []string{"inspect", file, "-v"}},
 		{0, []string{"convert", file, dst, "-v", "--only", ".", "--report", reports + "/r.csv", "--report", reports + "/r.md", "--report", reports + "/r.html"}},
-		{0, []string{"convert", file, dst, "--only", ".", "--dry-run", "-v"}},
+		{0, []string{"convert", file, dst + "-dry", "--only", ".", "--dry-run", "-v"}},
 		{0, []string{"measure", file, "--report", reports + "/m.csv", "--report", reports + "/m.md"}},
 		{0, []string{"measure", file, dst}},
 		{-1, []string{"verify", dst, "-v"}},

@@ -28,8 +28,9 @@ func newInspectCommand(g *globals) *cobra.Command {
 	var only []string
 	var architectures bool
 	cmd := &cobra.Command{
-		Use:   "inspect SRC [REGEX...]",
-		Short: "Show the tensors of a checkpoint, what is quantized and bits per parameter",
+		Use:        "inspect SRC [REGEX...]",
+		SuggestFor: []string{"info", "show", "list", "ls"},
+		Short:      "Show the tensors of a checkpoint, what is quantized and bits per parameter",
 		Long: `inspect reads the headers of SRC, a model directory, a .safetensors file or a hub
 cache snapshot, quantized or not, and shows its tensors by dtype and format, the
 measured bits per parameter and the saving against 16 bits. It reads no weights, so
@@ -45,9 +46,9 @@ one of them count, and they are listed; -v lists every tensor.`,
   nf4kit inspect Llama-3.2-1B-nf4 --json`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if architectures {
-				return cobra.NoArgs(cmd, args)
+				return noArguments(cmd, args)
 			}
-			return cobra.MinimumNArgs(1)(cmd, args)
+			return arguments("SRC")(cmd, args[:min(len(args), 1)])
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if architectures {

@@ -80,7 +80,7 @@ fit: PEFT leaves out a tensor that matches nothing without a word. What does not
 exit code 4.`,
 		Example: `  nf4kit lora inspect my-adapter
   nf4kit lora inspect my-adapter --base Llama-3.2-1B -v`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("ADAPTER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Adapter = args[0]
 			return runLoraInspect(cmd.Context(), g, o)
@@ -316,7 +316,9 @@ They are PEFT's add_weighted_adapter, and equal to it where nothing is random. A
 of -1 takes a task away.`,
 		Example: `  nf4kit lora combine french legal both
   nf4kit lora combine french legal both --weight 0.7 --weight 0.3 --method svd --rank 16`,
-		Args: cobra.MinimumNArgs(2),
+		Args: func(cmd *cobra.Command, args []string) error {
+			return arguments("ADAPTER", "DST")(cmd, args[:min(len(args), 2)])
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Adapters, o.Dst = args[:len(args)-1], args[len(args)-1]
 			return runLoraCombine(cmd.Context(), g, o)

@@ -60,7 +60,9 @@ survives rounding (or quantization); and what is lost, in units of the update.`,
   nf4kit lora merge Llama-3.2-1B-nf4 my-adapter merged --dtype bfloat16
   nf4kit lora merge Llama-3.2-1B my-adapter merged-nf4 --quantize --scale mse
   nf4kit lora merge Llama-3.2-1B french legal both --weight 0.7 --weight 0.3 --joint`,
-		Args: cobra.MinimumNArgs(3),
+		Args: func(cmd *cobra.Command, args []string) error {
+			return arguments("BASE", "ADAPTER", "DST")(cmd, args[:min(len(args), 3)])
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Src, o.Adapters, o.Dst = args[0], args[1:len(args)-1], args[len(args)-1]
 			o.take(cmd)

@@ -39,8 +39,9 @@ type MeasureOptions struct {
 func newMeasureCommand(g *globals) *cobra.Command {
 	var o MeasureOptions
 	cmd := &cobra.Command{
-		Use:   "measure SRC [QUANT]",
-		Short: "Measure the reconstruction error of 4-bit and 8-bit formats, or of a written checkpoint",
+		Use:        "measure SRC [QUANT]",
+		SuggestFor: []string{"error", "compare", "evaluate"},
+		Short:      "Measure the reconstruction error of 4-bit and 8-bit formats, or of a written checkpoint",
 		Long: `measure quantizes and decodes every weight of SRC that convert would quantize, in each
 of --formats, and reports the error against the source with the exact bits per parameter.
 Nothing is written but the reports asked for.
@@ -64,7 +65,12 @@ checkpoint has been written in.`,
   nf4kit measure Llama-3.2-1B --formats nf4,fp4 --block-sizes 32,64,128 --double-quant both --report rd.html
   nf4kit measure Llama-3.2-70B --sample 0.02
   nf4kit measure Llama-3.2-1B Llama-3.2-1B-nf4 --max-rel-rmse 0.1`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 2 {
+				return surplus(cmd, args[2:], "SRC and perhaps QUANT")
+			}
+			return arguments("SRC")(cmd, args[:min(len(args), 1)])
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Src = args[0]
 			if len(args) > 1 {
@@ -92,6 +98,7 @@ checkpoint has been written in.`,
 	fs.IntVar(&o.Worst, "worst", 10, "tensors to list, worst first")
 	o.Limits.addFlags(fs)
 	o.Gates.addFlags(fs)
+	complete(cmd, "formats", measure.KindNames()...)
 	enum(cmd, "double-quant", "true", "false", "both")
 	enum(cmd, "dtype", "auto", "bfloat16", "float16")
 	enum(cmd, "towers", "keep", "quantize")

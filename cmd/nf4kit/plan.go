@@ -47,9 +47,11 @@ type PlanOptions struct {
 
 func newPlanCommand(g *globals) *cobra.Command {
 	var o PlanOptions
+	var list bool
 	cmd := &cobra.Command{
-		Use:   "plan SRC",
-		Short: "Plan the GPU memory of full fine-tuning, LoRA or QLoRA, and which GPUs it fits",
+		Use:        "plan SRC",
+		SuggestFor: []string{"memory", "estimate", "vram"},
+		Short:      "Plan the GPU memory of full fine-tuning, LoRA or QLoRA, and which GPUs it fits",
 		Long: `plan says what a training run on SRC takes: weights, adapters, gradients, optimizer states,
 activations and logits, the peak over one training step, and on which GPUs that fits.
 Nothing is loaded and no GPU is needed.
@@ -65,8 +67,19 @@ compares the formulas with published measurements.`,
   nf4kit plan Llama-3.2-1B --method lora --rank 32 --targets q_proj,v_proj --seq 4096
   nf4kit plan config.json --method full --gpus 8 --sharding fsdp --vram 80GiB
   nf4kit plan qwen2.5-7b --optimizer paged-adamw-8bit --html plan.html`,
-		Args: cobra.ExactArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if list {
+				return noArguments(cmd, args)
+			}
+			return arguments("SRC")(cmd, args)
+		},
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return modelshape.BuiltinNames(), cobra.ShellCompDirectiveDefault
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if list {
+				return printLists(g)
+			}
 			o.Src = args[0]
 			return runPlan(cmd.Context(), g, o)
 		},
@@ -75,6 +88,15 @@ compares the formulas with published measurements.`,
 	for flag, values := range planValues {
 		enum(cmd, flag, values...)
 	}
+	var gpus []string
+	for _, gpu := range memplan.GPUs() {
+		gpus = append(gpus, gpu.Name)
+	}
+	complete(cmd, "gpu", gpus...)
+	spell(cmd.Flags(), trainerWord, "optimizer", "attention")
+	spell(cmd.Flags(), tokenCount, "seq", "generate")
+	spell(cmd.Flags(), gpuMemory, "vram")
+	cmd.Flags().BoolVar(&list, "list", false, "list the built-in shapes and the GPUs, and stop")
 	return cmd
 }
 

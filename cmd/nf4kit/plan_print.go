@@ -389,3 +389,45 @@ func (p *planned) generationWeights() (plain, quantized int64) {
 	}
 	return 2 * q.Weights.Params, q.Weights.Device
 }
+
+// printLists is plan --list.
+func printLists(g *globals) error {
+	type shape struct {
+		Name   string `json:"name"`
+		Params int64  `json:"params"`
+	}
+	type card struct {
+		Name   string `json:"name"`
+		MiB    int64  `json:"mib"`
+		Usable int64  `json:"usable_bytes"`
+	}
+	var shapes []shape
+	for _, name := range modelshape.BuiltinNames() {
+		m, err := modelshape.Builtin(name)
+		if err != nil {
+			return err
+		}
+		shapes = append(shapes, shape{name, m.Params()})
+	}
+	var cards []card
+	for _, c := range memplan.GPUs() {
+		cards = append(cards, card{c.Name, c.MiB, c.Usable()})
+	}
+	if g.JSON {
+		return writeJSON(g.Stdout, map[string]any{"schema": "nf4kit.plan-list/1", "shapes": shapes, "gpus": cards})
+	}
+	t := newTable(g.Stdout)
+	t.AppendHeader(row("built-in shape", "parameters"))
+	for _, s := range shapes {
+		t.AppendRow(row(s.Name, billions(s.Params)))
+	}
+	t.Render()
+	fmt.Fprintln(g.Stdout)
+	t = newTable(g.Stdout)
+	t.AppendHeader(row("GPU", "memory", "usable"))
+	for _, c := range cards {
+		t.AppendRow(row(c.Name, gibText(c.MiB<<20), gibText(c.Usable)))
+	}
+	t.Render()
+	return nil
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -93,6 +94,7 @@ func (interrupted) Error() string { return "interrupted: nothing was written" }
 func (interrupted) Unwrap() error { return context.Canceled }
 
 func newRootCommand(g *globals, environ []string) *cobra.Command {
+	showVersion := false
 	root := &cobra.Command{
 		Use:   "nf4kit",
 		Short: "Convert checkpoints to NF4 and measure what it cost",
@@ -114,6 +116,9 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 		SilenceUsage:  true,
 		Args:          unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if showVersion {
+				return printVersion(g)
+			}
 			return cmd.Help()
 		},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
@@ -131,7 +136,7 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 	fs.BoolVarP(&g.Quiet, "quiet", "q", false, "print nothing but warnings and errors (inspect and plan: and the result)")
 	fs.BoolVarP(&g.Verbose, "verbose", "v", false, "say more: every tensor and why it is kept")
 	g.profiles.flags(fs)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		newConvertCommand(g),
 		newDequantizeCommand(g),
@@ -145,9 +150,39 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 		newManCommand(g),
 	)
 	root.SuggestionsMinimumDistance = 2
+	root.Flags().BoolVar(&showVersion, "version", false, "print the version, and stop")
+	root.SetHelpCommand(newHelpCommand(root))
+	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
+	if shells, _, err := root.Find([]string{"completion"}); err == nil {
+		shells.Args = unknownCommand
+		shells.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
 	misuse(root)
 	return root
+}
+
+// newHelpCommand is cobra's own, but that it fails where there is no such command.
+func newHelpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Help about any command",
+		Args: func(_ *cobra.Command, args []string) error {
+			_, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return unknownCommand(root, append(rest, args...))
+			}
+			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			of, _, err := root.Find(args)
+			if err != nil {
+				return err
+			}
+			of.InitDefaultHelpFlag()
+			return of.Help()
+		},
+	}
 }
 
 // unknownCommand refuses what is no command, and says what may have been meant.
@@ -155,8 +190,14 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
+	s := cmd.SuggestionsFor(args[0])
+	for _, c := range cmd.Commands() {
+		if slices.Contains(c.SuggestFor, strings.ToLower(args[0])) {
+			s = []string{c.Name()} // another word for it, which beats a similar one
+		}
+	}
 	near := ""
-	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+	if len(s) > 0 {
 		near = "; did you mean " + strings.Join(s, " or ") + "?"
 	}
 	return fmt.Errorf("unknown command %q%s", args[0], near)

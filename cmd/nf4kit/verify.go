@@ -36,8 +36,9 @@ type VerifyOptions struct {
 func newVerifyCommand(g *globals) *cobra.Command {
 	var o VerifyOptions
 	cmd := &cobra.Command{
-		Use:   "verify DIR",
-		Short: "Check that a 4-bit checkpoint is complete and means what loaders will read",
+		Use:        "verify DIR",
+		SuggestFor: []string{"check", "validate"},
+		Short:      "Check that a 4-bit checkpoint is complete and means what loaders will read",
 		Long: `verify checks DIR, a bitsandbytes 4-bit checkpoint made by nf4kit or anyone else:
 every weight with its sidecars, names, dtypes and shapes, quant_state records, code
 tables, the index, and config.json with its skip list against the match rules of the
@@ -67,7 +68,7 @@ other loaders is a notice.`,
   nf4kit verify Llama-3.2-1B-nf4 --source Llama-3.2-1B
   nf4kit verify Llama-3.2-1B-nf4 --headers-only --json
   nf4kit verify somebodys-nf4 --target transformers5 --target vllm --fix`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Dir = args[0]
 			return runVerify(cmd.Context(), g, o)

@@ -324,6 +324,8 @@ func checkWeightFile(path string) error {
 		e.Found, e.Hint = "pickled weights", pickleHint
 	case bytes.HasPrefix(bytes.ToLower(head), []byte("<!doctype html")), bytes.HasPrefix(bytes.ToLower(head), []byte("<html")):
 		e.Found, e.Hint = "a web page", "the download went wrong: fetch the file again"
+	case filepath.Ext(path) == ".json":
+		e.Expected, e.Found, e.Hint = "a model directory or a .safetensors file", "JSON", "give its directory, "+filepath.Dir(path)
 	case bytes.HasPrefix(head, []byte("\x89HDF")):
 		e.Found, e.Hint = "an HDF5 file", "give the original model in safetensors"
 	default:

@@ -67,19 +67,29 @@ type Output struct {
 	done   bool
 }
 
+// Check is what Create finds wrong with dst before it touches anything.
+func Check(dst string, opt Options) error {
+	_, err := check(dst, opt)
+	return err
+}
+
+func check(dst string, opt Options) (dir string, err error) {
+	if dir, err = resolveDestination(dst); err != nil {
+		return "", err
+	}
+	if err := checkSources(dst, dir, opt.Sources); err != nil {
+		return "", err
+	}
+	return dir, checkDestination(dst, dir, opt.Force)
+}
+
 // Create prepares to write the directory dst. It fails, having changed nothing, with an *OutputError if dst may not be
 // written: it exists and is not empty (unless Force), is not a directory, is or lies in a source or contains one, is
 // being written by another run, or its parent is missing or not writable.
 func Create(dst string, opt Options) (*Output, error) {
-	dir, err := resolveDestination(dst)
-	if err != nil {
-		return nil, err
-	}
-	if err := checkSources(dst, dir, opt.Sources); err != nil {
-		return nil, err
-	}
 	// Asked again under the lock; here it keeps a refusal from leaving traces or being masked by the parent's.
-	if err := checkDestination(dst, dir, opt.Force); err != nil {
+	dir, err := check(dst, opt)
+	if err != nil {
 		return nil, err
 	}
 	lock, err := acquire(beside(dir, lockSuffix))

@@ -15,6 +15,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -64,6 +65,9 @@ func Open(path string) (*Source, error) {
 
 func (s *Source) open() error {
 	info, err := os.Stat(s.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &MissingError{Path: s.Path, Err: err}
+	}
 	if err != nil {
 		return fmt.Errorf("open source: %w", err)
 	}

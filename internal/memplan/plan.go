@@ -174,6 +174,9 @@ func New(m *modelshape.Model, r Run) (*Plan, error) {
 	p := &Plan{Run: r, Weights: r.weights(m), Coefficients: k, AdapterParams: AdapterParams(k.Adapters, r.Rank)}
 	switch r.Method {
 	case LoRA, QLoRA:
+		if idle := r.idleTarget(m); idle != "" {
+			return nil, &OptionError{"targets", fmt.Sprintf("%q matches no linear layer of the model", idle)}
+		}
 		if p.Trained = p.AdapterParams; p.Trained == 0 {
 			return nil, &OptionError{"targets", "match no linear layer of the model: " + r.Targets}
 		}

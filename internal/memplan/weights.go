@@ -1,6 +1,8 @@
 package memplan
 
 import (
+	"strings"
+
 	"github.com/nf4kit/nf4kit/internal/modelshape"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
@@ -116,6 +118,20 @@ func (r Run) adapters(m *modelshape.Model) []Adapter {
 		}
 	}
 	return out
+}
+
+// idleTarget is the first name of a list of targets that no linear layer has, "" if there is none. peft ignores it.
+func (r Run) idleTarget(m *modelshape.Model) string {
+	if strings.HasPrefix(r.Targets, "re:") {
+		return ""
+	}
+	for name := range strings.SplitSeq(r.Targets, ",") {
+		one := r
+		if one.Targets = strings.TrimSpace(name); len(one.adapters(m)) == 0 {
+			return one.Targets
+		}
+	}
+	return ""
 }
 
 // AdapterParams is the number of adapter parameters at a rank.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -35,12 +36,16 @@ type Source struct {
 func Open(src string) (*Source, error) {
 	info, err := os.Stat(src)
 	switch {
-	case err != nil && modelshape.IsBuiltin(src):
-		m, err := modelshape.Builtin(src)
+	case err != nil && builtin(src) != "":
+		m, err := modelshape.Builtin(builtin(src))
 		if err != nil {
 			return nil, err
 		}
-		return &Source{Model: m, From: "built-in shape", Load: m.Name}, nil
+		load := m.Name
+		if strings.Contains(src, "/") {
+			load = src
+		}
+		return &Source{Model: m, From: "built-in shape", Load: load}, nil
 	case err != nil:
 		return nil, unknownSource(src, err)
 	case !info.IsDir() && strings.HasSuffix(src, ".json"):
@@ -68,6 +73,25 @@ func hasWeights(dir string) bool {
 	}
 	return false
 }
+
+// builtin is the built-in shape that src names, as such or as a repository of the hub (org/Name, tuned or not), "" if none.
+func builtin(src string) string {
+	if org, name, ok := strings.Cut(src, "/"); ok && org != "" && org != "." && org != ".." && !strings.Contains(name, "/") {
+		name = strings.ToLower(name)
+		for _, n := range []string{name, tuned.ReplaceAllString(name, ""), strings.TrimPrefix(tuned.ReplaceAllString(name, ""), "meta-")} {
+			if modelshape.IsBuiltin(n) {
+				return n
+			}
+		}
+	}
+	if modelshape.IsBuiltin(src) {
+		return src
+	}
+	return ""
+}
+
+// tuned is how repositories of a model's fine-tunes end, whose shape is the same.
+var tuned = regexp.MustCompile(`-(instruct|it|chat|hf|base|pt)(-(hf|v?[0-9.]+|[0-9]{4}))?$`)
 
 // unknownSource names the built-in shapes that src may have meant.
 func unknownSource(src string, err error) error {

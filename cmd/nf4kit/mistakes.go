@@ -1,0 +1,137 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// arguments is the check that a command has these, by name.
+func arguments(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < len(names):
+			return fmt.Errorf("want %s; %s is missing", strings.Join(names, " and "), strings.Join(names[len(args):], " and "))
+		case len(args) > len(names):
+			return surplus(cmd, args[len(names):], strings.Join(names, " and "))
+		}
+		return nil
+	}
+}
+
+// noArguments is the check that a command has none.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return surplus(cmd, args, "")
+	}
+	return nil
+}
+
+// surplus is the error of arguments too many. One of them may have been meant as the value of a switch, which takes
+// it after an equals sign alone.
+func surplus(cmd *cobra.Command, extra []string, want string) error {
+	if want == "" {
+		want = "no argument"
+	}
+	for _, a := range extra {
+		if _, err := strconv.ParseBool(a); err != nil {
+			continue
+		}
+		var set string
+		cmd.Flags().Visit(func(f *pflag.Flag) {
+			if f.NoOptDefVal != "" && set == "" {
+				set = f.Name
+			}
+		})
+		if set != "" {
+			return fmt.Errorf("want %s, found %q too; the value of a switch stands after =, as in --%s=%s", want, a, set, a)
+		}
+	}
+	return fmt.Errorf("want %s, found %q too", want, extra[0])
+}
+
+// flagError is the usage error of a flag, with the name that may have been meant.
+func flagError(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
+		return &usageError{err}
+	}
+	names := &cobra.Command{SuggestionsMinimumDistance: 2}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
+		}
+	})
+	near := names.SuggestionsFor(strings.ReplaceAll(unknown.GetSpecifiedName(), "_", "-"))
+	if len(near) == 0 {
+		return usagef("%w; '%s --help' lists them", err, cmd.CommandPath())
+	}
+	return usagef("%w; did you mean --%s?", err, strings.Join(near, " or --"))
+}
+
+// A spelling is a flag's value that takes other spellings of what it takes.
+type spelling struct {
+	pflag.Value
+	plain func(string) string
+}
+
+func (s spelling) Set(v string) error { return s.Value.Set(s.plain(v)) }
+
+// spell has flags take other spellings.
+func spell(fs *pflag.FlagSet, plain func(string) string, flags ...string) {
+	for _, name := range flags {
+		f := fs.Lookup(name)
+		if _, many := f.Value.(pflag.SliceValue); !many {
+			f.Value = spelling{f.Value, plain}
+		}
+	}
+}
+
+// dtypes are what people call them.
+var dtypes = map[string]string{"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "half": "float16", "fp32": "float32", "f32": "float32", "float": "float32"}
+
+// lowerWord is the word in lower case; torch.bfloat16, bf16 and the like are dtypes by their usual name.
+func lowerWord(s string) string {
+	s = strings.TrimPrefix(strings.ToLower(s), "torch.")
+	if long, ok := dtypes[s]; ok {
+		return long
+	}
+	return s
+}
+
+// trainers are words of the Hugging Face Trainer for what plan calls otherwise.
+var trainers = map[string]string{"flash-attention-2": "sdpa", "flash-attention-3": "sdpa", "flash-attn": "sdpa", "adamw-torch": "adamw",
+	"adamw-torch-fused": "adamw", "adamw-hf": "adamw", "adamw-bnb-8bit": "adamw-8bit", "paged-adamw-32bit": "paged-adamw"}
+
+// trainerWord is what plan calls a word of the Hugging Face Trainer.
+func trainerWord(s string) string {
+	s = strings.ReplaceAll(lowerWord(s), "_", "-")
+	if own, ok := trainers[s]; ok {
+		return own
+	}
+	return s
+}
+
+var thousands = regexp.MustCompile(`^([0-9]{1,9})[kK]$`)
+
+// tokenCount is 4096 for 4k.
+func tokenCount(s string) string {
+	if m := thousands.FindStringSubmatch(s); m != nil {
+		n, _ := strconv.ParseInt(m[1], 10, 64)
+		return strconv.FormatInt(n<<10, 10)
+	}
+	return s
+}
+
+// gpuMemory is 24GiB for 24, since nobody has a GPU of 24 bytes.
+func gpuMemory(s string) string {
+	if n, err := strconv.ParseFloat(s, 64); err == nil && n > 0 && n <= 1024 {
+		return s + "GiB"
+	}
+	return s
+}
