@@ -28,23 +28,46 @@ const (
 	numKinds
 )
 
-// traits are what the code below branches on.
+// A scope is what one scale is of.
+type scope uint8
+
+const (
+	perBlock scope = iota
+	perRow
+	perTensor
+)
+
+// traits are all that the code below knows of a kind: a further one is a row here and, where no other's does, a codec.
 var traits = [numKinds]struct {
 	name   string
-	blocks bool // takes any block size
-	double bool // takes double quantization
-	fixed  int  // block size of the others; 0 for none
+	bits   int64 // of a code
+	blocks bool  // takes any block size
+	double bool  // takes double quantization
+	fixed  int   // block size of the others; 0 for none
+	scope  scope
+	kept   bool  // the largest magnitudes of the blocks are kept from the first pass to the second
+	zeros  []int // codes of the value 0; nil where values have to be asked
+	codec
 }{
-	NF4:      {name: "nf4", blocks: true, double: true},
-	FP4:      {name: "fp4", blocks: true, double: true},
-	AF4:      {name: "af4", blocks: true, double: true},
-	Int4:     {name: "int4", blocks: true, double: true},
-	Int4Asym: {name: "int4-asym", blocks: true},
-	MXFP4:    {name: "mxfp4", fixed: 32},
-	NVFP4:    {name: "nvfp4", fixed: 16},
-	Int8:     {name: "int8"},
-	FP8:      {name: "fp8"},
-	Dynamic8: {name: "dynamic8", fixed: 256},
+	NF4:      {name: "nf4", bits: 4, blocks: true, double: true, kept: true, zeros: []int{7}, codec: scaled{kernel.NF4, 0}},
+	FP4:      {name: "fp4", bits: 4, blocks: true, double: true, kept: true, zeros: []int{0, 8}, codec: scaled{kernel.FP4, 0}},
+	AF4:      {name: "af4", bits: 4, blocks: true, double: true, kept: true, zeros: []int{7}, codec: scaled{kernel.AF4, bnb.StateSize}},
+	Int4:     {name: "int4", bits: 4, blocks: true, double: true, kept: true, zeros: []int{7}, codec: scaled{kernel.Int4, bnb.StateSize + tableBytes}},
+	Int4Asym: {name: "int4-asym", bits: 4, blocks: true, codec: plain{asymmetricBlocks, 4, 4, 0}},
+	MXFP4:    {name: "mxfp4", bits: 4, fixed: 32, kept: true, zeros: []int{0, 8}, codec: e2m1{exponents, 0}},
+	NVFP4:    {name: "nvfp4", bits: 4, fixed: 16, scope: perTensor, zeros: []int{0, 8}, codec: e2m1{smallFloats, 4}},
+	Int8:     {name: "int8", bits: 8, scope: perRow, zeros: []int{0}, codec: plain{int8Rows, 4, 0, 0}},
+	FP8:      {name: "fp8", bits: 8, scope: perTensor, zeros: []int{0, 0x80}, codec: plain{fp8Tensor, 4, 0, 0}},
+	Dynamic8: {name: "dynamic8", bits: 8, fixed: 256, codec: plain{dynamicBlocks, 4, 0, dynamicBytes}},
+}
+
+// A codec is a way to code and decode.
+type codec interface {
+	// bytes is the storage of n elements under so many scales: of the constants, and of tables and records. size is what
+	// bitsandbytes takes for as many.
+	bytes(size bnb.Size, scales int64) (constants, tables int64)
+	// measure codes a chunk in format i, which is f, and sums the errors.
+	measure(c *chunk, i int, f Format)
 }
 
 // String is the name that flags and reports use.
@@ -154,18 +177,9 @@ func Grid(kinds []Kind, blockSizes []int, double []bool) ([]Format, error) {
 	return out, nil
 }
 
-// bits of a code.
-func (f Format) codeBits() int64 {
-	if f.Kind >= Int8 {
-		return 8
-	}
-	return 4
-}
-
 const (
-	tableBytes    = 4 * bnb.CodeCount       // of a 4-bit code table in float32
-	dynamicBytes  = 4 * bnb.NestedCodeCount // of the dynamic map
-	rowScaleBytes = 4
+	tableBytes   = 4 * bnb.CodeCount       // of a 4-bit code table in float32
+	dynamicBytes = 4 * bnb.NestedCodeCount // of the dynamic map
 )
 
 // Bytes is the storage of a tensor of that shape, exactly: codes and constants, and in all, with the tables and records
@@ -175,34 +189,16 @@ func (f Format) Bytes(shape []int64) (codes, all int64) {
 	if err != nil {
 		return 0, 0 // no elements: headers hold no other shape that Size refuses
 	}
-	n := size.Elems
-	blocks := int64(1)
-	if f.BlockSize > 0 {
-		blocks = (n + int64(f.BlockSize) - 1) / int64(f.BlockSize)
+	t, scales := traits[f.Kind], int64(1)
+	switch {
+	case t.scope == perRow:
+		scales = size.Elems / shape[len(shape)-1]
+	case f.BlockSize > 0:
+		scales = (size.Elems + int64(f.BlockSize) - 1) / int64(f.BlockSize)
 	}
-	codes = (n*f.codeBits() + 7) / 8
-	switch f.Kind {
-	case NF4, FP4:
-		return size.Data, size.Total
-	case AF4:
-		return size.Data, size.Total - bnb.StateSize
-	case Int4: // its values need no table
-		return size.Data, size.Total - bnb.StateSize - tableBytes
-	case Int4Asym:
-		codes += 4*blocks + (blocks+1)/2
-	case MXFP4:
-		codes += blocks
-	case NVFP4:
-		codes += blocks + 4
-	case Int8:
-		codes += rowScaleBytes * (n / shape[len(shape)-1])
-	case FP8:
-		codes += 4
-	case Dynamic8:
-		codes += 4 * blocks
-		return codes, codes + dynamicBytes
-	}
-	return codes, codes
+	constants, tables := t.bytes(size, scales)
+	codes = (size.Elems*t.bits+7)/8 + constants
+	return codes, codes + tables
 }
 
 // ParseFormat is the inverse of String.
@@ -230,31 +226,16 @@ func ParseFormat(s string) (Format, error) {
 // Points are the values of a 4-bit code over the largest magnitude of a block, ascending; nil for other codes and for
 // those whose points move with the block.
 func Points(k Kind) []float64 {
-	t, ok := k.kernel()
+	t, ok := traits[k].codec.(scaled)
 	if !ok {
 		return nil
 	}
 	var v []float64
-	table := kernel.Values(t)
-	for _, c := range kernel.Order(t) {
+	table := kernel.Values(t.t)
+	for _, c := range kernel.Order(t.t) {
 		if x := float64(table[c]); x <= 1 { // int4 has 15 values
 			v = append(v, x)
 		}
 	}
 	return slices.Compact(v)
-}
-
-// kernel is the type of the kernels that code k, if there is one.
-func (k Kind) kernel() (t kernel.Type, ok bool) {
-	switch k {
-	case NF4:
-		return kernel.NF4, true
-	case FP4:
-		return kernel.FP4, true
-	case AF4:
-		return kernel.AF4, true
-	case Int4:
-		return kernel.Int4, true
-	}
-	return 0, false
 }

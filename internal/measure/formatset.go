@@ -22,15 +22,13 @@ func newFormatSet(formats []Format) *formatSet {
 	s := &formatSet{formats: formats, codes: make([]int, len(formats))}
 	s.blocks = append(s.blocks, histogramBlock)
 	for i, f := range formats {
-		s.codes[i] = 1 << f.codeBits()
-		switch f.Kind {
-		case NF4, FP4, AF4, Int4, MXFP4:
+		t := traits[f.Kind]
+		s.codes[i] = 1 << t.bits
+		if t.kept {
 			s.blocks = append(s.blocks, f.BlockSize)
-		case Int8:
-			s.rows = true
-		case FP8, NVFP4:
-			s.tensor = true
 		}
+		s.rows = s.rows || t.scope == perRow
+		s.tensor = s.tensor || t.scope == perTensor
 	}
 	slices.Sort(s.blocks)
 	s.blocks = slices.Compact(s.blocks)

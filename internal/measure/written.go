@@ -225,7 +225,7 @@ func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) 
 	sums := make([]kernel.Sums, chunks)
 	wE2, wX2 := make([]float64, chunks), make([]float64, chunks)
 	f := j.format()
-	r := Result{Format: f, Counts: make([]int64, 1<<f.codeBits())}
+	r := Result{Format: f, Counts: make([]int64, 1<<traits[f.Kind].bits)}
 	var mu sync.Mutex
 	err := each(chunks, func(s *writtenScratch, k int) error {
 		first := int64(k) * kernel.Chunk
