@@ -10,10 +10,12 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/footprint"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/stream"
+	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
 // InspectOptions are the arguments and flags of inspect.
@@ -36,7 +38,8 @@ cache snapshot, quantized or not, and shows its tensors by dtype and format, the
 measured bits per parameter and the saving against 16 bits. It reads no weights, so
 it is as quick on 700 GB as on 7. A weight that bitsandbytes has quantized is one tensor
 with its scales and tables, in a format such as nf4,block=64,dq (dq: its scales are
-quantized too) or int8 (LLM.int8).
+quantized too) or int8 (LLM.int8). What the model lacks, or has too much, by its class and
+config.json is listed on standard error.
 
 With one or more REGEX (RE2, unanchored, on tensor names) only the tensors that match
 one of them count, and they are listed; -v lists every tensor.`,
@@ -146,8 +149,16 @@ func runInspect(ctx context.Context, g *globals, o InspectOptions) error {
 	if selected {
 		f = f.Select(keep)
 	}
+	var lacks []string
+	if !selected && len(f.Tensors) <= maxJudged {
+		if lacks, err = await(ctx, func() ([]string, error) { return lacking(src), nil }); err != nil {
+			return err
+		}
+	}
 	if g.JSON {
-		return writeJSON(g.Stdout, inspectJSON(src, f))
+		out := inspectJSON(src, f)
+		out.Problems = append(out.Problems, lacks...)
+		return writeJSON(g.Stdout, out)
 	}
 	if f.Stale != "" {
 		warnf(g.Stderr, "%s", f.Stale)
@@ -174,6 +185,9 @@ func runInspect(ctx context.Context, g *globals, o InspectOptions) error {
 	}
 	fold(f.Problems, func(p *fourbit.Problem) fourbit.Kind { return p.Kind }, g.Verbose, func(p *fourbit.Problem) { warnf(g.Stderr, "%s", p) },
 		func(p *fourbit.Problem, n int) { warnf(g.Stderr, "%s: %d more; -v lists them", p.Kind, n) })
+	for _, line := range lacks {
+		warnf(g.Stderr, "%s", line)
+	}
 	if g.Verbose || selected {
 		fmt.Fprintln(w)
 		t := newTable(w)
@@ -186,6 +200,22 @@ func runInspect(ctx context.Context, g *globals, o InspectOptions) error {
 		t.Render()
 	}
 	return nil
+}
+
+// maxJudged is of how many tensors inspect asks whether the model is complete; convert and verify do of any number.
+const maxJudged = 1 << 17
+
+// lacking lists what the model lacks or has too much by its class and config.json.
+func lacking(src *checkpoint.Source) []string {
+	m, err := weights.Open(src)
+	if err != nil {
+		return nil // inspect describes what others refuse
+	}
+	r, err := convert.Lacking(m)
+	if err != nil || r == nil {
+		return nil
+	}
+	return r.Lines()
 }
 
 func bitsText(bytes, params int64) string {

@@ -71,6 +71,12 @@ func (v *values) lookup(path string) (any, bool) {
 }
 
 func (v *values) find(path string) (any, bool) {
+	if list, ok := strings.CutSuffix(path, ".len"); ok {
+		// A list that the file does not have may be there under another name, or in another form.
+		x, _ := v.stored(list)
+		l, ok := x.([]any)
+		return float64(len(l)), ok
+	}
 	x, ok := v.stored(path)
 	p, known := v.facts.defaults[path]
 	if known && !ok {

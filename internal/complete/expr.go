@@ -140,6 +140,11 @@ type cond struct {
 	atoms []atom
 }
 
+// ofLength reports whether the condition is one on the length of a list in config.json.
+func (c *cond) ofLength() bool {
+	return slices.ContainsFunc(c.atoms, func(a atom) bool { return len(a.arg) > 0 && strings.HasSuffix(a.arg[0], ".len") })
+}
+
 type atom struct {
 	negated bool
 	op      string
@@ -327,7 +332,17 @@ func (a *atom) list(v *values, i int64) truth {
 	if i >= int64(len(l)) {
 		return unknown
 	}
-	return truthOf(spelled(l[i]) == a.arg[1])
+	kind := spelled(l[i])
+	if now, ok := kinds[kind]; ok {
+		kind = now
+	}
+	return truthOf(kind == a.arg[1])
+}
+
+// kinds are layer types that transformers 5 has other words for.
+var kinds = map[string]string{
+	"mamba": "linear_attention", "attention": "full_attention",
+	"deepseek_sparse_attention": "indexed_attention", "qwen_sparse_attention": "indexed_attention",
 }
 
 // spelled writes a value as the generator does.

@@ -17,7 +17,8 @@ type node struct {
 	kids    map[string]*node
 	numbers []numbered
 	group   *group
-	open    bool // its numbered members are alike, and there may be more or fewer of them
+	list    bool // its numbered members are alike, and there may be more of them
+	open    bool // there may be fewer, too
 }
 
 // numbered is a component with a hole: "#" or "expert_#".
@@ -51,6 +52,10 @@ func (n *node) unbound(open bool) {
 	if count >= minListed {
 		n.open = slices.Equal(n.kids["1"].leaves(), n.kids[strconv.Itoa(count-1)].leaves())
 	}
+	// ... unless the length of that list is a condition of the later members. Longer ones were not asked about.
+	counted := n.kids[strconv.Itoa(count-1)].counted()
+	n.list = n.open || counted
+	n.open = n.open && !counted
 	open = open || n.open
 	if n.group != nil {
 		n.group.open = open
@@ -61,6 +66,24 @@ func (n *node) unbound(open bool) {
 	for _, kid := range n.numbers {
 		kid.next.unbound(open)
 	}
+}
+
+// counted reports whether the length of a list in config.json says whether there are the tensors below the node.
+func (n *node) counted() bool {
+	if n == nil || n.group != nil && slices.ContainsFunc(n.group.rows, func(r *row) bool { return !r.present.ofLength() }) {
+		return false
+	}
+	for _, kid := range n.kids {
+		if !kid.counted() {
+			return false
+		}
+	}
+	for _, kid := range n.numbers {
+		if !kid.next.counted() {
+			return false
+		}
+	}
+	return true
 }
 
 // leaves are the patterns below the node, in order.
@@ -90,7 +113,7 @@ func (n *node) listed(name string) bool {
 		return false
 	}
 	if _, number := index(part); number {
-		if n.open && n.kids[part] == nil {
+		if n.list && n.kids[part] == nil {
 			return true
 		}
 		for _, kid := range n.numbers {

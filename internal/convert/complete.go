@@ -10,19 +10,11 @@ import (
 )
 
 // checkComplete refuses a checkpoint that lacks what its class and config.json call for, or holds what they do not have. With allow,
-// the problems are warnings. A bare file is held to nothing: it need not be a model.
+// the problems are warnings.
 func (p *Plan) checkComplete(m *weights.Model, allow bool) error {
-	if p.Model == nil {
-		return nil
-	}
-	tensors := make([]complete.Tensor, len(m.Tensors))
-	for i := range m.Tensors {
-		t := &m.Tensors[i]
-		tensors[i] = complete.Tensor{Name: t.Name, DType: t.DType, Shape: t.Shape, Turned: t.Turned}
-	}
-	r, err := Completeness(p.config, p.Model, tensors)
-	if err != nil {
-		return &SourceError{Path: p.Source.Path, Msg: err.Error()}
+	r, err := Lacking(m)
+	if err != nil || r == nil {
+		return err
 	}
 	p.Notices = append(p.Notices, r.Notices...)
 	switch {
@@ -34,6 +26,23 @@ func (p *Plan) checkComplete(m *weights.Model, allow bool) error {
 	p.Incomplete = r.Lines()
 	p.Warnings = append(p.Warnings, p.Incomplete...)
 	return nil
+}
+
+// Lacking holds a model to its class and config.json. A bare file is held to nothing: it need not be a model, and the report is nil.
+func Lacking(m *weights.Model) (*complete.Report, error) {
+	if m.Arch == nil {
+		return nil, nil
+	}
+	tensors := make([]complete.Tensor, len(m.Tensors))
+	for i := range m.Tensors {
+		t := &m.Tensors[i]
+		tensors[i] = complete.Tensor{Name: t.Name, DType: t.DType, Shape: t.Shape, Turned: t.Turned}
+	}
+	r, err := Completeness(m.Config, m.Arch, tensors)
+	if err != nil {
+		return nil, &SourceError{Path: m.Source.Path, Msg: err.Error()}
+	}
+	return r, nil
 }
 
 // Completeness holds tensors to the class of a model and what config.json says of it.

@@ -239,13 +239,17 @@ func (p *Plan) directory(dtype string, quantization []byte) error {
 	return nil
 }
 
-// noteSkipped names the directories that are not copied: unlike files of a known kind, they may hold anything.
+// noteSkipped names the directories that are not copied: unlike files of a known kind, they may hold anything. An adapter changes
+// what the model is.
 func (p *Plan) noteSkipped() {
 	const most = 6
 	var dirs []string
 	more := 0
 	for _, f := range p.Skipped {
 		switch {
+		case f.Rel == "adapter_config.json":
+			p.Warnings = append(p.Warnings, "adapter_config.json lies beside the weights: from_pretrained applies that adapter to SRC, and the output is without it; "+
+				"if it belongs to the model, merge it first (PEFT's merge_and_unload)")
 		case !f.Dir:
 		case len(dirs) < most:
 			dirs = append(dirs, f.Rel)

@@ -82,7 +82,7 @@ func (m *Model) fused(s *stack) (Tensor, error) {
 	n := len(s.matrices)
 	bad := func(format string, args ...any) (Tensor, error) {
 		return Tensor{}, &SourceError{Path: m.Source.Path, Tensor: s.name, Msg: fmt.Sprintf(format, args...),
-			Hint: "the checkpoint is not complete; get it again from where it was published"}
+			Hint: "experts go back into one tensor only where all are there, --allow-incomplete or not: fetch or save the checkpoint again"}
 	}
 	if len(s.parts)%n != 0 {
 		return bad("its experts have %d matrices; want %v of each expert", len(s.parts), s.matrices)

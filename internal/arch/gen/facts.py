@@ -55,6 +55,8 @@ def flatten(d, prefix=""):
         elif isinstance(v, (list, tuple)):
             v = list(v)
             out[path] = v
+            if v and all(isinstance(x, (str, int)) for x in v):
+                out[path + ".len"] = len(v)
             if len(v) <= 8:
                 for i, x in enumerate(v):
                     if isinstance(x, int) and not isinstance(x, bool):
@@ -286,18 +288,30 @@ class Variants:
         return row[2] != base[2] or any(row[1].get(p) != v for p, v in base[1].items() if p not in row[0])
 
     def deeper(self, rng):
-        """Numbers of layers together with the lists of their kinds."""
+        """Numbers of layers together with the lists of their kinds, and other lengths of lists that are as long as one another."""
         base = self.rows[0][1]
-        lists = {p: v for p, v in base.items() if isinstance(v, list) and len(v) > 1 and all(isinstance(x, str) for x in v)}
-        for p, v in lists.items():
-            depths = [d for d, n in base.items() if d.rsplit(".", 1)[-1] in probe.DEPTHS and n == len(v)]
-            if not any(d in self.unvaried for d in depths):
+        for p, v in base.items():
+            if not (isinstance(v, list) and len(v) > 1 and all(isinstance(x, str) for x in v)):
+                continue
+            depths = [d for d, n in base.items() if d.rsplit(".", 1)[-1] in probe.DEPTHS and n == len(v) and d not in self.responded]
+            if not depths and any(d.rsplit(".", 1)[-1] in probe.DEPTHS and d in self.responded for d in base):
                 continue
             kinds = sorted(set(v))
             for n in (len(v) + 1, len(v) + 3, 3, len(v) + 6):
                 for together in ({d: n for d in depths}, {}):
-                    if self.late() or self.add({**together, p: (v * n)[: n - 2] + rng.sample(kinds, 2)}) is not None:
+                    if self.late() or self.add({**together, p: (v * n)[: n - 2] + [rng.choice(kinds) for _ in range(2)]}) is not None:
                         break
+        groups = {}
+        for p, v in base.items():
+            if isinstance(v, list) and 1 < len(v) <= 8 and all(isinstance(x, int) and not isinstance(x, bool) for x in v):
+                groups.setdefault((p.rpartition(".")[0], len(v)), []).append(p)
+        for (_, n), paths in groups.items():
+            for change in (lambda v: v[:-1], lambda v: v + v[-1:], lambda v: v[:2], lambda v: v[:-1] + v[-2:]):
+                if self.late():
+                    break
+                row = self.add({p: change(base[p]) for p in paths})
+                if row is not None and len(self.rows) > 1 and not self.differs(row):
+                    self.rows.pop()
 
     def run(self, only=None):
         if self.add({}) is None:
@@ -306,7 +320,7 @@ class Variants:
         base = self.rows[0][1]
         singles = []
         for path, v in base.items():
-            if only is not None and path not in only:
+            if only is not None and path not in only or path.endswith(".len"):
                 continue
             for i, tries in enumerate(alternatives(path, v)):
                 singles.append((0 if i == 0 else 1, path, tries))

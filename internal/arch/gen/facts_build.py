@@ -112,8 +112,8 @@ SMALL = 4
 
 
 def proven(facts):
-    """Whether the number of layers was varied: names do not write it out."""
-    return not any(LAYERS.match(r[0]) for layout in facts["layouts"].values() for r in layout["rows"])
+    """Whether the number of layers was varied: names do not write it out, or a list in the config says how many there are."""
+    return not any(LAYERS.match(r[0]) and ".len:" not in (r[3] or "") for layout in facts["layouts"].values() for r in layout["rows"])
 
 
 def careful(facts):

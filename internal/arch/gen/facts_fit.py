@@ -1,6 +1,6 @@
 """Fit what facts.py saw: dimensions, counts and conditions as expressions in config values.
 
-An expression is a sum of terms "COEFFICIENT*LEAF*LEAF/LEAF" or one such term in "ceil(...)" or "floor(...)". A condition is
+A leaf "LIST.len" is the length of a list. An expression is a sum of terms "COEFFICIENT*LEAF*LEAF/LEAF" or one such term in "ceil(...)" or "floor(...)". A condition is
 "1", "0", or atoms joined by "&" or by "|", "!" negating one:
 
   t:LEAF            true, or a number above 0, or a list or text that is not empty
@@ -272,6 +272,9 @@ class Fitter:
                     out.append((f"eq:{p}:{s}", [x == s for x in vals]))
             if any(isinstance(x, list) for x in vals):
                 out.append((f"t:{p}", [bool(x) for x in vals]))
+            if p.endswith(".len"):
+                for k in range(2, min(13, max(x or 0 for x in vals))):
+                    out.append((f"gt:{p}:{k}", [(x or 0) > k for x in vals]))
         if pairs:
             nums = [p for p in sorted(self.leaves) if number(base.get(p)) and isinstance(base[p], int) and base[p] > 4]
             for a, b in itertools.combinations(nums, 2):
@@ -453,7 +456,20 @@ class Fitter:
                 alike = all(content.get((0, key, i)) == content.get((0, key, j)) for i in only for j in only if i < j)
                 if len(only) <= MAX_LITERAL or not alike and len(only) <= 40:
                     literal.add(key)
+            elif self.lengths(key, content):
+                literal.add(key)
         return set(sets) - literal, literal
+
+    def lengths(self, key, content):
+        """Whether a list in the config has as many elements as the container members, which differ among themselves."""
+        have = {}
+        for v, k, i in content:
+            if k == key:
+                have[v] = max(have.get(v, 0), i + 1)
+        if len(have) < self.n or max(have.values()) > 12:
+            return False
+        alike = all(content.get((0, key, i)) == content.get((0, key, 0)) for i in range(have[0]))
+        return not alike and any(all(self.values[v].get(p) == n for v, n in have.items()) for p in self.varied if p.endswith(".len"))
 
     def rows(self, pattern, got, counts, tied):
         parts = pattern.split(".")
