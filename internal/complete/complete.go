@@ -220,27 +220,36 @@ func Check(m *arch.Model, q arch.Query, config []byte, tensors []Tensor) (*Repor
 }
 
 // candidates are the facts of the class that config.json names, as the versions of transformers have it; of all classes if it names
-// none. A class without facts is held to those of the base model of its type.
+// none. A class without facts, one of the author's own above all, is held to those of the base model of its type.
 func candidates(m *arch.Model, q arch.Query, v *values) []*facts {
 	if m.Diffusers {
 		return nil
 	}
 	all := factsOf(m.Type)
-	class := m.Class
-	if len(q.Architectures) > 0 && slices.ContainsFunc(all, func(f *facts) bool { return f.class == q.Architectures[0] }) {
+	class := ""
+	if len(q.Architectures) > 0 {
 		class = q.Architectures[0]
 	}
+	out := ofClass(all, class, v)
+	if class == "" || len(out) == 0 {
+		out = append(out, loosely(all, v)...)
+	}
+	if len(out) == 0 {
+		out = ofClass(all, m.Class, v)
+	}
+	return out
+}
+
+// ofClass returns the facts of the class, of all if it is "".
+func ofClass(all []*facts, class string, v *values) []*facts {
 	var out []*facts
 	for _, f := range all {
-		if f.class != class && len(q.Architectures) > 0 {
+		if f.class != class && class != "" {
 			continue
 		}
 		if f = f.in(v); f != nil {
 			out = append(out, f)
 		}
-	}
-	if len(out) == 0 || len(q.Architectures) == 0 {
-		out = append(out, loosely(all, v)...)
 	}
 	return out
 }

@@ -135,6 +135,7 @@ func TestLoose(t *testing.T) {
 		{"its prefix", "InnerForQuestions", under("inner.", "questions.weight 2 4"), nil},
 		{"no prefix", "InnerForQuestions", under("", "questions.weight 2 4"), nil},
 		{"another", "InnerForQuestions", under("transformer.", "questions.weight 2 4"), nil},
+		{"the author's own class", "ScorerOfMine", under("inner.", "score.weight 1 4"), nil},
 		{"no class", "", under("transformer.", "questions.weight 2 4"), nil},
 		{"a norm is lacking", "InnerForQuestions", strings.Replace(under("transformer.", "questions.weight 2 4"), "transformer.norm.weight 4\n", "", 1),
 			[]string{"transformer.norm.weight: expected it, of shape [4], found no such tensor"}},
@@ -166,5 +167,44 @@ shared.weight - [4] 1 1
 	want := []string{"two.encoder: expected 2 members (2), found 1"}
 	if got := problems(t, "two", "TwoEncoder", "{}", "two.encoder.0.weight 4\nclassifier.weight 2\n"); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestLength: the length of a list of numbers says which of the members written out there are; a list of kinds, what is in the members.
+func TestLength(t *testing.T) {
+	factBlocks()["staged"] = `class Staged in=5 auto=base
+layout
+count layers.# kinds.len
+stages.0.x.weight - [4] 1 1
+stages.1.x.weight - [4] 1 1
+stages.2.x.weight - [4] gt:depths.len:2 1
+stages.3.x.weight - [4] gt:depths.len:3 1
+layers.#.scan.weight - [4] at:0:kinds:linear_attention 1
+layers.#.odd.weight - [4] cyc:0:pattern:odd 1
+`
+	stages := func(n int) string {
+		return strings.Join([]string{"", "stages.0.x.weight 4\n", "stages.1.x.weight 4\n", "stages.2.x.weight 4\n", "stages.3.x.weight 4\n", "stages.4.x.weight 4\n"}[:n+1], "")
+	}
+	tests := []struct {
+		name, config, tensors string
+		want                  []string
+	}{
+		{"three", `{"depths": [1, 1, 1]}`, stages(3), nil},
+		{"one is lacking", `{"depths": [1, 1, 1]}`, stages(2), []string{"stages.2.x.weight: expected it, of shape [4], found no such tensor"}},
+		{"one too many", `{"depths": [1, 1, 1]}`, stages(4), []string{"stages.3.x.weight: expected no such tensor by config.json (depths.len), found it"}},
+		{"more than were asked about", `{"depths": [1, 1, 1, 1, 1]}`, stages(5), nil},
+		{"no list", `{"depths": 3}`, stages(2), nil},
+		{"kinds in older words", `{"depths": [1, 1], "kinds": ["mamba", "attention", "mamba"]}`, stages(2) + "layers.0.scan.weight 4\nlayers.2.scan.weight 4\n", nil},
+		{"of which one is lacking", `{"depths": [1, 1], "kinds": ["mamba", "attention", "mamba"]}`, stages(2) + "layers.0.scan.weight 4\n", []string{
+			"layers: expected 3 layers (kinds.len), found 1"}},
+		{"a pattern that repeats", `{"depths": [1, 1], "kinds": ["a", "a", "a", "a"], "pattern": ["even", "odd"]}`, stages(2) + "layers.1.odd.weight 4\n", []string{
+			"layers: expected 4 layers (kinds.len), found 2"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, problems(t, "staged", "Staged", tt.config, tt.tensors)); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
 	}
 }

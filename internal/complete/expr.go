@@ -333,10 +333,7 @@ func (a *atom) list(v *values, i int64) truth {
 		return unknown
 	}
 	kind := spelled(l[i])
-	if now, ok := kinds[kind]; ok {
-		kind = now
-	}
-	return truthOf(kind == a.arg[1])
+	return truthOf(kind == a.arg[1] || kinds[kind] == a.arg[1])
 }
 
 // kinds are layer types that transformers 5 has other words for.

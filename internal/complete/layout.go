@@ -137,6 +137,9 @@ func plural(n int, what string) string {
 // of a name would make a product that never ends.
 const maxMembers = 1 << 15
 
+// beyond is how many members of a list are looked for after its last one: layers of one kind come again after some of others.
+const beyond = 8
+
 // group checks all tensors of one pattern.
 func (c *checker) group(g *group) {
 	hits := c.hits[g]
@@ -148,8 +151,11 @@ func (c *checker) group(g *group) {
 			n = -1
 		}
 		counts[h] = n
-		// One member beyond those that are there shows what the others lack.
-		bounds[h] = min(c.observed[container]+1, int64(4*len(c.tensors)+64))
+		// A few members beyond those that are there show what the others lack, of whatever kind they are.
+		bounds[h] = 1
+		if have := c.observed[container]; have > 0 {
+			bounds[h] = min(have+beyond, int64(4*len(c.tensors)+64))
+		}
 		if n >= 0 {
 			bounds[h] = min(n, bounds[h])
 		} else {

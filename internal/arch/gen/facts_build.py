@@ -108,12 +108,19 @@ def write_class(lines, version, name, facts, result, base):
 
 # A layer beyond the second that is written out in a name.
 LAYERS = re.compile(r"^[^#]*?(?:^|\.)(?:layers?|h|blocks?)\.([2-9]|\d\d)\.")
+# A condition on the length of a list.
+LENGTH = re.compile(r"\.len:|nn:\w+\.\d|:num_layers:")
 SMALL = 4
 
 
 def proven(facts):
     """Whether the number of layers was varied: names do not write it out, or a list in the config says how many there are."""
-    return not any(LAYERS.match(r[0]) and ".len:" not in (r[3] or "") for layout in facts["layouts"].values() for r in layout["rows"])
+    for layout in facts["layouts"].values():
+        bounded = [c for c, n in layout["counts"].items() if LENGTH.search(n)]
+        for r in layout["rows"]:
+            if LAYERS.match(r[0]) and not LENGTH.search(r[3] or "") and not any(r[0].startswith(c + ".") for c in bounded):
+                return False
+    return True
 
 
 def careful(facts):

@@ -461,7 +461,8 @@ class Fitter:
         return set(sets) - literal, literal
 
     def lengths(self, key, content):
-        """Whether a list in the config has as many elements as the container members, which differ among themselves."""
+        """Whether a list of numbers in the config has as many elements as the container members, which differ among themselves. One
+        of words is their kinds, and conditions speak of it."""
         have = {}
         for v, k, i in content:
             if k == key:
@@ -469,7 +470,8 @@ class Fitter:
         if len(have) < self.n or max(have.values()) > 12:
             return False
         alike = all(content.get((0, key, i)) == content.get((0, key, 0)) for i in range(have[0]))
-        return not alike and any(all(self.values[v].get(p) == n for v, n in have.items()) for p in self.varied if p.endswith(".len"))
+        numbered = [p for p in self.varied if p.endswith(".len") and all(number(x) for x in self.values[0].get(p.removesuffix(".len")) or [None])]
+        return not alike and any(all(self.values[v].get(p) == n for v, n in have.items()) for p in numbered)
 
     def rows(self, pattern, got, counts, tied):
         parts = pattern.split(".")
