@@ -143,9 +143,11 @@ func (s *summary) printErrors(w io.Writer) {
 		names[i] = strings.ToUpper(cmp.Or(f.Kind, f.Name))
 	}
 	with := "the same blocks and scales"
+	if r.Gain != nil {
+		with = "the same blocks, before double quantization"
+	}
 	if f, err := bnb.ParseFormat(r.Formats[0].Name); err == nil && f.Scale != bnb.AbsMax {
 		names[0], names[1] = fmt.Sprintf("%s %v", names[0], f.Scale), names[1]+" absmax"
-		with = "the same blocks, before double quantization"
 	}
 	escape.Fprintf(w, "Reconstruction error of what was written, and of %s with %s:\n\n", names[1], with)
 	cols := r.Columns()
