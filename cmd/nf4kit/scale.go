@@ -40,7 +40,9 @@ mse-signed is the default. feedback needs --activations with Gram matrices (--gr
 of one layer, with factors, beside --max-memory: some 20 bytes for each pair of a layer's inputs, 0.6 GB
 where these are 5,632.
 
---quality exact, better and best stand for absmax, mse-signed and feedback.`
+--quality exact, better and best stand for absmax, mse-signed and feedback. They take processor time as 1 to
+7 to 70 (SmolLM2-135M), and for it the KL divergence from the original falls by 14 % (better; 25 % with
+--activations) and by 61 % (best) on the Llama of the repository: see docs/scales.md.`
 
 func (o *ScaleOptions) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
