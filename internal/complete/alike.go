@@ -78,7 +78,8 @@ func file(lists map[string]*series, name string, i int32) {
 }
 
 // gaps reports numbers that are lacking between others. A list of single modules is no list of layers: numbers are lacking where a
-// function without weights stands. So are those of a list that skips as many numbers as it has.
+// function without weights stands. So are those of a list that skips half as many numbers as it has, and of one whose members have
+// no tensor in common, such as the convolutions, blocks and LSTMs of EnCodec.
 func (s *series) gaps(r *Report) {
 	last := slices.Max(slices.Collect(maps.Keys(s.members)))
 	if missing := int(last) + 1 - len(s.members); missing > len(s.members)/2 {
@@ -89,6 +90,9 @@ func (s *series) gaps(r *Report) {
 			return
 		}
 	}
+	if !slices.Contains(slices.Collect(maps.Values(s.counts())), len(s.members)) {
+		return
+	}
 	for n := range last {
 		if s.members[n] == nil {
 			r.add(Problem{Missing, fmt.Sprintf("%s.%d", s.path, n), fmt.Sprintf("it, since there is %s.%d", s.path, last), "no such tensor"})
@@ -96,15 +100,21 @@ func (s *series) gaps(r *Report) {
 	}
 }
 
-// odd reports a member that lacks one or two tensors that all others have, or has one in another shape. The first and the last
-// member of some models are different by design: a stage that scales nothing down, a layer that takes pixels.
-func (s *series) odd(r *Report, tensors []Tensor) {
+// counts says in how many members each name is.
+func (s *series) counts() map[string]int {
 	have := map[string]int{}
 	for _, m := range s.members {
 		for name := range m {
 			have[name]++
 		}
 	}
+	return have
+}
+
+// odd reports a member that lacks one or two tensors that all others have, or has one in another shape. The first and the last
+// member of some models are different by design: a stage that scales nothing down, a layer that takes pixels.
+func (s *series) odd(r *Report, tensors []Tensor) {
+	have := s.counts()
 	numbers := slices.Sorted(maps.Keys(s.members))
 	first, last := numbers[0], numbers[len(numbers)-1]
 	for _, n := range numbers[1 : len(numbers)-1] {

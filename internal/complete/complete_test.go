@@ -183,6 +183,8 @@ func TestUnlikeMembers(t *testing.T) {
 		{"the first stage takes pixels", append(list("stages", 1, 5, "a", "b"), weight("stages.0.a", 4, 3), weight("stages.0.b", 4, 4)), ""},
 		{"functions between modules", []Tensor{plain("features", 0, 4, 4), plain("features", 2, 4, 4), plain("features", 3, 4), plain("features", 5, 4, 4), plain("features", 6, 4)}, ""},
 		{"functions between blocks", slices.Concat(layer("mix", 0, "a", "b"), layer("mix", 2, "a", "b"), layer("mix", 4, "a", "b"), layer("mix", 6, "a", "b")), ""},
+		{"functions between modules of several kinds", slices.Concat(layer("codec", 0, "conv.a"), layer("codec", 1, "block.a", "shortcut.a"), layer("codec", 3, "conv.a"),
+			layer("codec", 4, "block.a", "shortcut.a"), layer("codec", 6, "conv.a"), layer("codec", 7, "lstm.a"), layer("codec", 9, "conv.a")), ""},
 		{"a layer lost", append(list("layers", 0, 3, "a", "b"), list("layers", 4, 6, "a", "b")...), "layers.3"},
 		{"a weight lost", edit(list("layers", 0, 5, "a", "b"), "layers.2.b.weight"), "layers.2.b.weight"},
 		{"a weight cut", edit(list("layers", 0, 5, "a", "b"), "layers.2.b.weight", weight("layers.2.b", 3, 4)), "layers.2.b.weight"},
