@@ -120,9 +120,6 @@ func strictJSON(raw []byte) []byte {
 	return out
 }
 
-// Raw is the text given to ParseConfig.
-func (c *Config) Raw() []byte { return c.raw }
-
 // Strict is the text with Python's NaN and Infinity replaced by numbers of nines, for readers that take JSON alone.
 func (c *Config) Strict() []byte { return c.shadow }
 
@@ -178,12 +175,6 @@ func (c *Config) Keys(path ...string) []string {
 	return keys
 }
 
-// ModelType is model_type, "" if there is none.
-func (c *Config) ModelType() string {
-	s, _ := c.String("model_type")
-	return s
-}
-
 // Architectures is the list of class names; nil if there is none.
 func (c *Config) Architectures() []string {
 	v, _ := c.Get("architectures")
@@ -201,14 +192,6 @@ func (c *Config) Architectures() []string {
 			list = append(list, tok.String())
 		}
 	}
-}
-
-// TieWordEmbeddings is tie_word_embeddings of the top, or else of text_config; ok is false where neither says.
-func (c *Config) TieWordEmbeddings() (tied, ok bool) {
-	if tied, ok = c.Bool("tie_word_embeddings"); ok {
-		return tied, ok
-	}
-	return c.Bool("text_config", "tie_word_embeddings")
 }
 
 // DType is the dtype the model is meant to run in, without "torch.": dtype or torch_dtype of the top, or else of

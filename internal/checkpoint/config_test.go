@@ -36,7 +36,7 @@ func TestConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := c.ModelType(); got != "qwen2_5_vl" {
+	if got, ok := c.String("model_type"); got != "qwen2_5_vl" || !ok {
 		t.Errorf("model type %q", got)
 	}
 	if diff := cmp.Diff([]string{"Qwen2_5_VLForConditionalGeneration", "X"}, c.Architectures()); diff != "" {
@@ -44,9 +44,6 @@ func TestConfig(t *testing.T) {
 	}
 	if got := c.DType(); got != "float32" {
 		t.Errorf("dtype %q", got)
-	}
-	if tied, ok := c.TieWordEmbeddings(); !tied || !ok {
-		t.Errorf("tied %v %v", tied, ok)
 	}
 	if v, ok := c.Get("rope", "factor"); string(v) != "1E+2" || !ok {
 		t.Errorf("factor %q %v", v, ok)
@@ -71,7 +68,7 @@ func TestConfig(t *testing.T) {
 	if _, ok := c.String("eps"); ok {
 		t.Error("a number is a string")
 	}
-	if !bytes.Equal(c.Raw(), []byte(vlm)) || bytes.Contains(c.Strict(), []byte("Infinity")) || len(c.Strict()) != len(vlm) {
+	if bytes.Contains(c.Strict(), []byte("Infinity")) || len(c.Strict()) != len(vlm) {
 		t.Errorf("strict text %s", c.Strict())
 	}
 }

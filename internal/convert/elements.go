@@ -1,8 +1,6 @@
 package convert
 
 import (
-	"io"
-
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/safetensors"
@@ -23,15 +21,4 @@ func kernelType(t nf4.Type) kernel.Type {
 		return kernel.FP4
 	}
 	return kernel.NF4
-}
-
-func readFull(r io.ReaderAt, p []byte, off int64) error {
-	n, err := r.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
 }

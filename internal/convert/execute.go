@@ -245,7 +245,7 @@ func (x *execution) copy(it *Item, each stream.Each[*quantize.Worker]) error {
 			if err := x.read(it, &t, out, w.Range(), first, int(k)); err != nil {
 				return err
 			}
-		} else if err := readFull(t.Values, out, first*from); err != nil {
+		} else if err := stream.ReadFull(t.Values, out, first*from); err != nil {
 			return err
 		}
 		t.Values.Drop(first*from, k*from)

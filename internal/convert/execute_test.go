@@ -81,7 +81,7 @@ func TestErrorFiguresAreOfTheBytesWritten(t *testing.T) {
 	const n = 1100 * 997
 	src := openTensors(t, []testTensor{{name: "x.proj.weight", dtype: safetensors.F32, shape: []int64{1100, 997}}}, 7)
 	raw := make([]byte, 4*n)
-	if err := readFull(src.Tensors[0], raw, 0); err != nil {
+	if err := stream.ReadFull(src.Tensors[0], raw, 0); err != nil {
 		t.Fatal(err)
 	}
 	x := floatsOf(raw)

@@ -3,6 +3,8 @@ package decode
 import (
 	"io"
 	"sync"
+
+	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // bitCodes yields codes of fewer than 9 bits one in a byte, as two's complement. They lie in little-endian words, the
@@ -38,7 +40,7 @@ func (b *bitCodes) ReadAt(p []byte, off int64) (n int, err error) {
 		k := min(int64(len(p)-n), b.cols-col, int64(len(buf)-2)*8/b.bits)
 		first, last := col*b.bits/8, ((col+k)*b.bits-1)/8
 		raw := buf[:last-first+1]
-		if err := readFull(b.data, raw, row*b.stride+first); err != nil {
+		if err := stream.ReadFull(b.data, raw, row*b.stride+first); err != nil {
 			return n, err
 		}
 		b.unpack(p[n:][:k], buf, uint(col*b.bits%8), len(raw))

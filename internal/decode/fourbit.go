@@ -7,6 +7,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -41,7 +42,7 @@ func room[T any](p *[]T, n int) []T {
 
 // ReadCodes fills dst with codes, two in a byte, from element first on, which is even.
 func (w *FourBit) ReadCodes(dst []byte, first int64) error {
-	if err := readFull(w.Codes, dst, first/2); err != nil {
+	if err := stream.ReadFull(w.Codes, dst, first/2); err != nil {
 		return fmt.Errorf("read codes of %s: %w", w.Name, err)
 	}
 	return nil
@@ -60,7 +61,7 @@ func (w *FourBit) scales(s *fourBitSpace, dst []float32, first int64) error {
 		width = 4
 	}
 	b := room(&s.bytes, len(dst)*int(width))
-	if err := readFull(w.Absmax, b, width*first); err != nil {
+	if err := stream.ReadFull(w.Absmax, b, width*first); err != nil {
 		return fmt.Errorf("read scales of %s: %w", w.Name, err)
 	}
 	if w.Nested == nil {

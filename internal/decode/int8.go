@@ -2,12 +2,12 @@ package decode
 
 import (
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -68,22 +68,11 @@ func (d *detector) int8Weight(t, scb, format *Tensor) error {
 // checkFormat: 0 is row-major; the others, of before bitsandbytes 0.45, are tiled for a generation of GPUs.
 func checkFormat(t *Tensor) error {
 	var b [1]byte
-	if err := readFull(t.Data, b[:], 0); err != nil {
+	if err := stream.ReadFull(t.Data, b[:], 0); err != nil {
 		return fmt.Errorf("read %s: %w", t.Name, err)
 	}
 	if b[0] != 0 {
 		return &TensorError{File: t.File, Tensor: t.Name, Expected: "0, row-major", Found: fmt.Sprint(b[0])}
 	}
 	return nil
-}
-
-func readFull(r io.ReaderAt, p []byte, off int64) error {
-	n, err := r.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
 }

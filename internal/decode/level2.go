@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -40,7 +41,7 @@ func (l *level2) apply(scales []float32, at int64) error {
 			n = min(n, l.per-at%l.per)
 		}
 		var b [4]byte
-		if err := readFull(l.t.Data, b[:], 4*matrix); err != nil {
+		if err := stream.ReadFull(l.t.Data, b[:], 4*matrix); err != nil {
 			return err
 		}
 		g := math.Float32frombits(binary.LittleEndian.Uint32(b[:]))
@@ -71,7 +72,7 @@ type zeroPoints struct {
 func (z *zeroPoints) load(dst []float32, at, cols int64, w *workspace) error {
 	if z.bits == 0 {
 		b := room(&w.packed, len(dst))
-		if err := readFull(z.t.Data, b, at); err != nil {
+		if err := stream.ReadFull(z.t.Data, b, at); err != nil {
 			return err
 		}
 		for i, c := range b {
@@ -99,12 +100,12 @@ func (z *zeroPoints) rectangle(dst []float32, matrix, row, rows, col, n, cols in
 	first, last := row*int64(z.bits)/32, ((row+rows)*int64(z.bits)-1)/32
 	b := room(&w.packed, int(4*(last-first+1)*n))
 	if n == cols { // rows of words follow each other
-		if err := readFull(z.t.Data, b, 4*(matrix*z.words+first)*cols); err != nil {
+		if err := stream.ReadFull(z.t.Data, b, 4*(matrix*z.words+first)*cols); err != nil {
 			return err
 		}
 	} else {
 		for i := first; i <= last; i++ {
-			if err := readFull(z.t.Data, b[4*(i-first)*n:][:4*n], 4*((matrix*z.words+i)*cols+col)); err != nil {
+			if err := stream.ReadFull(z.t.Data, b[4*(i-first)*n:][:4*n], 4*((matrix*z.words+i)*cols+col)); err != nil {
 				return err
 			}
 		}
@@ -160,7 +161,7 @@ func (o *columnOrder) read(dst []int32) ([]int32, error) {
 	b := make([]byte, 4*min(o.cols, tile))
 	for i := 0; i < o.cols; i += tile {
 		k := min(tile, o.cols-i)
-		if err := readFull(o.t.Data, b[:4*k], 4*int64(i)); err != nil {
+		if err := stream.ReadFull(o.t.Data, b[:4*k], 4*int64(i)); err != nil {
 			return dst, fmt.Errorf("read %s: %w", o.t.Name, err)
 		}
 		for j := range k {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/panel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -193,7 +194,7 @@ func (r *mxfp4Reader) fetch(buf []byte, t *Tensor, expert int64, area rect, rows
 	}
 	for i := range rows {
 		off := ((expert*r.cols+area.c0+i)*r.groups + area.r0/groupElems) * size
-		if err := readFull(t.Data, buf[i*step*size:][:step*size], off); err != nil {
+		if err := stream.ReadFull(t.Data, buf[i*step*size:][:step*size], off); err != nil {
 			return fmt.Errorf("read %s: %w", t.Name, err)
 		}
 	}

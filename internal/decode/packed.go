@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -130,7 +131,7 @@ func (w *packedWeight) storedShape() error {
 	if sh.DType != safetensors.I64 && sh.DType != safetensors.I32 || len(sh.Shape) != 1 || sh.Shape[0] != int64(n) || n > 4 {
 		return &TensorError{File: sh.File, Tensor: sh.Name, Expected: fmt.Sprintf("I64 [%d]", n), Found: fmt.Sprintf("%v %v", sh.DType, sh.Shape)}
 	}
-	if err := readFull(sh.Data, b[:n*size], 0); err != nil {
+	if err := stream.ReadFull(sh.Data, b[:n*size], 0); err != nil {
 		return fmt.Errorf("read %s: %w", sh.Name, err)
 	}
 	for i := range w.shape {

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // code is an encoding of weights.
@@ -101,7 +102,7 @@ func (r *scaledReader) decode(dst []byte, first int64, n int) error {
 		size = (phase + n + 1) / 2
 	}
 	codes := dst[len(dst)-size:]
-	if err := readFull(r.codes, codes, from); err != nil {
+	if err := stream.ReadFull(r.codes, codes, from); err != nil {
 		return fmt.Errorf("decode %s: read elements %d to %d: %w", r.name, first, first+int64(n), err)
 	}
 	w := workspaces.Get().(*workspace)
@@ -292,7 +293,7 @@ func (r *scaledReader) load(w *workspace, at, need int64) error {
 	n := int(min(windowSize, need-at))
 	size := r.kind.size()
 	raw := w.raw[:n*size]
-	if err := readFull(r.scales, raw, at*int64(size)); err != nil {
+	if err := stream.ReadFull(r.scales, raw, at*int64(size)); err != nil {
 		return err
 	}
 	switch r.kind {

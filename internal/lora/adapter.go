@@ -15,6 +15,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -334,7 +335,7 @@ func (a *Adapter) CheckFinite() error {
 		e, _ := weights.ElemOf(t.DType)
 		for at := int64(0); at < t.Size(); {
 			n := min(int64(len(buf)), t.Size()-at)
-			if err := readFull(t, buf[:n], at); err != nil {
+			if err := stream.ReadFull(t, buf[:n], at); err != nil {
 				return err
 			}
 			if i := kernel.FirstNonFinite(e, buf, int(n)/e.Size()); i >= 0 {

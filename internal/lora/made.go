@@ -9,6 +9,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -112,7 +113,7 @@ func (m *Made) fill(ctx context.Context, w *checkpoint.ShardWriter, done func(st
 	}
 	for _, c := range m.copies {
 		raw := make([]byte, c.Tensor.Size())
-		if err := readFull(c.Tensor, raw, 0); err != nil {
+		if err := stream.ReadFull(c.Tensor, raw, 0); err != nil {
 			return err
 		}
 		if err := w.WriteAt("base_model.model."+c.Name, raw, 0); err != nil {

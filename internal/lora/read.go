@@ -2,23 +2,12 @@ package lora
 
 import (
 	"fmt"
-	"io"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
-
-func readFull(r io.ReaderAt, p []byte, off int64) error {
-	n, err := r.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
-}
 
 // readFloats is a tensor as float32, all of it.
 func readFloats(t *safetensors.Tensor) ([]float32, error) { return readRange(t, 0, t.Elems()) }
@@ -35,7 +24,7 @@ func readRange(t *safetensors.Tensor, first, n int64) ([]float32, error) {
 	for at := int64(0); at < n; at += step {
 		k := min(step, n-at)
 		b := buf[:k*int64(e.Size())]
-		if err := readFull(t, b, (first+at)*int64(e.Size())); err != nil {
+		if err := stream.ReadFull(t, b, (first+at)*int64(e.Size())); err != nil {
 			return nil, fmt.Errorf("read %s: %w", t.Name, err)
 		}
 		kernel.Widen(out[at:at+k], b, e)

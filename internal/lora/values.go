@@ -8,6 +8,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/linalg"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -92,7 +93,7 @@ func (v *merged) load(x *work, dst []float32, first int64) error {
 	} else {
 		e := v.t.Elem()
 		raw := x.raw[:len(dst)*e.Size()]
-		if err := readFull(v.src, raw, first*int64(e.Size())); err != nil {
+		if err := stream.ReadFull(v.src, raw, first*int64(e.Size())); err != nil {
 			return fmt.Errorf("%s: read %s: %w", v.t.File, v.t.Name, err)
 		}
 		kernel.Widen(dst, raw, e)

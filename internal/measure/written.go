@@ -143,7 +143,7 @@ func tiled(w fourbit.Int8) (reason string, err error) {
 		return "", nil
 	}
 	var b [1]byte
-	if err := readFull(w.Format, b[:], 0); err != nil {
+	if err := stream.ReadFull(w.Format, b[:], 0); err != nil {
 		return "", fmt.Errorf("%s: read %s: %w", w.Format.Shard, w.Format.Name, err)
 	}
 	if b[0] != 0 {
@@ -292,7 +292,7 @@ func (j *writtenJob) decode(s *writtenScratch, first int64, m int) error {
 	kernel.Widen(s.x, s.src, j.Elem())
 	s.counts, s.outliers = counts{}, 0
 	if j.w == nil {
-		if err := readFull(j.int8.Weight, s.codes, first); err != nil {
+		if err := stream.ReadFull(j.int8.Weight, s.codes, first); err != nil {
 			return fmt.Errorf("%s: read %s: %w", j.int8.Weight.Shard, j.Name, err)
 		}
 		cols := j.Shape[1]
@@ -351,7 +351,7 @@ func (j *writtenJob) open(s *writtenScratch, _ int) (err error) {
 
 func floatsOf(r io.ReaderAt, size int64, file, name string) ([]float32, error) {
 	b := make([]byte, size)
-	if err := readFull(r, b, 0); err != nil {
+	if err := stream.ReadFull(r, b, 0); err != nil {
 		return nil, fmt.Errorf("%s: read %s: %w", file, name, err)
 	}
 	v := make([]float32, len(b)/4)
@@ -359,17 +359,6 @@ func floatsOf(r io.ReaderAt, size int64, file, name string) ([]float32, error) {
 		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
 	}
 	return v, nil
-}
-
-func readFull(r io.ReaderAt, p []byte, off int64) error {
-	n, err := r.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
 }
 
 func grow[T any](p []T, n int) []T {

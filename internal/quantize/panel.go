@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // Ahead is how far before the workers a source is read, and behind them dropped: a run of 140 GB
@@ -107,7 +108,7 @@ func (j *Job) values(w *Worker, first, n int64, how reading) ([]byte, error) {
 		j.Source.Prefetch(0, Ahead)
 	}
 	j.Source.Prefetch(first*j.size+Ahead, int64(len(src)))
-	if err := readFull(j.Source, src, first*j.size); err != nil {
+	if err := stream.ReadFull(j.Source, src, first*j.size); err != nil {
 		return nil, err
 	}
 	if how.last {
@@ -187,17 +188,6 @@ func (p *floatPool) put(s []float32) {
 }
 
 func ceilDiv(a, b int64) int { return int((a + b - 1) / b) }
-
-func readFull(r io.ReaderAt, p []byte, off int64) error {
-	n, err := r.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
-}
 
 func writeFull(w io.WriterAt, p []byte, off int64) error {
 	_, err := w.WriteAt(p, off)

@@ -10,6 +10,7 @@ import (
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/search"
+	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // scales are those of one weight: in memory, or beyond the budget in a file. That is the output itself
@@ -167,7 +168,7 @@ func (s *scales) decoded(w *Worker, first int64, n int) ([]float32, error) {
 		codes, nested = codes[first:][:n], nested[group:][:groups]
 	} else {
 		codes, nested = grow(&w.dq, n), make([]float32, groups)
-		if err := readFull(s.parts.Absmax, codes, first); err != nil {
+		if err := stream.ReadFull(s.parts.Absmax, codes, first); err != nil {
 			return nil, err
 		}
 		if err := readFloats(w, nested, s.parts.NestedAbsmax, 4*group); err != nil {
@@ -194,7 +195,7 @@ func writeFloats(w *Worker, dst io.WriterAt, v []float32, off int64) error {
 
 func readFloats(w *Worker, dst []float32, src io.ReaderAt, off int64) error {
 	b := grow(&w.bytes, 4*len(dst))
-	if err := readFull(src, b, off); err != nil {
+	if err := stream.ReadFull(src, b, off); err != nil {
 		return err
 	}
 	for i := range dst {

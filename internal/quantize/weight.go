@@ -368,7 +368,7 @@ func (j *Job) sums(w *Worker, task int) error {
 	codes := w.slab[RangeBytes:][:(n+1)/2]
 	if j.held && j.panel == j.step {
 		codes = j.slabs[task][RangeBytes:][:len(codes)]
-	} else if err := readFull(j.Parts.Codes, codes, first/2); err != nil {
+	} else if err := stream.ReadFull(j.Parts.Codes, codes, first/2); err != nil {
 		return err
 	}
 	bs := int64(j.BlockSize)

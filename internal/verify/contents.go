@@ -160,7 +160,7 @@ func (c *content) codes(each stream.Each[*scratch], progress func(int64)) error 
 	err := each(tasks, func(s *scratch, i int) error {
 		off := int64(i) * rangeBytes
 		p := s.buf[:min(rangeBytes, w.Size.Packed-off)]
-		if err := readFull(w.Packed, p, off); err != nil {
+		if err := stream.ReadFull(w.Packed, p, off); err != nil {
 			return fmt.Errorf("%s: read %s: %w", w.Packed.Shard, w.Name, err)
 		}
 		if off+int64(len(p)) == w.Size.Packed {
@@ -231,7 +231,7 @@ func (s *scales) read(w *scratch, dst []float32, first int64) error {
 		size = 1
 	}
 	p := grow(&w.buf2, len(dst)*int(size))
-	if err := readFull(s.w.Absmax, p, first*size); err != nil {
+	if err := stream.ReadFull(s.w.Absmax, p, first*size); err != nil {
 		return fmt.Errorf("%s: read %s: %w", s.w.Absmax.Shard, s.w.Absmax.Name, err)
 	}
 	if s.nested == nil {
@@ -250,7 +250,7 @@ func (s *scales) read(w *scratch, dst []float32, first int64) error {
 // floats reads a tensor of float32 values whose size package bnb has checked.
 func floats(t fourbit.Tensor) ([]float32, error) {
 	b := make([]byte, t.Size())
-	if err := readFull(t, b, 0); err != nil {
+	if err := stream.ReadFull(t, b, 0); err != nil {
 		return nil, fmt.Errorf("%s: read %s: %w", t.Shard, t.Name, err)
 	}
 	v := make([]float32, len(b)/4)

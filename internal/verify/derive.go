@@ -69,11 +69,14 @@ func (d *derivation) values(w *scratch, first int64, n int) ([]byte, error) {
 	}
 	run := grow(&w.run, n*d.run.Size())
 	overflow, nonFinite := kernel.Convert(run, d.run, src, d.src.Elem(), n)
-	if at := max(overflow, nonFinite); at >= 0 {
-		var v [1]float32
-		kernel.Widen(v[:], src[at*d.src.Elem().Size():], d.src.Elem())
+	at := overflow
+	if at < 0 || nonFinite >= 0 && nonFinite < at { // the first of two, as convert says it
+		at = nonFinite
+	}
+	if at >= 0 {
 		return nil, &weights.ValueError{File: d.src.File, Tensor: d.src.Name, Index: first + int64(at), Shape: d.src.Shape,
-			Value: float64(v[0]), DType: map[kernel.Elem]safetensors.DType{kernel.BF16: safetensors.BF16, kernel.F16: safetensors.F16}[d.run]}
+			Value: weights.ValueAt(src, d.src.Elem(), at),
+			DType: map[kernel.Elem]safetensors.DType{kernel.BF16: safetensors.BF16, kernel.F16: safetensors.F16}[d.run]}
 	}
 	return run, nil
 }
@@ -107,7 +110,7 @@ func (d *derivation) scales(all []float32, first int64, n int) []float32 {
 // compareCodes compares the codes of elements, whose values are run, with those stored.
 func (d *derivation) compareCodes(w *scratch, want, run []byte, scale []float32, first int64, n int) error {
 	got := w.buf[:len(want)]
-	if err := readFull(d.w.Packed, got, first/2); err != nil {
+	if err := stream.ReadFull(d.w.Packed, got, first/2); err != nil {
 		return fmt.Errorf("%s: read %s: %w", d.w.Packed.Shard, d.w.Name, err)
 	}
 	d.progress(d.w.Name, int64(len(got)))
@@ -196,7 +199,7 @@ func (d *derivation) compareScales(w *scratch, first int64, abs []float32) error
 		return err
 	}
 	got := grow(&w.stored, len(want))
-	if err := readFull(d.w.Absmax, got, first); err != nil {
+	if err := stream.ReadFull(d.w.Absmax, got, first); err != nil {
 		return fmt.Errorf("%s: read %s: %w", d.w.Absmax.Shard, d.w.Absmax.Name, err)
 	}
 	if !bytes.Equal(got, want) {
@@ -208,7 +211,7 @@ func (d *derivation) compareScales(w *scratch, first int64, abs []float32) error
 // compareTable compares the 8-bit map.
 func (d *derivation) compareTable(want *[256]float32) error {
 	raw := make([]byte, 4*len(want))
-	if err := readFull(d.w.NestedQuantMap, raw, 0); err != nil {
+	if err := stream.ReadFull(d.w.NestedQuantMap, raw, 0); err != nil {
 		return fmt.Errorf("%s: read %s: %w", d.w.NestedQuantMap.Shard, d.w.NestedQuantMap.Name, err)
 	}
 	var got [256]float32
@@ -226,7 +229,7 @@ func (d *derivation) compareTable(want *[256]float32) error {
 // compareFloats compares constants from first on.
 func (d *derivation) compareFloats(w *scratch, t fourbit.Tensor, first int64, want []float32) error {
 	raw, got := grow(&w.stored, 4*len(want)), grow(&w.floats, len(want))
-	if err := readFull(t, raw, 4*first); err != nil {
+	if err := stream.ReadFull(t, raw, 4*first); err != nil {
 		return fmt.Errorf("%s: read %s: %w", t.Shard, t.Name, err)
 	}
 	kernel.Widen(got, raw, kernel.F32)

@@ -297,7 +297,7 @@ func (j *prover) runRaw(each stream.Each[*scratch]) error {
 		off := int64(i) * rangeBytes
 		n := int(min(rangeBytes, size-off))
 		want := grow(&w.buf2, n)
-		if err := readFull(j.raw, want, off); err != nil {
+		if err := stream.ReadFull(j.raw, want, off); err != nil {
 			return fmt.Errorf("read source of %s: %w", j.t.Name, err)
 		}
 		return j.compare(w, want, off, 1)
@@ -331,7 +331,7 @@ func (j *prover) runPlain(each stream.Each[*scratch]) error {
 // compare compares stored bytes at off with want, in elements of size bytes.
 func (j *prover) compare(w *scratch, want []byte, off int64, size int) error {
 	got := w.buf[:len(want)]
-	if err := readFull(j.t, got, off); err != nil {
+	if err := stream.ReadFull(j.t, got, off); err != nil {
 		return fmt.Errorf("%s: read %s: %w", j.t.Shard, j.t.Name, err)
 	}
 	j.progress(j.t.Name, int64(len(got)))

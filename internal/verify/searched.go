@@ -9,6 +9,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/quantize"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
@@ -116,7 +117,7 @@ func (d *derivation) feedbackCodes(w *scratch, first int64, n int) error {
 		return err
 	}
 	stored := w.buf[:(n+1)/2]
-	if err := readFull(d.w.Packed, stored, first/2); err != nil {
+	if err := stream.ReadFull(d.w.Packed, stored, first/2); err != nil {
 		return fmt.Errorf("%s: read %s: %w", d.w.Packed.Shard, d.w.Name, err)
 	}
 	d.progress(d.w.Name, int64(len(stored)))

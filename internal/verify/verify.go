@@ -18,7 +18,6 @@ package verify
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
@@ -234,16 +233,4 @@ func formula(g *fourbit.Groups) float64 {
 		return 0
 	}
 	return bits / elems
-}
-
-// readFull fills p from r at off.
-func readFull(r io.ReaderAt, p []byte, off int64) error {
-	n, err := r.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -66,7 +67,7 @@ func (t *Tensor) Elem() kernel.Elem {
 
 // Read fills dst with elements from first on.
 func (t *Tensor) Read(dst []byte, first int64) error {
-	if err := readFull(t.Values, dst, first*int64(t.DType.Bits()/8)); err != nil {
+	if err := stream.ReadFull(t.Values, dst, first*int64(t.DType.Bits()/8)); err != nil {
 		return fmt.Errorf("%s: read %s: %w", t.File, t.Name, err)
 	}
 	return nil
@@ -160,7 +161,7 @@ func (r narrowed) ReadAt(p []byte, off int64) (int, error) {
 	var buf [8192]byte
 	for done := 0; done < len(p); {
 		b := buf[:min(len(buf), 2*(len(p)-done))]
-		if err := readFull(r.Values, b, 2*(off+int64(done))); err != nil {
+		if err := stream.ReadFull(r.Values, b, 2*(off+int64(done))); err != nil {
 			return done, err
 		}
 		done += narrow(p[done:], b)
@@ -174,15 +175,4 @@ func (r narrowed) Drop(off, n int64)     { r.Values.Drop(2*off, 2*n) }
 func (r narrowed) Cached() bool {
 	c, ok := r.Values.(interface{ Cached() bool })
 	return ok && c.Cached()
-}
-
-func readFull(r io.ReaderAt, p []byte, off int64) error {
-	n, err := r.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
 }

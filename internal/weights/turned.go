@@ -7,6 +7,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/panel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // panelBytes bounds the rectangle that is held of a matrix that is read across. The rows of one that is larger are read by
@@ -77,10 +78,10 @@ func (r *turned) ReadAt(p []byte, off int64) (int, error) {
 // fill reads the strips of a panel: at once if they lie beside each other.
 func (r *turned) fill(data []byte, row, rows int64) error {
 	if rows == r.stride {
-		return readFull(r.src, data, r.first*r.size)
+		return stream.ReadFull(r.src, data, r.first*r.size)
 	}
 	for i := range r.in {
-		if err := readFull(r.src, data[i*rows*r.size:][:rows*r.size], (r.first+i*r.stride+row)*r.size); err != nil {
+		if err := stream.ReadFull(r.src, data[i*rows*r.size:][:rows*r.size], (r.first+i*r.stride+row)*r.size); err != nil {
 			return err
 		}
 	}
