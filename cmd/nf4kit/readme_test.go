@@ -21,6 +21,7 @@ var volatile = []struct {
 }{
 	{regexp.MustCompile(`in [0-9.]+ m?s \([0-9.]+ [kMG]?B/s\)`), "in 0.05 s (50 MB/s)"},
 	{regexp.MustCompile(`in [0-9.]+ s\b`), "in 0.05 s"},
+	{regexp.MustCompile(`(?m)^nf4kit: .* left, at .*\n`), ""}, // progress, where a machine is slow
 }
 
 func normalize(s string) string {

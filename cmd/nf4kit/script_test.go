@@ -37,6 +37,12 @@ func TestScripts(t *testing.T) {
 			env.Setenv("LLAMA", llama)
 			return nil
 		},
+		Condition: func(name string) (bool, error) {
+			if name == "race" {
+				return underRace, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", name)
+		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits":     wantExit,
 			"mkact":     mkact,

@@ -136,6 +136,9 @@ func TestChoose(t *testing.T) {
 		}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if underRace && c.name != "default" {
+				t.Skip("takes minutes under the race detector, and has no other goroutines than the first")
+			}
 			src, p := plan(t, c.opt)
 			out, err := Choose(t.Context(), p, c.o)
 			if err != nil {
