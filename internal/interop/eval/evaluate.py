@@ -6,6 +6,9 @@
 For every text and checkpoint: perplexity; KL(reference || checkpoint) of the next-token distributions, mean and 99 % quantile
 in nats; how often the most likely token is the same. For an encoder (no language model head): 1 - cosine of the
 mean-pooled embeddings of windows of 128 tokens. float32 arithmetic on the decoded weights, on the CPU.
+
+se is the standard error of the mean, from those of pieces of 128 tokens, and change how much the mean differs from that of the
+first QUANTIZED, with the standard error of the ratio (jackknife over the same pieces): the noise of the text is in both.
 """
 
 import argparse
@@ -61,19 +64,38 @@ def outputs(model, causal, rows):
     return [model(input_ids=r).last_hidden_state[0].float().mean(0) for r in rows]
 
 
+PIECE = 128  # tokens
+
+
 def figures(reference, other, rows, causal):
+    """Figures of one text, and the means of the measure over pieces of it."""
     if not causal:
-        d = torch.stack([1 - torch.cosine_similarity(a, b, dim=0) for a, b in zip(reference, other)])
-        return {"distance": d.mean().item(), "windows": len(rows)}
+        d = torch.stack([1 - torch.cosine_similarity(a, b, dim=0) for a, b in zip(reference, other)]).double()
+        return {"distance": d.mean().item(), "se": error(d), "windows": len(rows)}, d
     kl, top, nll, n = [], 0, 0.0, 0
     for p, q, r in zip(reference, other, rows):
         kl.append(torch.cat([(a.exp() * (a - b)).sum(-1) for a, b in zip(p.split(256), q.split(256))]))
         top += (p.argmax(-1) == q.argmax(-1)).sum().item()
         nll -= q[:-1].gather(1, r[0, 1:, None]).double().sum().item()
         n += r.numel() - len(r)
+    pieces = torch.stack([p.double().mean() for k in kl for p in k.split(PIECE)])
     kl = torch.cat(kl)
-    return {"perplexity": float(torch.tensor(nll / n).exp()), "kl": kl.mean().item(), "kl99": kl.quantile(0.99).item(),
-            "top1": top / len(kl), "tokens": len(kl)}
+    return {"perplexity": float(torch.tensor(nll / n).exp()), "kl": kl.mean().item(), "se": error(pieces),
+            "kl99": kl.quantile(0.99).item(), "top1": top / len(kl), "tokens": len(kl)}, pieces
+
+
+def error(x):
+    return (x.std() / len(x) ** 0.5).item() if len(x) > 1 else None
+
+
+def change(x, base):
+    """By how much the mean of x differs from that of base, as a part of it, and the standard error of that."""
+    n = len(x)
+    if n < 2 or not (base > 0).all():
+        return {"change": None, "change_se": None}
+    left_out = (x.sum() - x) / (base.sum() - base)
+    se = ((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()).sqrt()
+    return {"change": (x.sum() / base.sum() - 1).item(), "change_se": se.item()}
 
 
 def main():
@@ -91,14 +113,17 @@ def main():
     size = min(args.window, limit) if causal else min(128, limit)
     rows = {t: windows(tokenizer, t, args.tokens, size) for t in args.text}
     reference = {t: outputs(model, causal, rows[t]) for t in args.text}
-    result = []
+    result, base = [], {}
     for path in [args.reference] + args.quantized:
         if path != args.reference:
             del model
             model, _ = decoded(path)
         for t in args.text:
             got = reference[t] if path == args.reference else outputs(model, causal, rows[t])
-            f = {"model": path, "text": os.path.basename(t)} | figures(reference[t], got, rows[t], causal)
+            f, pieces = figures(reference[t], got, rows[t], causal)
+            f = {"model": path, "text": os.path.basename(t)} | f
+            if path != args.reference:
+                f |= change(pieces, base.setdefault(t, pieces))
             result.append(f)
             if not args.json:
                 print("  ".join(f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in f.items()), flush=True)
