@@ -28,7 +28,7 @@ nor the result is ever in memory.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newLoraInspectCommand(g), newLoraMergeCommand(g), newLoraCombineCommand(g), newLoraExtractCommand(g),
-		newLoraInitCommand(g))
+		newLoraInitCommand(g), newLoraSwapCommand(g), newLoraUnmergeCommand(g))
 	return cmd
 }
 

@@ -27,6 +27,7 @@ type LoraMergeOptions struct {
 	Rounding       string
 	Joint          bool
 	Residual       bool
+	Undo           string
 	Weights        []float64
 
 	given map[string]bool // flags of convert that were set
@@ -83,6 +84,7 @@ func (o *LoraMergeOptions) addFlags(cmd *cobra.Command) {
 	fs.StringVar(&o.Rounding, "rounding", "peft", "peft: once, or safe: as PEFT's safe_merge=True, the update before it is added too")
 	fs.BoolVar(&o.Joint, "joint", false, "add all adapters before rounding, more exact than PEFT")
 	fs.BoolVar(&o.Residual, "base-is-residual", false, "BASE is the changed one that PiSSA, OLoRA, LoftQ or another such method left beside the adapter")
+	fs.StringVar(&o.Undo, "undo", "", "write what unmerge needs to give back BASE byte for byte to `FILE`")
 	fs.Float64SliceVar(&o.Weights, "weight", nil, "weight of an adapter, in the order of the arguments (repeatable); default 1 each")
 	enum(cmd, "onto", "auto", "source", "decoded")
 	enum(cmd, "rounding", "peft", "safe")
@@ -119,6 +121,8 @@ func (o *LoraMergeOptions) merge() (lora.Options, error) {
 		return opt, usagef("--onto %q: want auto, source or decoded", o.Onto)
 	case len(o.Weights) > 0 && len(o.Weights) != len(o.Adapters):
 		return opt, usagef("--weight: %d for %d adapters", len(o.Weights), len(o.Adapters))
+	case o.Undo != "" && (o.Quantize || o.DType != "auto" || o.TrainedOn != ""):
+		return opt, usagef("--undo: a merge in the dtypes of BASE can be undone; with --quantize, --dtype or --trained-on keep BASE")
 	case o.Recipe != "" || o.TargetBPP > 0 || o.SaveRecipe != "" || len(o.Reports) > 0:
 		return opt, usagef("--recipe, --save-recipe, --target-bpp and --report are of convert alone")
 	}
@@ -190,6 +194,11 @@ func runLoraMerge(ctx context.Context, g *globals, o LoraMergeOptions) error {
 		if err := write(ctx, g, m.plan, o.Dst, w); err != nil {
 			return err
 		}
+		if o.Undo != "" {
+			if err := m.undo(ctx); err != nil {
+				return err
+			}
+		}
 	}
 	return m.tell(ctx, x.Jobs, time.Since(start))
 }
@@ -230,6 +239,8 @@ func (m *merging) open(ctx context.Context) (closeAll func(), err error) {
 	m.adapters, m.base = list, models[0]
 	plain := models[0].Quantized == nil
 	switch {
+	case m.o.Undo != "" && !plain:
+		return closeAll, usagef("--undo: BASE is quantized, and the merge is not; keep BASE")
 	case m.o.TrainedOn != "" && !plain:
 		return closeAll, usagef("--trained-on: BASE, %s, is quantized itself", m.o.Src)
 	case m.o.TrainedOn != "" && models[1].Quantized == nil:

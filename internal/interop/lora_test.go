@@ -233,7 +233,7 @@ func checkCombine(t *testing.T, dir string) {
 				t.Errorf("%d tensors, want %d", len(got), len(want))
 			}
 			if c.method != "svd" { // where signs are free
-				compareMerged(t, got, want, false)
+				compareMerged(t, got, want, true)
 				return
 			}
 			for name, w := range want {
