@@ -86,6 +86,11 @@ func TestConvertLengths(t *testing.T) {
 						Widen(unsafe.Slice((*float32)(unsafe.Pointer(&got[0])), n), src, se)
 						sameBytes(t, fmt.Sprintf("%d of %v widened", n, se), want, got)
 					}
+					if se == F32 && n > 0 {
+						clear(got)
+						Narrow(got, de, unsafe.Slice((*float32)(unsafe.Pointer(&src[0])), n))
+						sameBytes(t, fmt.Sprintf("%d narrowed to %v", n, de), want, got)
+					}
 				}
 			}
 		}

@@ -144,7 +144,19 @@ func Widen(dst []float32, src []byte, e Elem) {
 }
 
 // Narrow rounds the elements of src to a run dtype, to nearest even, as Convert does but without looking for overflow.
-func Narrow(dst []byte, e Elem, src []float32) { store(e, dst, src) }
+func Narrow(dst []byte, e Elem, src []float32) {
+	size := e.Size()
+	dst = dst[:len(src)*size]
+	done := 0
+	if b := asBytes(src); b != nil {
+		if e == F32 {
+			copy(dst, b)
+			return
+		}
+		done = convertVector(dst, e, b, F32)
+	}
+	store(e, dst[done*size:], src[done:])
+}
 
 // DynamicQuantize writes the 8-bit codes of scales less offset, and for every 256 of them their largest magnitude m in
 // nested. The code is the entry of the dynamic map nearest to (scale - offset)/m, the upper of two only if strictly

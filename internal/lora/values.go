@@ -170,7 +170,7 @@ func (v *merged) merge(x *work, p []byte, first int64, n int) (total []float32, 
 	return d, nil
 }
 
-// add adds one update to w: last says that no other follows, and so that what is left unrounded may stay so.
+// add adds one update to w; last says that nothing follows.
 func (v *merged) add(x *work, u *update, w, d []float32, first int64, last, total bool) error {
 	clear(d)
 	if err := v.product(u, d, first); err != nil {
@@ -200,7 +200,8 @@ func (v *merged) add(x *work, u *update, w, d []float32, first int64, last, tota
 			}
 		}
 	}
-	if !wide && (!v.opt.Joint || last) {
+	// What is written last is rounded as it is written.
+	if !wide && !v.opt.Joint && !last {
 		v.round(x, w)
 	}
 	return nil
