@@ -16,6 +16,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
@@ -71,7 +72,7 @@ func (m *Merge) WriteUndo(ctx context.Context, w io.Writer, merged []weights.Ten
 			}
 			n := min(undoChunk, size-off)
 			a, b := make([]byte, n), make([]byte, n)
-			if err := errors.Join(readFull(v.src, a, off), readFull(t.Values, b, off)); err != nil {
+			if err := errors.Join(stream.ReadFull(v.src, a, off), stream.ReadFull(t.Values, b, off)); err != nil {
 				return fmt.Errorf("read %s: %w", t.Name, err)
 			}
 			_, _ = base.Write(a) // a hash takes everything
@@ -140,11 +141,11 @@ func (u *Undo) readIndex() error {
 	}
 	size := info.Size()
 	head := make([]byte, len(undoMagic))
-	if size < int64(len(head))+8 || readFull(u.file, head, 0) != nil || string(head) != undoMagic {
+	if size < int64(len(head))+8 || stream.ReadFull(u.file, head, 0) != nil || string(head) != undoMagic {
 		return u.bad("", "a file that undoes a merge", "another")
 	}
 	var tail [8]byte
-	if err := readFull(u.file, tail[:], size-8); err != nil {
+	if err := stream.ReadFull(u.file, tail[:], size-8); err != nil {
 		return err
 	}
 	n := binary.LittleEndian.Uint64(tail[:])
@@ -153,7 +154,7 @@ func (u *Undo) readIndex() error {
 		return u.bad("", fmt.Sprintf("an index of at most %d bytes", min(maxUndoIndex, room)), fmt.Sprint(n))
 	}
 	raw := make([]byte, n)
-	if err := readFull(u.file, raw, size-8-int64(n)); err != nil {
+	if err := stream.ReadFull(u.file, raw, size-8-int64(n)); err != nil {
 		return err
 	}
 	if err := json.NewDecoder(bytes.NewReader(raw)).Decode(&u.index); err != nil {
@@ -219,7 +220,7 @@ func (v *undone) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 || off+int64(len(p)) > v.size {
 		return 0, fmt.Errorf("lora: internal error: read of %d bytes at %d of %s", len(p), off, v.t.Name)
 	}
-	if err := readFull(v.Values, p, off); err != nil {
+	if err := stream.ReadFull(v.Values, p, off); err != nil {
 		return 0, err
 	}
 	for done := 0; done < len(p); {
@@ -241,7 +242,7 @@ func (v *undone) ReadAt(p []byte, off int64) (int, error) {
 // frame is a chunk of the difference.
 func (v *undone) frame(i int64) ([]byte, error) {
 	raw := make([]byte, v.t.Frames[i+1]-v.t.Frames[i])
-	if err := readFull(v.undo.file, raw, v.t.Frames[i]); err != nil {
+	if err := stream.ReadFull(v.undo.file, raw, v.t.Frames[i]); err != nil {
 		return nil, fmt.Errorf("read %s: %w", v.undo.path, err)
 	}
 	want := min(undoChunk, v.size-i*undoChunk)
