@@ -78,7 +78,7 @@ other loaders is a notice.`,
 	o.weighted.addFiles(fs)
 	fs.StringVar(&o.Source, "source", "", "derive every byte from `SRC`, the checkpoint that DIR was made of, and compare")
 	fs.BoolVar(&o.HeadersOnly, "headers-only", false, "read headers and records, no codes and no scales")
-	fs.StringArrayVar(&o.Targets, "target", nil, "loader to check for: transformers5, transformers4, vllm, sglang or diffusers; default those of the first two that have the model's class, for a model of diffusers the last (repeatable)")
+	fs.StringArrayVar(&o.Targets, "target", nil, "loader to check for: transformers5, transformers4, vllm, sglang, diffusers or unsloth; default those of the first two that have the model's class, for a model of diffusers the last (repeatable)")
 	allowIncomplete(fs, &o.AllowIncomplete)
 	fs.BoolVar(&o.Fix, "fix", false, "mend config.json first, if that is what is wrong")
 	enum(cmd, "target", arch.TargetNames()...)

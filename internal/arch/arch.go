@@ -19,10 +19,11 @@ const (
 	VLLM                             // vLLM with its bitsandbytes plugin
 	SGLang                           // SGLang
 	Diffusers                        // diffusers
+	Unsloth                          // transformers 5 as unsloth_zoo patches it, which packs routed experts
 )
 
 // targetNames are the names that the command line uses, by bit.
-var targetNames = []string{"transformers5", "transformers4", "vllm", "sglang", "diffusers"}
+var targetNames = []string{"transformers5", "transformers4", "vllm", "sglang", "diffusers", "unsloth"}
 
 // TargetNames lists the names of the targets.
 func TargetNames() []string { return slices.Clone(targetNames) }
@@ -179,7 +180,7 @@ func (c Class) Unloadable(t Target) (by Target, why string) {
 	if c.Embedding {
 		return t, "an embedding is never packed"
 	}
-	if t&Transformers5 != 0 && c.In[V5] && (c.Fused || len(c.Paths[V5]) > 0 && !c.Linear[V5]) {
+	if t&Transformers5 != 0 && !(c.Expert && t&Unsloth != 0) && c.In[V5] && (c.Fused || len(c.Paths[V5]) > 0 && !c.Linear[V5]) {
 		by |= Transformers5
 	}
 	if four := t & (Transformers4 | Diffusers); c.In[V4] && len(c.Paths[V4]) > 0 && !c.Linear[V4] {
@@ -215,6 +216,13 @@ func (m *Model) Targets(t Target) (Target, error) {
 		return Diffusers, nil
 	case t == 0:
 		return Transformers5 | Transformers4, nil
+	case t&Unsloth != 0 && t&^(Unsloth|Transformers5) != 0:
+		return 0, fmt.Errorf("%s cannot load the experts that are packed for unsloth; --target unsloth stands alone", t&^(Unsloth|Transformers5))
+	case t&Unsloth != 0:
+		if !m.In[V5] {
+			return 0, fmt.Errorf("unsloth patches transformers 5, which does not have %s", m.Type)
+		}
+		return Unsloth | Transformers5, nil // all but the experts is transformers'
 	}
 	return t, nil
 }

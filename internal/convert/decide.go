@@ -63,6 +63,9 @@ func (p *Plan) add(m *weights.Model, t *weights.Tensor, d decision) {
 	switch {
 	case d.quantize:
 		linear := m.Linear(t)
+		if s := t.Stacked(); s != nil {
+			linear, it.Stack = *s, t.Shape[0]
+		}
 		it.Tensor, it.Shape = &linear, linear.Shape
 	case t.Turned && t.Class.Conv1D: // packed as [out, in], kept as [in, out]
 		it.Shape = []int64{t.Shape[1], t.Shape[0]}

@@ -33,6 +33,7 @@ type Item struct {
 	Out      safetensors.DType // dtype of a kept tensor in the output
 	Reason   string            // why it is kept
 	Shard    int
+	Stack    int64 // matrices below each other in Shape, of a stack of experts that is packed whole; else 0
 
 	index int
 }
@@ -44,7 +45,7 @@ func (it *Item) across() bool {
 
 // State is the quant_state record of a quantized item, without the offset.
 func (it *Item) State(run safetensors.DType) *bnb.State {
-	return &bnb.State{Format: it.Spec, DType: decodedDType(run), Shape: [2]int64(it.Shape)}
+	return &bnb.State{Format: it.Spec, DType: decodedDType(run), Shape: [2]int64(it.Shape), Stack: it.Stack}
 }
 
 // decodedDType is the run dtype, BF16 or F16, as package nf4 has it.

@@ -116,6 +116,9 @@ func (p *policy) use(list []*regexp.Regexp, n []usage, name string) {
 // defaultReason says why a tensor is kept before --only, --skip and --rule are
 // asked, or "".
 func (p *policy) defaultReason(name string, d safetensors.DType, shape []int64, c arch.Class) string {
+	if p.t&arch.Unsloth != 0 && p.model != nil && len(shape) == 3 && ExpertStack(name) != "" && weights.IsFloat(d) {
+		return unslothStack(p.model, name, shape)
+	}
 	if len(shape) != 2 || !strings.HasSuffix(name, ".weight") && p.model != nil {
 		return "not a matrix of weights"
 	}
@@ -132,6 +135,8 @@ func (p *policy) defaultReason(name string, d safetensors.DType, shape []int64, 
 	switch {
 	case c.Router && (!c.Quant[arch.V5] || served):
 		return "a router" // quantized by 4.57 alone; 5.x and serving engines cannot load it packed
+	case p.t&arch.Unsloth != 0 && c.Expert && !c.Router && ExpertStack(name) != "" && !c.Quantize(arch.Transformers5):
+		return unslothExpert(p.model)
 	case c.Expert && c.Module && !c.Quantize(arch.Transformers5):
 		if p.opt.PerExpert {
 			return ""

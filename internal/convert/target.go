@@ -142,7 +142,7 @@ func (p *Plan) checkTargets(opt *Options) error {
 	case t&(arch.Transformers4|arch.Diffusers) != 0 && len(dq) > 1:
 		return refuse(t&(arch.Transformers4|arch.Diffusers), "cannot load weights with (%s) and without (%s) double quantization in one checkpoint; --target transformers5 alone allows it",
 			dq[true], dq[false])
-	case t&arch.Transformers5 != 0 && fused != "":
+	case t&arch.Transformers5 != 0 && t&arch.Unsloth == 0 && fused != "":
 		return refuse(arch.Transformers5, "cannot load packed experts (%s): --moe per-expert needs --target transformers4 or vllm", fused)
 	case t&arch.SGLang != 0 && expert != "":
 		return refuse(arch.SGLang, "cannot load packed experts (%s)", expert)
@@ -172,7 +172,7 @@ func (p *Plan) checkTargets(opt *Options) error {
 		}
 		p.Warnings = append(p.Warnings, w)
 	}
-	return nil
+	return p.checkUnsloth(opt)
 }
 
 // A skipConflict says that no skip list serves every loader of the targets.

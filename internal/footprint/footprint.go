@@ -84,7 +84,7 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 	f.Problems = groups.Problems
 	counted := make(map[string]bool)
 	for _, w := range groups.Weights {
-		t := Tensor{Name: w.Name, File: w.Packed.Shard, DType: w.State.Format.String(), Shape: w.State.Shape[:], Params: w.Size.Elems, Quant: true}
+		t := Tensor{Name: w.Name, File: w.Packed.Shard, DType: w.State.Format.String(), Shape: w.State.Dims(), Params: w.Size.Elems, Quant: true}
 		for _, s := range []fourbit.Tensor{w.Packed, w.Absmax, w.QuantMap, w.NestedAbsmax, w.NestedQuantMap, w.QuantState} {
 			if s.Tensor != nil {
 				t.Bytes += s.Size()

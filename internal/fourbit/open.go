@@ -73,7 +73,7 @@ func (g *Groups) Scheme(label string) (*decode.Scheme, error) {
 			names = append(names, t.Name)
 			bytes += t.Size()
 		}
-		logical[i] = r.Logical(w.State.Shape[:], w.Packed.Shard, names, bytes)
+		logical[i] = r.Logical(w.State.Dims(), w.Packed.Shard, names, bytes)
 	}
 	return decode.NewScheme("bitsandbytes", label, logical), nil
 }

@@ -17,6 +17,7 @@ const (
 	VLLM            Loader = "vLLM"
 	SGLang          Loader = "SGLang"
 	Diffusers       Loader = "diffusers"
+	Unsloth         Loader = "Unsloth"
 	FSDP            Loader = "FSDP"
 )
 

@@ -162,14 +162,14 @@ func (g *grouper) packed(w *Weight) {
 			Expected: "packed bytes as U8, BF16, F16 or F32", Found: describe(t), Breaks: allLoaders})
 		return
 	}
-	if t.Size() == w.Size.Elems*width && slices.Equal(t.Shape, w.State.Shape[:]) && t.DType != safetensors.U8 {
+	if t.Size() == w.Size.Elems*width && slices.Equal(t.Shape, w.State.Dims()) && t.DType != safetensors.U8 {
 		g.add(Problem{Kind: UnpackedWeight, Severity: Error, Tensor: t.Name, Shard: t.Shard,
 			Expected: fmt.Sprintf("%d packed bytes beside its quant_state", w.Size.Packed), Found: describe(t), Breaks: allLoaders})
 		return
 	}
 	if t.Size() != w.Size.Packed {
 		g.add(Problem{Kind: WrongShape, Severity: Error, Tensor: t.Name, Shard: t.Shard,
-			Expected: fmt.Sprintf("%d packed bytes for shape %v", w.Size.Packed, w.State.Shape),
+			Expected: fmt.Sprintf("%d packed bytes for shape %v", w.Size.Packed, w.State.Dims()),
 			Found:    fmt.Sprintf("%d bytes (%s)", t.Size(), describe(t)), Breaks: allLoaders})
 		return
 	}

@@ -228,6 +228,7 @@ func (r *Report) skipList(sub *subject, qc *bnb.QuantizationConfig) {
 	}
 	kept, quantized := sub.modules()
 	r.unloadable(model, targets, quantized)
+	r.stacks(sub)
 	for i, w := range sub.groups.Weights {
 		if quantized[i].Class.Expert && w.State.Type == nf4.FP4 {
 			r.find(fourbit.Warning, w.Packed.Shard, w.Name, "packed experts: expected nf4, which vLLM takes them for, found fp4").Breaks = loadersOf(arch.VLLM)

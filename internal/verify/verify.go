@@ -103,6 +103,7 @@ func (r *Report) judge() {
 var targetOf = map[fourbit.Loader]arch.Target{
 	fourbit.Transformers5: arch.Transformers5, fourbit.Transformers4: arch.Transformers4,
 	fourbit.VLLM: arch.VLLM, fourbit.SGLang: arch.SGLang, fourbit.Diffusers: arch.Diffusers,
+	fourbit.Unsloth: arch.Unsloth,
 }
 
 // broken returns those of the targets that are among the loaders.
@@ -120,7 +121,7 @@ func broken(loaders []fourbit.Loader, targets arch.Target) arch.Target {
 // loadersOf is targetOf backwards.
 func loadersOf(t arch.Target) []fourbit.Loader {
 	var out []fourbit.Loader
-	for _, l := range []fourbit.Loader{fourbit.Transformers5, fourbit.Transformers4, fourbit.VLLM, fourbit.SGLang, fourbit.Diffusers} {
+	for _, l := range []fourbit.Loader{fourbit.Transformers5, fourbit.Transformers4, fourbit.VLLM, fourbit.SGLang, fourbit.Diffusers, fourbit.Unsloth} {
 		if targetOf[l]&t != 0 {
 			out = append(out, l)
 		}

@@ -46,10 +46,14 @@ func NewIndex(src *checkpoint.Source) (*Index, error) {
 // scales, which are decoded away, and those of the experts in place of their stack's.
 func (ix *Index) Names() []string { return ix.names }
 
-// Find returns the tensor that the quantized weight of that name and shape was made of, [out, in]. The error says what was
+// Find returns the tensor that the quantized weight of that name and shape was made of, [out, in], or of a stack of experts
+// [experts*out, in]. The error says what was
 // expected of the source and what was found.
 func (ix *Index) Find(name string, shape []int64) (*Tensor, error) {
 	if t := ix.byName[name]; t != nil {
+		if s := t.Stacked(); s != nil && slices.Equal(s.Shape, shape) {
+			return s, nil
+		}
 		if l := ix.Model.Linear(t).Floats(); slices.Equal(l.Shape, shape) && IsFloat(l.DType) {
 			return &l, nil
 		}

@@ -110,6 +110,16 @@ func (m *Model) Linear(t *Tensor) Tensor {
 	return m.turn(t)
 }
 
+// Stacked is a stack of experts [experts, out, in] as one matrix [experts*out, in], nil for any other tensor.
+func (t *Tensor) Stacked() *Tensor {
+	if len(t.Shape) != 3 || t.Values == nil || !IsFloat(t.DType) {
+		return nil
+	}
+	l := t.Floats()
+	l.Shape = []int64{t.Shape[0] * t.Shape[1], t.Shape[2]}
+	return &l
+}
+
 // Plain is the tensor in the orientation in which an unquantized checkpoint has it, [in, out] of a Conv1D's.
 func (m *Model) Plain(t *Tensor) Tensor {
 	if !t.Class.Conv1D || !t.Turned {

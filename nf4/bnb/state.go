@@ -22,7 +22,8 @@ type State struct {
 	Format // but for Storage and Scale, of which the record says nothing
 
 	DType nf4.DType // that the weight decodes to
-	Shape [2]int64  // logical, [out, in]
+	Shape [2]int64  // logical, [out, in]; of a stack, all its matrices below each other, [matrices*out, in]
+	Stack int64     // matrices of a stack of experts, one parameter of three dimensions; 0 of a matrix
 
 	// Of double quantization.
 	NestedBlockSize int     // scales per second-level scale; 0 is written as 256
@@ -34,6 +35,14 @@ func (s *State) Size() (Size, error) { return s.size(s.Shape[:], int64(s.nestedB
 
 // BitsPerParameter is Format's, with the record's own block size of the second level.
 func (s *State) BitsPerParameter() float64 { return s.bits(s.nestedBlock()) }
+
+// Dims is the shape as the record has it: [out, in], or of a stack [matrices, out, in].
+func (s *State) Dims() []int64 {
+	if s.Stack == 0 {
+		return []int64{s.Shape[0], s.Shape[1]}
+	}
+	return []int64{s.Stack, s.Shape[0] / s.Stack, s.Shape[1]}
+}
 
 func (s *State) nestedBlock() int { return cmp.Or(s.NestedBlockSize, NestedBlockSize) }
 
@@ -66,8 +75,14 @@ func (s *State) Encode() ([]byte, error) {
 		return nil, err
 	}
 	b := make([]byte, 0, StateSize)
-	b = fmt.Appendf(b, `{"quant_type": "%s", "blocksize": %d, "dtype": "%s", "shape": [%d, %d]`,
-		s.Type, s.Block(), s.DType, s.Shape[0], s.Shape[1])
+	b = fmt.Appendf(b, `{"quant_type": "%s", "blocksize": %d, "dtype": "%s", "shape": [`, s.Type, s.Block(), s.DType)
+	for i, d := range s.Dims() {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = strconv.AppendInt(b, d, 10)
+	}
+	b = append(b, ']')
 	if !s.NoDoubleQuant {
 		offset := float64(s.NestedOffset)
 		if math.IsNaN(offset) || math.IsInf(offset, 0) {
@@ -94,6 +109,9 @@ func (s *State) validate() error {
 	}
 	if n, err := product(s.Shape[:]); err != nil || n == 0 {
 		return &StateError{Field: "shape", Expected: "two positive sizes with a product below 2^63", Found: fmt.Sprint(s.Shape)}
+	}
+	if s.Stack < 0 || s.Stack > 0 && s.Shape[0]%s.Stack != 0 {
+		return &StateError{Field: "shape", Expected: "whole matrices in a stack", Found: fmt.Sprintf("%d rows of %d matrices", s.Shape[0], s.Stack)}
 	}
 	if !s.NoDoubleQuant && !validBlockSize(s.nestedBlock()) {
 		return blockError("nested_blocksize", s.NestedBlockSize)
@@ -143,8 +161,8 @@ func pythonFloat(f float64) string {
 
 // DecodeState parses a quant_state record of any length up to MaxStateSize, padded with JSON white space or not.
 // It is as strict as QuantState.from_dict: a field it does not know, a missing one or NUL padding is a *StateError
-// that says what bitsandbytes would do. Beyond that it refuses what bitsandbytes loads and cannot use: a shape that
-// is not two-dimensional, dtypes it does not decode to.
+// that says what bitsandbytes would do. Beyond that it refuses what bitsandbytes loads and nobody can use: a shape that
+// is neither a matrix nor a stack of them, dtypes it does not decode to.
 func DecodeState(blob []byte) (*State, error) {
 	if len(blob) > MaxStateSize {
 		return nil, &StateError{Expected: fmt.Sprintf("at most %d bytes", MaxStateSize), Found: fmt.Sprintf("%d bytes", len(blob))}
@@ -241,7 +259,7 @@ func stateFromFields(fields map[string]jsontext.Value) (*State, error) {
 	if s.DType, err = nf4.ParseDType(dtype); err != nil {
 		return nil, dtypeError("dtype", dtype)
 	}
-	if s.Shape, err = shapeField(fields["shape"]); err != nil {
+	if s.Shape, s.Stack, err = shapeField(fields["shape"]); err != nil {
 		return nil, err
 	}
 	if nested > 0 {
@@ -297,31 +315,41 @@ func blockField(fields map[string]jsontext.Value, name string) (int, error) {
 	return int(n), nil
 }
 
-func shapeField(v jsontext.Value) (shape [2]int64, err error) {
+// shapeField reads the two sizes of a matrix or the three of a stack of experts.
+func shapeField(v jsontext.Value) (shape [2]int64, stack int64, err error) {
 	malformed := &StateError{Field: "shape", Expected: "two integers", Found: clip(string(v)),
 		Effect: "bitsandbytes raises TypeError, or ValueError in matmul_4bit"}
 	if v.Kind() != '[' {
-		return shape, malformed
+		return shape, 0, malformed
 	}
 	dec := jsontext.NewDecoder(bytes.NewBuffer(v))
 	if _, err := dec.ReadToken(); err != nil {
-		return shape, malformed
+		return shape, 0, malformed
 	}
-	var n int
-	for ; dec.PeekKind() != ']'; n++ {
+	var dims []int64
+	for dec.PeekKind() != ']' {
 		d, err := dec.ReadValue()
-		if err != nil || n == len(shape) {
-			return shape, malformed
+		if err != nil || len(dims) == 3 {
+			return shape, 0, malformed
 		}
-		if shape[n], err = strconv.ParseInt(string(d), 10, 64); err != nil {
-			return shape, malformed
+		n, err := strconv.ParseInt(string(d), 10, 64)
+		if err != nil {
+			return shape, 0, malformed
 		}
+		dims = append(dims, n)
 	}
-	if n < len(shape) {
-		return shape, &StateError{Field: "shape", Expected: "two dimensions", Found: fmt.Sprint(shape[:n]),
-			Effect: "bitsandbytes loads it and raises ValueError in matmul_4bit"}
+	switch len(dims) {
+	case 2:
+		return [2]int64(dims), 0, nil
+	case 3:
+		rows, err := product(dims[:2])
+		if err != nil || dims[0] <= 0 || rows == 0 {
+			return shape, 0, &StateError{Field: "shape", Expected: "positive sizes with a product below 2^63", Found: fmt.Sprint(dims)}
+		}
+		return [2]int64{rows, dims[2]}, dims[0], nil
 	}
-	return shape, nil
+	return shape, 0, &StateError{Field: "shape", Expected: "two dimensions", Found: fmt.Sprint(dims),
+		Effect: "bitsandbytes loads it and raises ValueError in matmul_4bit"}
 }
 
 // offsetField reads nested_offset as torch.tensor(float(x)) does: a number or a numeric string, rounded to float32.

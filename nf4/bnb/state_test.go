@@ -129,8 +129,8 @@ func TestDecodeStateErrors(t *testing.T) {
 			`quant_state: expected JSON padded with spaces, found a NUL byte at offset 77 (bitsandbytes raises JSONDecodeError)`},
 		{"torch prefix", `{"quant_type": "nf4", "blocksize": 64, "dtype": "torch.bfloat16", "shape": [8, 16]}`,
 			`quant_state field dtype: expected "bfloat16", "float16" or "float32", found "torch.bfloat16" (bitsandbytes raises AttributeError: the name is looked up in torch without the prefix)`},
-		{"three dimensions", `{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [8, 16, 2]}`,
-			`quant_state field shape: expected two integers, found [8, 16, 2] (bitsandbytes raises TypeError, or ValueError in matmul_4bit)`},
+		{"four dimensions", `{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [8, 16, 2, 2]}`,
+			`quant_state field shape: expected two integers, found [8, 16, 2, 2] (bitsandbytes raises TypeError, or ValueError in matmul_4bit)`},
 		{"one dimension", `{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [8]}`,
 			`quant_state field shape: expected two dimensions, found [8] (bitsandbytes loads it and raises ValueError in matmul_4bit)`},
 		{"null shape", `{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": null}`,
@@ -176,6 +176,34 @@ func TestDecodeStateErrors(t *testing.T) {
 				t.Errorf("message (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestStack: a stack of experts has three sizes in its record, and is one matrix of all its rows.
+func TestStack(t *testing.T) {
+	s := &State{DType: nf4.BFloat16, Shape: [2]int64{24, 16}, Stack: 3}
+	blob, err := s.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(blob), `"shape": [3, 8, 16]`) {
+		t.Errorf("record %s", blob)
+	}
+	got, err := DecodeState(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]int64{3, 8, 16}, got.Dims()); diff != "" || got.Shape != s.Shape {
+		t.Errorf("shape %v, dimensions (-want +got):\n%s", got.Shape, diff)
+	}
+	for _, bad := range []string{"[0, 8, 16]", "[3, 0, 16]", "[-1, -8, 16]", "[4294967296, 4294967296, 1]"} {
+		if s, err := DecodeState([]byte(`{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": ` + bad + `}`)); err == nil {
+			t.Errorf("%s decodes to %v", bad, s.Dims())
+		}
+	}
+	s.Stack = 5
+	if _, err := s.Encode(); err == nil {
+		t.Error("24 rows of 5 matrices are encoded")
 	}
 }
 

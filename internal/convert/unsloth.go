@@ -1,0 +1,128 @@
+package convert
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
+)
+
+// What unsloth_zoo 2026.10.9 does with routed experts in 4 bits (temporary_patches/moe_utils_bnb4bit.py): under transformers 5
+// it reads stacks of three dimensions, and experts one by one, which it joins to stacks. Both must lie as the model of
+// transformers 5 has them: gate_up_proj [experts, 2*inner, hidden] and down_proj [experts, hidden, inner].
+
+// unslothTypes are the model types whose experts' forward it replaces (a file of temporary_patches each) and whose
+// checkpoints have that layout, see the interop test.
+var unslothTypes = []string{"mixtral", "qwen3_moe", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text", "deepseek_v3", "glm4_moe",
+	"lfm2_moe", "ernie4_5_moe", "gemma4", "gemma4_text"}
+
+const unslothStays = "; it stays in 16 bits"
+
+// unslothExpert says why an expert that is stored by itself is kept, "" if it is packed.
+func unslothExpert(m *arch.Model) string {
+	if slices.Contains(unslothTypes, m.Type) {
+		return ""
+	}
+	return fmt.Sprintf("a routed expert, and Unsloth is not known to run those of %s in 4 bits%s", m.Type, unslothStays)
+}
+
+// unslothStack is the same for a stack of experts.
+func unslothStack(m *arch.Model, name string, shape []int64) string {
+	leaf := name[strings.LastIndexByte(name, '.')+1:]
+	switch {
+	case m.Type == "gpt_oss":
+		return "a stack of routed experts, and Unsloth reads gpt-oss in 4 bits only as Linears of other names (gate_up_projs.0, router.linear)" + unslothStays
+	case m.Type == "qwen3_vl_moe":
+		return "a stack of routed experts that lies transposed in the checkpoint, which Unsloth cannot turn in 4 bits" + unslothStays
+	case leaf != "gate_up_proj" && leaf != "down_proj":
+		return "a stack of experts, and Unsloth packs gate_up_proj and down_proj alone"
+	case slices.Contains(shape, 0):
+		return "it has no elements"
+	}
+	return unslothExpert(m)
+}
+
+var expertName = regexp.MustCompile(`^((?:.*\.)?experts)\.(?:\d+\.)?(gate_up_proj|gate_proj|up_proj|down_proj|w1|w2|w3)(?:\.weight)?$`)
+
+// ExpertStack names the stack that Unsloth makes of an expert's weight, "" if it makes none. It reads type, block size and
+// dtype of the first part alone and takes them for all.
+func ExpertStack(name string) string {
+	m := expertName.FindStringSubmatch(name)
+	if m == nil {
+		return ""
+	}
+	if m[2] == "down_proj" || m[2] == "w2" {
+		return m[1] + ".down_proj"
+	}
+	return m[1] + ".gate_up_proj"
+}
+
+// checkUnsloth holds the plan to what Unsloth takes: all routed experts packed or none, and all parts of a stack alike.
+func (p *Plan) checkUnsloth(opt *Options) error {
+	if opt.targets()&arch.Unsloth == 0 {
+		return nil
+	}
+	refuse := func(format string, args ...any) error { return &OptionError{"unsloth " + fmt.Sprintf(format, args...)} }
+	first := map[string]*Item{}
+	var packed, kept, ragged *Item
+	for i := range p.Items {
+		it := &p.Items[i]
+		stack := ExpertStack(it.Name)
+		if stack == "" || !it.Class.Expert && len(it.Shape) != 3 && it.Stack == 0 {
+			continue
+		}
+		if !it.Quantize {
+			kept = it
+			continue
+		}
+		packed = it
+		f := first[stack]
+		if f == nil {
+			first[stack], f = it, it
+		}
+		if f.Spec != it.Spec {
+			return refuse("reads all experts of %s as the first, and %s would be %s where %s is %s", stack, it.Name, it.Spec, f.Name, f.Spec)
+		}
+		if it.Stack == 0 && it.Elems()%int64(it.Spec.Block()) != 0 {
+			ragged = it
+		}
+	}
+	switch {
+	case packed != nil && kept != nil:
+		return refuse("loads the routed experts of all layers in 4 bits or none, and %s would be kept (%s) where %s is packed", kept.Name, kept.Reason, packed.Name)
+	case packed == nil && p.Totals.ExpertParams > 0:
+		p.Warnings = append(p.Warnings, "--target unsloth packs no experts of this model: "+kept0(p))
+	}
+	if ragged != nil {
+		note := fmt.Sprintf("%s has %d weights, no whole blocks of %d: Unsloth packs such experts again as it loads them, which adds noise",
+			ragged.Name, ragged.Elems(), ragged.Spec.Block())
+		if b := fitting(ragged.Elems(), opt.Spec); b > 0 {
+			note += fmt.Sprintf("; --block-size %d fits", b)
+		}
+		p.Notices = append(p.Notices, note)
+	}
+	return nil
+}
+
+// kept0 is the reason of the first routed expert that is kept.
+func kept0(p *Plan) string {
+	for i := range p.Items {
+		if it := &p.Items[i]; it.Class.Expert && !it.Class.Router && !it.Quantize {
+			return it.Name + " is " + it.Reason
+		}
+	}
+	return ""
+}
+
+// fitting is the largest block size below the format's that divides n, 0 if there is none.
+func fitting(n int64, f bnb.Format) int {
+	for b := f.Block() / 2; b >= 32; b /= 2 {
+		if n%int64(b) == 0 {
+			return b
+		}
+	}
+	return 0
+}

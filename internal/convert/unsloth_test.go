@@ -1,0 +1,116 @@
+package convert
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
+	"github.com/nf4kit/nf4kit/safetensors"
+)
+
+// experts are the routed experts of a layer, one by one, with a router and a Linear.
+func experts(inner int64) []testTensor {
+	out := []testTensor{
+		{name: "model.layers.0.self_attn.q_proj.weight", dtype: safetensors.BF16, shape: []int64{64, 64}},
+		{name: "model.layers.0.mlp.gate.weight", dtype: safetensors.BF16, shape: []int64{2, 64}},
+	}
+	for e := range 2 {
+		for _, m := range []string{"gate_proj", "up_proj"} {
+			out = append(out, testTensor{name: fmt.Sprintf("model.layers.0.mlp.experts.%d.%s.weight", e, m), dtype: safetensors.BF16, shape: []int64{inner, 64}})
+		}
+		out = append(out, testTensor{name: fmt.Sprintf("model.layers.0.mlp.experts.%d.down_proj.weight", e), dtype: safetensors.BF16, shape: []int64{64, inner}})
+	}
+	return out
+}
+
+func stacks(prefix string) []testTensor {
+	return []testTensor{
+		{name: "model.layers.0.self_attn.q_proj.weight", dtype: safetensors.BF16, shape: []int64{64, 64}},
+		{name: prefix + "experts.gate_up_proj", dtype: safetensors.BF16, shape: []int64{3, 8, 16}},
+		{name: prefix + "experts.down_proj", dtype: safetensors.BF16, shape: []int64{3, 16, 4}},
+	}
+}
+
+const (
+	qwenConfig   = `{"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "torch_dtype": "bfloat16"}`
+	gemmaConfig  = `{"model_type": "gemma4_text", "architectures": ["Gemma4ForCausalLM"], "torch_dtype": "bfloat16"}`
+	gptOSSConfig = `{"model_type": "gpt_oss", "architectures": ["GptOssForCausalLM"], "torch_dtype": "bfloat16"}`
+)
+
+// TestUnsloth: experts one by one are packed one by one, stacks whole, under records of three sizes.
+func TestUnsloth(t *testing.T) {
+	for name, tt := range map[string]struct {
+		config  string
+		tensors []testTensor
+		packed  int
+		warning string
+	}{
+		"one by one": {qwenConfig, experts(32), 7, ""},
+		"stacks":     {gemmaConfig, stacks("model.layers.0."), 3, ""},
+		"gpt-oss":    {gptOSSConfig, stacks("model.layers.0.mlp."), 1, "gate_up_projs.0"},
+	} {
+		p, err := NewPlan(writeModel(t, tt.config, tt.tensors), Options{Targets: arch.Unsloth, AllowIncomplete: true})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if n := len(quantized(p)); n != tt.packed {
+			t.Errorf("%s: %d weights are packed, want %d: %v", name, n, tt.packed, quantized(p))
+		}
+		if got := strings.Join(p.Warnings, "; "); tt.warning != "" && !strings.Contains(got, tt.warning) {
+			t.Errorf("%s: warnings %q, want %q", name, got, tt.warning)
+		}
+		for i := range p.Items {
+			if it := &p.Items[i]; it.Quantize && strings.HasSuffix(it.Name, "experts.gate_up_proj") {
+				if diff := cmp.Diff([]int64{3, 8, 16}, it.State(p.RunDType).Dims()); diff != "" {
+					t.Errorf("%s: %s (-want +got):\n%s", name, it.Name, diff)
+				}
+			}
+		}
+		if bad := strings.Contains(string(p.Config), "experts"); bad {
+			t.Errorf("%s: the skip list names experts: %s", name, p.Config)
+		}
+	}
+}
+
+// TestUnslothUniform: what Unsloth would decode by the settings of another expert is refused.
+func TestUnslothUniform(t *testing.T) {
+	rule := func(s string) []Rule {
+		r, err := ParseRule(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []Rule{r}
+	}
+	for name, tt := range map[string]struct {
+		opt  Options
+		want string
+	}{
+		"block":    {Options{Rules: rule(`experts\.1\.up_proj=block=128`)}, "reads all experts of model.layers.0.mlp.experts.gate_up_proj as the first"},
+		"type":     {Options{Rules: rule(`experts\.1\.down_proj=fp4`)}, "reads all experts of model.layers.0.mlp.experts.down_proj as the first"},
+		"kept":     {Options{Skip: []*regexp.Regexp{regexp.MustCompile(`experts\.0`)}}, "in 4 bits or none"},
+		"by stack": {Options{Rules: rule(`down_proj=block=128`)}, ""},
+		"another":  {Options{Targets: arch.VLLM}, "stands alone"},
+		"float":    {Options{Spec: bnb.Format{Storage: bnb.BFloat16}}, ""},
+	} {
+		tt.opt.Targets |= arch.Unsloth
+		tt.opt.AllowIncomplete = true
+		_, err := NewPlan(writeModel(t, qwenConfig, experts(32)), tt.opt)
+		var oe *OptionError
+		if got := errors.As(err, &oe); got != (tt.want != "") || got && !strings.Contains(oe.Msg, tt.want) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+	}
+	p, err := NewPlan(writeModel(t, qwenConfig, experts(33)), Options{Targets: arch.Unsloth, AllowIncomplete: true, Spec: bnb.Format{BlockSize: 128}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(p.Notices, "; "); !strings.Contains(got, "no whole blocks of 128") || !strings.Contains(got, "--block-size 64 fits") {
+		t.Errorf("notices %q", got)
+	}
+}
