@@ -51,7 +51,7 @@ one of them count, and they are listed; -v lists every tensor.`,
 			if architectures {
 				return noArguments(cmd, args)
 			}
-			return arguments("SRC")(cmd, args[:min(len(args), 1)])
+			return atLeast("SRC")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if architectures {

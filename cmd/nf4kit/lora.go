@@ -316,9 +316,7 @@ They are PEFT's add_weighted_adapter, and equal to it where nothing is random. A
 of -1 takes a task away.`,
 		Example: `  nf4kit lora combine french legal both
   nf4kit lora combine french legal both --weight 0.7 --weight 0.3 --method svd --rank 16`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			return arguments("ADAPTER", "DST")(cmd, args[:min(len(args), 2)])
-		},
+		Args: atLeast("ADAPTER", "DST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Adapters, o.Dst = args[:len(args)-1], args[len(args)-1]
 			return runLoraCombine(cmd.Context(), g, o)

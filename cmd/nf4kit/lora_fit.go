@@ -104,7 +104,7 @@ adapter of low rank cannot have them. --dtype or quantization do not matter: wha
 read is compared as it decodes.`,
 		Example: `  nf4kit lora extract my-finetune Llama-3.2-1B adapter --rank 64
   nf4kit lora extract my-finetune Llama-3.2-1B adapter --energy 0.95 --rank 256`,
-		Args: cobra.ExactArgs(3),
+		Args: arguments("FINETUNED", "BASE", "DST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Tuned, o.Base, o.Dst = args[0], args[1], args[2]
 			return runLoraExtract(cmd.Context(), g, o)

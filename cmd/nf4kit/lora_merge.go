@@ -61,9 +61,7 @@ survives rounding (or quantization); and what is lost, in units of the update.`,
   nf4kit lora merge Llama-3.2-1B-nf4 my-adapter merged --dtype bfloat16
   nf4kit lora merge Llama-3.2-1B my-adapter merged-nf4 --quantize --scale mse
   nf4kit lora merge Llama-3.2-1B french legal both --weight 0.7 --weight 0.3 --joint`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			return arguments("BASE", "ADAPTER", "DST")(cmd, args[:min(len(args), 3)])
-		},
+		Args: atLeast("BASE", "ADAPTER", "DST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Src, o.Adapters, o.Dst = args[0], args[1:len(args)-1], args[len(args)-1]
 			o.take(cmd)
@@ -106,7 +104,7 @@ func (o *LoraMergeOptions) take(cmd *cobra.Command) {
 	}
 }
 
-// check reports flags that contradict each other, and returns what the adapters are merged with.
+// merge reports flags that contradict each other, and returns what the adapters are merged with.
 func (o *LoraMergeOptions) merge() (lora.Options, error) {
 	opt := lora.Options{Weights: o.Weights, Safe: o.Rounding == "safe", Joint: o.Joint, Residual: o.Residual, NoFigures: o.NoError}
 	for name := range o.given {
@@ -125,9 +123,6 @@ func (o *LoraMergeOptions) merge() (lora.Options, error) {
 		return opt, usagef("--undo: a merge in the dtypes of BASE can be undone; with --quantize, --dtype or --trained-on keep BASE")
 	case o.Recipe != "" || o.TargetBPP > 0 || o.SaveRecipe != "" || len(o.Reports) > 0:
 		return opt, usagef("--recipe, --save-recipe, --target-bpp and --report are of convert alone")
-	}
-	if len(o.Weights) == 0 {
-		opt.Weights = nil
 	}
 	return opt, checkWeights(o.Weights)
 }

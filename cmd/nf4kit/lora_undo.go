@@ -26,7 +26,7 @@ adapters, in the place of what DST was once it is complete. Subtracting the old 
 and adding the new one would round three times; this is what merge writes, byte for byte.
 It takes the flags of merge.`,
 		Example: `  nf4kit lora swap Llama-3.2-1B french merged`,
-		Args:    cobra.MinimumNArgs(3),
+		Args:    atLeast("BASE", "ADAPTER", "DST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Src, o.Adapters, o.Dst, o.Force = args[0], args[1:len(args)-1], args[len(args)-1], true
 			o.take(cmd)
@@ -77,7 +77,7 @@ has rounded. What an adapter has replaced (modules_to_save, biases, trained toke
 DoRA cannot be undone so and are errors.`,
 		Example: `  nf4kit lora unmerge merged base --undo merged.undo
   nf4kit lora unmerge merged my-adapter nearly-base`,
-		Args: cobra.MinimumNArgs(2),
+		Args: atLeast("MERGED", "DST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Src, o.Adapters, o.Dst = args[0], args[1:len(args)-1], args[len(args)-1]
 			o.settings = map[string]string{}

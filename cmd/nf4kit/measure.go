@@ -69,7 +69,7 @@ checkpoint has been written in.`,
 			if len(args) > 2 {
 				return surplus(cmd, args[2:], "SRC and perhaps QUANT")
 			}
-			return arguments("SRC")(cmd, args[:min(len(args), 1)])
+			return atLeast("SRC")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Src = args[0]

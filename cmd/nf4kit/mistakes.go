@@ -24,6 +24,13 @@ func arguments(names ...string) cobra.PositionalArgs {
 	}
 }
 
+// atLeast is the check that a command has these arguments, the last but one perhaps several times.
+func atLeast(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		return arguments(names...)(cmd, args[:min(len(args), len(names))])
+	}
+}
+
 // noArguments is the check that a command has none.
 func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {

@@ -178,10 +178,7 @@ func sweep(ctx context.Context, jobs int, list []*merged, f func(v *merged, x *w
 
 // beside lists the merged tensors that have a counterpart of their shape in a model.
 func (m *Merge) beside(tensors []weights.Tensor) (list []*merged, of map[*merged]*weights.Tensor) {
-	byName := map[string]*weights.Tensor{}
-	for i := range tensors {
-		byName[tensors[i].Name] = &tensors[i]
-	}
+	byName := byName(tensors)
 	of = map[*merged]*weights.Tensor{}
 	for _, v := range m.read {
 		if t := byName[v.t.Name]; t != nil && v.updated() && slices.Equal(t.Shape, v.t.Shape) && t.Values != nil {

@@ -330,10 +330,7 @@ func (f *Fitting) Rest(source, base *weights.Model) ([]Left, error) {
 	for _, x := range f.Fits() {
 		taken[x.Tensor] = true
 	}
-	other := map[string]*weights.Tensor{}
-	for i := range base.Tensors {
-		other[base.Tensors[i].Name] = &base.Tensors[i]
-	}
+	other := byName(base.Tensors)
 	var out []Left
 	for i := range source.Tensors {
 		t := &source.Tensors[i]

@@ -44,10 +44,7 @@ type undoTensor struct {
 
 // WriteUndo writes what gives the base back from the merged model: w is the file, merged the model as it was written.
 func (m *Merge) WriteUndo(ctx context.Context, w io.Writer, merged []weights.Tensor) error {
-	after := map[string]*weights.Tensor{}
-	for i := range merged {
-		after[merged[i].Name] = &merged[i]
-	}
+	after := byName(merged)
 	enc, err := zstd.NewWriter(nil)
 	if err != nil {
 		return err
@@ -164,8 +161,8 @@ func (u *Undo) readIndex() error {
 	for i := range u.index.Tensors {
 		t := &u.index.Tensors[i]
 		last := int64(len(undoMagic))
-		for _, at := range t.Frames {
-			if at < last || at > end || at-last > 2*undoChunk && last > int64(len(undoMagic)) {
+		for j, at := range t.Frames {
+			if at < last || at > end || j > 0 && at-last > 2*undoChunk {
 				return u.bad(t.Name, "frames within the file, in order", fmt.Sprint(at))
 			}
 			last = at
@@ -178,10 +175,7 @@ func (u *Undo) readIndex() error {
 // that they are what the merge made: else nothing could be given back.
 func (u *Undo) Apply(tensors []weights.Tensor) ([]weights.Tensor, error) {
 	out := slices.Clone(tensors)
-	byName := map[string]*weights.Tensor{}
-	for i := range out {
-		byName[out[i].Name] = &out[i]
-	}
+	byName := byName(out)
 	for i := range u.index.Tensors {
 		x := &u.index.Tensors[i]
 		t := byName[x.Name]
@@ -192,11 +186,11 @@ func (u *Undo) Apply(tensors []weights.Tensor) ([]weights.Tensor, error) {
 		if int64(len(x.Frames)) != (size+undoChunk-1)/undoChunk+1 {
 			return nil, u.bad(x.Name, fmt.Sprintf("frames for %d bytes", size), fmt.Sprintf("%d of them", len(x.Frames)-1))
 		}
-		h := blake3.New()
-		if _, err := io.Copy(h, io.NewSectionReader(t.Values, 0, size)); err != nil {
-			return nil, fmt.Errorf("read %s: %w", t.Name, err)
+		got, err := digest(t)
+		if err != nil {
+			return nil, err
 		}
-		if got := hex.EncodeToString(h.Sum(nil)); got != x.Merged {
+		if got != x.Merged {
 			return nil, &Error{Path: u.path, Key: x.Name, Expect: "the tensor that the merge wrote", Found: "one with another digest",
 				Hint: "the model was changed since, or is another"}
 		}
@@ -253,23 +247,38 @@ func (v *undone) frame(i int64) ([]byte, error) {
 	return out, nil
 }
 
+// digest is the BLAKE3 digest of a tensor's elements, in hexadecimal.
+func digest(t *weights.Tensor) (string, error) {
+	h := blake3.New()
+	if _, err := io.Copy(h, io.NewSectionReader(t.Values, 0, t.Elems()*int64(t.DType.Bits()/8))); err != nil {
+		return "", fmt.Errorf("read %s: %w", t.Name, err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// byName finds tensors.
+func byName(tensors []weights.Tensor) map[string]*weights.Tensor {
+	m := make(map[string]*weights.Tensor, len(tensors))
+	for i := range tensors {
+		m[tensors[i].Name] = &tensors[i]
+	}
+	return m
+}
+
 // Check compares the tensors of a model with the digests of the base.
 func (u *Undo) Check(tensors []weights.Tensor) error {
-	byName := map[string]*weights.Tensor{}
-	for i := range tensors {
-		byName[tensors[i].Name] = &tensors[i]
-	}
+	byName := byName(tensors)
 	for i := range u.index.Tensors {
 		x := &u.index.Tensors[i]
 		t := byName[x.Name]
 		if t == nil {
 			return u.bad(x.Name, "the tensor in what was written", "none")
 		}
-		h := blake3.New()
-		if _, err := io.Copy(h, io.NewSectionReader(t.Values, 0, t.Elems()*int64(t.DType.Bits()/8))); err != nil {
-			return fmt.Errorf("read %s: %w", t.Name, err)
+		got, err := digest(t)
+		if err != nil {
+			return err
 		}
-		if got := hex.EncodeToString(h.Sum(nil)); got != x.Base {
+		if got != x.Base {
 			return u.bad(x.Name, "the base's digest "+x.Base, got)
 		}
 	}
