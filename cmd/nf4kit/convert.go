@@ -340,7 +340,7 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 		}
 	}
 	if o.DryRun {
-		if err := p.Check(o.Dst, o.Force); err != nil {
+		if err := p.Check(o.Dst, convert.WriteOptions{Force: o.Force}); err != nil {
 			return err
 		}
 		return printPlan(g, o, p)

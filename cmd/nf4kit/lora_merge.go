@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/lora"
@@ -181,8 +180,12 @@ func runLoraMerge(ctx context.Context, g *globals, o LoraMergeOptions) error {
 	if err := checkMemory(m.plan, x.MaxMemory); err != nil {
 		return err
 	}
-	if !o.DryRun {
-		w := convert.WriteOptions{Execution: x, Force: o.Force, Sources: append(slices.Clone(o.Adapters), o.sources()...)}
+	w := convert.WriteOptions{Execution: x, Force: o.Force, Sources: append(slices.Clone(o.Adapters), o.sources()...)}
+	if o.DryRun {
+		if err := m.plan.Check(o.Dst, w); err != nil {
+			return err
+		}
+	} else {
 		if o.Quantize {
 			w.Manifest = &manifest.Manifest{Tool: "nf4kit " + versionText(), Settings: o.settings, Source: manifest.SourceOf(m.base.Source)}
 		}
@@ -207,30 +210,18 @@ func (o *LoraMergeOptions) sources() []string {
 
 // open opens the models and the adapters, and decides which of the models the updates are added to.
 func (m *merging) open(ctx context.Context) (closeAll func(), err error) {
-	var closers []func()
-	closeAll = func() {
-		for _, c := range closers {
-			c()
-		}
-	}
-	models := make([]*weights.Model, 0, 2)
-	for _, path := range m.o.sources() {
-		src, err := m.g.open(ctx, path)
-		if err != nil {
-			return closeAll, err
-		}
-		closers = append(closers, func() { _ = src.Close() })
-		model, err := await(ctx, func() (*weights.Model, error) { return weights.Open(src) })
-		if err != nil {
-			return closeAll, err
-		}
-		models = append(models, model)
-	}
-	list, done, err := openAdapters(m.o.Adapters)
+	models, closeModels, err := openModels(ctx, m.g, m.o.sources()...)
 	if err != nil {
-		return closeAll, err
+		return func() {}, err
 	}
-	closers = append(closers, done)
+	list, closeAdapters, err := openAdapters(m.o.Adapters)
+	if err != nil {
+		return closeModels, err
+	}
+	closeAll = func() {
+		closeModels()
+		closeAdapters()
+	}
 	m.adapters, m.base = list, models[0]
 	plain := models[0].Quantized == nil
 	switch {
@@ -363,16 +354,12 @@ func (m *merging) tell(ctx context.Context, jobs int, took time.Duration) error 
 
 // survivors reads what was quantized back.
 func (m *merging) survivors(ctx context.Context, jobs int) error {
-	src, err := checkpoint.Open(m.o.Dst)
+	written, done, err := openModels(ctx, m.g, m.o.Dst)
 	if err != nil {
 		return err
 	}
-	defer src.Close()
-	written, err := weights.Open(src)
-	if err != nil {
-		return err
-	}
-	return m.merge.Survivors(ctx, written.Tensors, jobs)
+	defer done()
+	return m.merge.Survivors(ctx, written[0].Tensors, jobs)
 }
 
 func (m *merging) print(list []lora.Figures, total lora.Figures) {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/lora"
@@ -183,14 +182,10 @@ func runLoraUndo(ctx context.Context, g *globals, o LoraUnmergeOptions) error {
 
 // undo writes the file of --undo.
 func (m *merging) undo(ctx context.Context) error {
-	src, err := checkpoint.Open(m.o.Dst)
+	written, done, err := openModels(ctx, m.g, m.o.Dst)
 	if err != nil {
 		return err
 	}
-	defer src.Close()
-	written, err := weights.Open(src)
-	if err != nil {
-		return err
-	}
-	return createFile(m.o.Undo, func(w io.Writer) error { return m.merge.WriteUndo(ctx, w, written.Tensors) })
+	defer done()
+	return createFile(m.o.Undo, func(w io.Writer) error { return m.merge.WriteUndo(ctx, w, written[0].Tensors) })
 }

@@ -25,22 +25,22 @@ type Outcome struct {
 }
 
 // Check is what Write finds wrong with dst before it touches anything.
-func (p *Plan) Check(dst string, force bool) error {
-	return checkpoint.Check(dst, p.destination(force, nil))
+func (p *Plan) Check(dst string, opt WriteOptions) error {
+	return checkpoint.Check(dst, p.destination(&opt))
 }
 
-func (p *Plan) destination(force bool, more []string) checkpoint.Options {
+func (p *Plan) destination(opt *WriteOptions) checkpoint.Options {
 	sources := []string{p.Source.Path}
 	if !p.Source.IsFile {
 		sources = append(sources, p.Source.Dir)
 	}
-	return checkpoint.Options{Force: force, Sources: append(sources, more...)}
+	return checkpoint.Options{Force: opt.Force, Sources: append(sources, opt.Sources...)}
 }
 
 // Write executes the plan into a staging directory beside dst, which appears under that name when it is complete, and not
 // before. After an error nothing is left. There is no more than [checkpoint.CheckSpace] allows to begin with.
 func (p *Plan) Write(ctx context.Context, dst string, opt WriteOptions) (_ *Outcome, err error) {
-	out, err := checkpoint.Create(dst, p.destination(opt.Force, opt.Sources))
+	out, err := checkpoint.Create(dst, p.destination(&opt))
 	if err != nil {
 		return nil, err
 	}
