@@ -1,8 +1,6 @@
 package convert
 
 import (
-	"sync"
-
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/quantize"
 	"github.com/nf4kit/nf4kit/internal/stream"
@@ -24,9 +22,7 @@ type turner struct {
 	panels []rowPanel
 	bytes  int64 // of a panel's buffer
 	out    quantize.Part
-
-	mu   sync.Mutex
-	free [][]byte
+	free   stream.Buffers
 }
 
 // A rowPanel is rows [row0, row1) of a matrix whose transpose begins at element first of the output, in which its rows are
@@ -73,29 +69,14 @@ func (r *turner) write(each stream.Each[*quantize.Worker]) (err error) {
 	if r.out, err = r.part(r.item.Name); err != nil {
 		return err
 	}
-	defer func() { r.free = nil }()
+	defer func() { r.free = stream.Buffers{} }()
 	return each(len(r.panels), r.panel)
-}
-
-func (r *turner) buffer() []byte {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if n := len(r.free); n > 0 {
-		b := r.free[n-1]
-		r.free = r.free[:n-1]
-		return b
-	}
-	return make([]byte, r.bytes)
 }
 
 func (r *turner) panel(w *quantize.Worker, task int) error {
 	p := &r.panels[task]
-	buf := r.buffer()
-	defer func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.free = append(r.free, buf)
-	}()
+	buf := r.free.Get(r.bytes)
+	defer r.free.Put(buf)
 	size, in, rows := int64(r.dst.Size()), p.t.Shape[1], p.row1-p.row0
 	step := quantize.RangeBytes / int64(max(r.dst.Size(), p.t.Elem().Size()))
 	if step > in {

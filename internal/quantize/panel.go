@@ -100,7 +100,7 @@ func (j *Job) values(w *Worker, first, n int64, how reading) ([]byte, error) {
 	}
 	slab := w.slab
 	if how.fill {
-		slab = j.run.slabs.get()
+		slab = j.run.slabs.Get(slabBytes)
 		j.slabs[task] = slab
 	}
 	src := slab[:n*j.size]
@@ -129,29 +129,6 @@ func valueAt(src []byte, e kernel.Elem, i int) float64 {
 	var b [4]byte
 	kernel.Convert(b[:], kernel.F32, src[i*e.Size():][:e.Size()], e, 1)
 	return float64(math.Float32frombits(binary.LittleEndian.Uint32(b[:])))
-}
-
-// A slabPool recycles the buffers in which jobs hold ranges.
-type slabPool struct {
-	mu   sync.Mutex
-	free [][]byte
-}
-
-func (p *slabPool) get() []byte {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if n := len(p.free); n > 0 {
-		s := p.free[n-1]
-		p.free = p.free[:n-1]
-		return s
-	}
-	return make([]byte, slabBytes)
-}
-
-func (p *slabPool) put(s []byte) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.free = append(p.free, s)
 }
 
 // A floatPool recycles the arrays in which jobs hold scales: the tensors of a model have few distinct

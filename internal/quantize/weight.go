@@ -94,7 +94,7 @@ type Run struct {
 	Jobs    int // that a method may use by itself
 
 	exclusive sync.Mutex
-	slabs     slabPool
+	slabs     stream.Buffers // in which jobs hold ranges
 	floats    floatPool
 }
 
@@ -273,7 +273,7 @@ func (j *Job) begin() (err error) {
 func (j *Job) release() {
 	for _, s := range j.slabs {
 		if s != nil {
-			j.run.slabs.put(s)
+			j.run.slabs.Put(s)
 		}
 	}
 	j.slabs, j.Inputs, j.Method = nil, Inputs{}, nil
@@ -402,7 +402,7 @@ func (j *Job) sums(w *Worker, task int) error {
 		}
 	}
 	if j.held {
-		j.run.slabs.put(j.slabs[task])
+		j.run.slabs.Put(j.slabs[task])
 		j.slabs[task] = nil
 	}
 	return nil
