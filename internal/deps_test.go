@@ -47,6 +47,8 @@ var rank = map[string]int{
 	"internal/weights":  3,
 	"internal/quantize": 3,
 
+	"internal/forward": 4,
+
 	"internal/convert": 4,
 
 	"internal/allocate":  5,

@@ -47,6 +47,14 @@ func (m Matrix) At(i, j int) float32 { return m.data[m.at+i*m.rowStride+j*m.colS
 // Set changes element (i, j).
 func (m Matrix) Set(i, j int, v float32) { m.data[m.at+i*m.rowStride+j*m.colStride] = v }
 
+// Row is row i, of a matrix whose rows are contiguous: its memory, not a copy.
+func (m Matrix) Row(i int) []float32 {
+	if m.colStride != 1 {
+		panic("linalg: rows of a transposed matrix are not contiguous")
+	}
+	return m.row(i, 0)
+}
+
 // row is row i from column j on, of a matrix whose rows are contiguous.
 func (m Matrix) row(i, j int) []float32 {
 	return m.data[m.at+i*m.rowStride+j:][:m.Cols-j]
