@@ -204,10 +204,10 @@ func Open(name string) (*File, error) {
 		return nil, err
 	}
 	if fi.IsDir() {
-		return nil, fmt.Errorf("safetensors: open %s: expected a file, found a directory", name)
+		return nil, &FormatError{File: name, Offset: -1, Msg: "expected a file, found a directory"}
 	}
 	if !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("safetensors: open %s: expected a regular file, found mode %v", name, fi.Mode())
+		return nil, &FormatError{File: name, Offset: -1, Msg: fmt.Sprintf("expected a regular file, found mode %v", fi.Mode())}
 	}
 	f, err := os.Open(name)
 	if err != nil {

@@ -59,8 +59,8 @@ func applyEnv(cmd *cobra.Command, environ []string, stderr io.Writer) error {
 	}
 	var err error
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		v, ok := env[envName(f.Name)]
-		if !ok || f.Changed || err != nil || f.Name == "help" {
+		v := env[envName(f.Name)] // one that is empty is as good as none: FLAG= unsets it for one command
+		if v == "" || f.Changed || err != nil || f.Name == "help" {
 			return
 		}
 		err = setFlag(cmd.Flags(), f, strings.Split(v, "\n"))

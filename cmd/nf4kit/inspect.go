@@ -39,7 +39,8 @@ measured bits per parameter and the saving against 16 bits. It reads no weights,
 it is as quick on 700 GB as on 7. A weight that bitsandbytes has quantized is one tensor
 with its scales and tables, in a format such as nf4,block=64,dq (dq: its scales are
 quantized too) or int8 (LLM.int8). What the model lacks, or has too much, by its class and
-config.json is listed on standard error.
+config.json is listed on standard error; of more than 131,072 tensors, or of some that
+REGEX chooses, that is not judged.
 
 With one or more REGEX (RE2, unanchored, on tensor names) only the tensors that match
 one of them count, and they are listed; -v lists every tensor.`,
@@ -150,14 +151,18 @@ func runInspect(ctx context.Context, g *globals, o InspectOptions) error {
 		f = f.Select(keep)
 	}
 	var lacks []string
-	if !selected && len(f.Tensors) <= maxJudged {
+	unjudged := ""
+	if !selected {
+		unjudged = tooMany(len(f.Tensors))
+	}
+	if !selected && unjudged == "" {
 		if lacks, err = await(ctx, func() ([]string, error) { return lacking(src), nil }); err != nil {
 			return err
 		}
 	}
 	if g.JSON {
 		out := inspectJSON(src, f)
-		out.Problems = append(out.Problems, lacks...)
+		out.Problems, out.Unjudged = append(out.Problems, lacks...), unjudged
 		return writeJSON(g.Stdout, out)
 	}
 	if f.Stale != "" {
@@ -188,6 +193,9 @@ func runInspect(ctx context.Context, g *globals, o InspectOptions) error {
 	for _, line := range lacks {
 		warnf(g.Stderr, "%s", line)
 	}
+	if unjudged != "" && !g.Quiet {
+		noticef(g.Stderr, "%s", unjudged)
+	}
 	if g.Verbose || selected {
 		fmt.Fprintln(w)
 		t := newTable(w)
@@ -204,6 +212,15 @@ func runInspect(ctx context.Context, g *globals, o InspectOptions) error {
 
 // maxJudged is of how many tensors inspect asks whether the model is complete; convert and verify do of any number.
 const maxJudged = 1 << 17
+
+// tooMany says that the completeness of so many tensors is not judged, "" if it is.
+func tooMany(tensors int) string {
+	if tensors <= maxJudged {
+		return ""
+	}
+	return fmt.Sprintf("%s tensors, more than %s: whether the model is complete is not judged; convert --dry-run and verify do",
+		countText(int64(tensors)), countText(maxJudged))
+}
 
 // lacking lists what the model lacks or has too much by its class and config.json.
 func lacking(src *checkpoint.Source) []string {
@@ -241,6 +258,7 @@ type inspection struct {
 	Formats     []formatJSON       `json:"formats"`
 	Tensors     []inspectionTensor `json:"tensors"`
 	Problems    []string           `json:"problems"`
+	Unjudged    string             `json:"not_judged,omitempty"`
 }
 
 type formatJSON struct {

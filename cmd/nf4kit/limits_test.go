@@ -29,6 +29,16 @@ func TestPlanLayers(t *testing.T) {
 	}
 }
 
+// inspect says where it judges no more whether a model is complete.
+func TestTooMany(t *testing.T) {
+	if got := tooMany(maxJudged); got != "" {
+		t.Errorf("%d tensors: %s", maxJudged, got)
+	}
+	if got := tooMany(maxJudged + 1); !strings.HasPrefix(got, "131,073 tensors, more than 131,072: whether the model is complete is not judged") {
+		t.Errorf("%d tensors: %q", maxJudged+1, got)
+	}
+}
+
 // An interrupt does not wait for headers.
 func TestAwait(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())

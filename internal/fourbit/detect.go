@@ -118,9 +118,9 @@ func Describe(raw []byte) string { return describeMethod(raw).Label }
 
 func describeMethod(raw []byte) *Quantized {
 	q := &Quantized{Method: text(raw, "quant_method")}
-	four, eight := isTrue(raw, "load_in_4bit") || isTrue(raw, "_load_in_4bit"), isTrue(raw, "load_in_8bit") || isTrue(raw, "_load_in_8bit")
+	four, eight := holds(raw, "load_in_4bit") || holds(raw, "_load_in_4bit"), holds(raw, "load_in_8bit") || holds(raw, "_load_in_8bit")
 	if q.Method == "" && (four || eight) || q.Method == "bitsandbytes_4bit" || q.Method == "bitsandbytes_8bit" {
-		four = four || q.Method == "bitsandbytes_4bit"
+		four, eight = four || q.Method == "bitsandbytes_4bit", eight || q.Method == "bitsandbytes_8bit"
 		q.Method = "bitsandbytes"
 	}
 	switch {
@@ -131,8 +131,10 @@ func describeMethod(raw []byte) *Quantized {
 			kind = nf4.FP4.String()
 		}
 		q.Label = "bitsandbytes 4-bit (" + clip(kind) + ")"
-	case q.Method == "bitsandbytes":
+	case q.Method == "bitsandbytes" && eight:
 		q.Label = "bitsandbytes 8-bit"
+	case q.Method == "bitsandbytes":
+		q.Label = "bitsandbytes with neither load_in_4bit nor load_in_8bit"
 	case q.Method == "":
 		q.Method, q.Label = "unknown", "an unnamed method"
 	default:
@@ -178,6 +180,21 @@ func text(raw []byte, name string) string {
 }
 
 func isTrue(raw []byte, name string) bool { return find(raw, name).Kind() == 't' }
+
+// holds is Python's truth of the member, by which transformers chooses between 4 and 8 bits before it looks at types
+// (quantizers/auto.py).
+func holds(raw []byte, name string) bool {
+	v := find(raw, name)
+	switch v.Kind() {
+	case 't', '{', '[':
+		return len(v) > len("{}")
+	case '"':
+		return text(raw, name) != ""
+	case '0':
+		return strings.ContainsAny(string(v), "123456789")
+	}
+	return false
+}
 
 // DetectTensors recognizes a quantized checkpoint by its tensors, for a file without a config. It returns nil if no
 // known trace is found.

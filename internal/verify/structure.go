@@ -13,6 +13,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
+	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
@@ -22,7 +23,7 @@ import (
 const maxSkipModules = 512
 
 // structure checks what headers, records and small files say.
-func (r *Report) structure(sub *subject) error {
+func (r *Report) structure(sub *subject, m *manifest.Manifest) error {
 	src, groups := sub.src, sub.groups
 	for _, w := range groups.Weights {
 		if err := r.tables(w); err != nil {
@@ -35,13 +36,27 @@ func (r *Report) structure(sub *subject) error {
 		r.strays(src)
 	}
 	if src.Config == nil {
-		if !src.IsFile {
-			r.find(fourbit.Warning, src.Dir, "", "config.json: expected it beside the weights, found none").Breaks =
-				[]fourbit.Loader{fourbit.Transformers5, fourbit.Transformers4}
-		}
+		r.bare(sub, m)
 		return nil
 	}
 	return r.config(sub)
+}
+
+// bare is about weights without a config.json, which no loader reads as they are. That of a directory is lost, unless nf4kit.json says
+// that there was none: then it is what convert makes of a bare file.
+func (r *Report) bare(sub *subject, m *manifest.Manifest) {
+	meant := sub.src.IsFile
+	if m != nil {
+		_, had := m.Files["config.json"]
+		meant = meant || !had
+	}
+	if !meant || sub.asked && !sub.src.IsFile {
+		r.find(fourbit.Warning, sub.src.Dir, "", "config.json: expected it beside the weights, found none").Breaks =
+			[]fourbit.Loader{fourbit.Transformers5, fourbit.Transformers4}
+		return
+	}
+	r.find(fourbit.Notice, filepath.Base(sub.src.Path), "",
+		"there is no config.json: whether the model is complete and loaders quantize what is quantized here is not judged")
 }
 
 // headers: transformers 4 refuses a safetensors file whose metadata lacks "format" (modeling_utils.py, load_state_dict),

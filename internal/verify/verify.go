@@ -169,7 +169,7 @@ func Check(ctx context.Context, src *checkpoint.Source, opt Options) (*Report, e
 	r.Targets = sub.targets
 	m, badManifest := manifest.Read(src)
 	r.searched = m != nil && scalesChosen(m)
-	if err := r.structure(sub); err != nil {
+	if err := r.structure(sub, m); err != nil {
 		return nil, err
 	}
 	if err := r.complete(sub, opt.AllowIncomplete); err != nil {

@@ -89,6 +89,9 @@ func ParseQuantizationConfig(raw []byte) (*QuantizationConfig, error) {
 	} {
 		if v, ok := members[m.key]; ok {
 			if err := json.Unmarshal(v, m.to); err != nil {
+				if _, ok := m.to.(*bool); ok {
+					return nil, fmt.Errorf("parse quantization_config: %s: expected true or false, found %.60s", m.key, v)
+				}
 				return nil, fmt.Errorf("parse quantization_config: %s: %w", m.key, err)
 			}
 		}
