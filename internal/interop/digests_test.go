@@ -204,7 +204,7 @@ func digestsOf(t *testing.T, dir, binary string, names []string) []string {
 	close(next)
 	wg.Wait()
 	for i, ok := range written {
-		if !ok && !refused[names[i]] {
+		if !ok && allFamilies && !refused[names[i]] {
 			t.Errorf("%s: no conversion of it writes anything", names[i])
 		}
 	}
