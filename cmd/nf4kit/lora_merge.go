@@ -145,6 +145,11 @@ func runLoraMerge(ctx context.Context, g *globals, o LoraMergeOptions) error {
 	if err != nil {
 		return err
 	}
+	if o.Undo != "" {
+		if err := checkUndo(o.Undo, o.Dst); err != nil {
+			return err
+		}
+	}
 	x, err := o.Limits.execution()
 	if err != nil {
 		return err

@@ -4,12 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/lora"
 	"github.com/nf4kit/nf4kit/internal/weights"
@@ -60,15 +61,19 @@ func tensorNames(m *weights.Model) (names []string) {
 }
 
 // LoraUnmergeOptions are the arguments and flags of lora unmerge.
-type LoraUnmergeOptions struct{ LoraMergeOptions }
+type LoraUnmergeOptions struct {
+	LoraMergeOptions
+	resharded bool // --max-shard-size was given
+}
 
 func newLoraUnmergeCommand(g *globals) *cobra.Command {
 	var o LoraUnmergeOptions
 	cmd := &cobra.Command{
 		Use:   "unmerge MERGED [ADAPTER...] DST",
 		Short: "Take adapters out of a merged model",
-		Long: `unmerge with --undo FILE, which merge --undo FILE wrote, gives back the tensors of the
-base, byte for byte.
+		Long: `unmerge with --undo FILE, which merge --undo FILE wrote, gives back the files of the
+base, byte for byte: the same shards, index, config.json and what stood beside them. Other
+forms of the weights and training state, which merge does not copy, are not among them.
 
 Without it the updates of the adapters are subtracted, as PEFT's unmerge does. That is
 not the base: some 15 % of the elements are a unit in the last place off, since the merge
@@ -79,7 +84,7 @@ DoRA cannot be undone so and are errors.`,
 		Args: atLeast("MERGED", "DST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Src, o.Adapters, o.Dst = args[0], args[1:len(args)-1], args[len(args)-1]
-			o.settings = map[string]string{}
+			o.settings, o.resharded = map[string]string{}, cmd.Flags().Changed("max-shard-size")
 			if o.Undo != "" {
 				return runLoraUndo(cmd.Context(), g, o)
 			}
@@ -88,7 +93,7 @@ DoRA cannot be undone so and are errors.`,
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&o.Undo, "undo", "", "give back the base exactly, by the `FILE` that merge --undo wrote")
-	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file")
+	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file; with --undo they are the base's")
 	o.Limits.addFlags(fs)
 	fs.BoolVar(&o.Force, "force", false, "replace DST, once the new one is complete")
 	allowIncomplete(fs, &o.AllowIncomplete)
@@ -125,67 +130,67 @@ func runLoraSubtract(ctx context.Context, g *globals, o LoraUnmergeOptions) erro
 
 // runLoraUndo gives back the base.
 func runLoraUndo(ctx context.Context, g *globals, o LoraUnmergeOptions) error {
-	if len(o.Adapters) > 0 {
+	switch {
+	case len(o.Adapters) > 0:
 		return usagef("--undo %s: it knows what was merged; want MERGED DST", o.Undo)
+	case o.resharded:
+		return usagef("--max-shard-size: with --undo the files are those that the base had")
 	}
-	x, err := o.Limits.execution()
-	if err != nil {
-		return err
-	}
-	x.NoError = true
-	collectGarbage(x.MaxMemory)
 	start := time.Now()
-	models, done, err := openModels(ctx, g, o.Src)
+	merged, err := g.open(ctx, o.Src)
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer merged.Close()
 	u, err := lora.OpenUndo(o.Undo)
 	if err != nil {
 		return err
 	}
 	defer u.Close()
-	size, err := parseSize("max-shard-size", o.MaxShardSize)
+	if left := u.Left(); len(left) > 0 && !g.Quiet {
+		noticef(g.Stderr, "not in %s, and so not given back: %s", o.Undo, wrapNames(left, foldAt))
+	}
+	bar := newProgress(g.Stderr, "restoring", u.Bytes(), g.Quiet)
+	err = u.Restore(ctx, merged, o.Dst, checkpoint.Options{Force: o.Force, Sources: []string{merged.Path, merged.Dir, o.Undo}}, bar.advance)
+	bar.finish()
 	if err != nil {
-		return err
-	}
-	p, err := g.planned(ctx, func() (*convert.Plan, error) {
-		m := *models[0]
-		if m.Tensors, err = u.Apply(m.Tensors); err != nil {
-			return nil, err
-		}
-		return convert.PlanPlain(&m, convert.DequantizeOptions{MaxShardSize: size, AllowIncomplete: o.AllowIncomplete, Stored: true})
-	})
-	if err != nil {
-		return err
-	}
-	if err := write(ctx, g, p, o.Dst, convert.WriteOptions{Execution: x, Force: o.Force}); err != nil {
-		return err
-	}
-	back, doneBack, err := openModels(ctx, g, o.Dst)
-	if err != nil {
-		return err
-	}
-	defer doneBack()
-	if err := u.Check(back[0].Tensors); err != nil {
 		return err
 	}
 	if g.JSON {
 		return writeJSON(g.Stdout, map[string]any{"schema": "nf4kit.lora.unmerge/1", "merged": o.Src, "destination": o.Dst, "restored_tensors": u.Count(),
-			"seconds": time.Since(start).Seconds()})
+			"files": u.Files(), "left_out": append([]string{}, u.Left()...), "seconds": time.Since(start).Seconds()})
 	}
 	if !g.Quiet {
-		escape.Fprintf(g.Stdout, "%s -> %s in %s: %d tensors as they were, by their digests\n", o.Src, o.Dst, durationText(time.Since(start)), u.Count())
+		escape.Fprintf(g.Stdout, "%s -> %s in %s: %d files of the base as they were, by their digests; %d tensors differed\n", o.Src, o.Dst,
+			durationText(time.Since(start)), u.Files(), u.Count())
+	}
+	return nil
+}
+
+// checkUndo refuses, before any work, a file of --undo that could not be written or would be lost with DST.
+func checkUndo(name, dst string) error {
+	if _, err := os.Lstat(name); err == nil {
+		return usagef("--undo %s: it exists; what undoes another merge is not replaced", name)
+	}
+	if err := checkNewFile("undo", name); err != nil {
+		return err
+	}
+	if fileOf(name, dst) != "" {
+		return usagef("--undo %s: it would lie in %s, which is replaced; give a place beside it", name, dst)
 	}
 	return nil
 }
 
 // undo writes the file of --undo.
 func (m *merging) undo(ctx context.Context) error {
-	written, done, err := openModels(ctx, m.g, m.o.Dst)
+	merged, err := m.g.open(ctx, m.o.Dst)
 	if err != nil {
 		return err
 	}
-	defer done()
-	return createFile(m.o.Undo, func(w io.Writer) error { return m.merge.WriteUndo(ctx, w, written[0].Tensors) })
+	defer merged.Close()
+	err = createFile(m.o.Undo, func(w io.Writer) error { return m.merge.WriteUndo(ctx, w, m.base.Source, merged) })
+	if err != nil {
+		return fmt.Errorf("--undo %s: %w", m.o.Undo, err)
+	}
+	return nil
 }

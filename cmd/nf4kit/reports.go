@@ -27,26 +27,26 @@ func checkReportNames(names []string) error {
 		if reportWriter(name) == nil {
 			return usagef("--report %s: want a name that ends in .html, .md, .json or .csv", name)
 		}
-		if err := checkReportDir(name); err != nil {
+		if err := checkNewFile("report", name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// checkReportDir tries whether a report can be written, which is found out too
-// late once the work is done.
-func checkReportDir(name string) error {
+// checkNewFile tries whether the file of a flag can be written, which is found
+// out too late once the work is done.
+func checkNewFile(flag, name string) error {
 	dir := filepath.Dir(name)
 	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
-		return usagef("--report %s: %s is not a directory", name, dir)
+		return usagef("--%s %s: %s is not a directory", flag, name, dir)
 	}
 	if fi, err := os.Stat(name); err == nil && fi.IsDir() {
-		return usagef("--report %s: it is a directory", name)
+		return usagef("--%s %s: it is a directory", flag, name)
 	}
 	f, err := os.CreateTemp(dir, tempPattern)
 	if err != nil {
-		return fmt.Errorf("write report %s: %w", name, err)
+		return fmt.Errorf("write --%s %s: %w", flag, name, err)
 	}
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }

@@ -302,7 +302,7 @@ func (o *Output) Temp() (*os.File, error) {
 }
 
 func (o *Output) create(rel string) (*File, error) {
-	if reason := unsafeOutputName(rel); reason != "" {
+	if reason := UnsafeName(rel); reason != "" {
 		return nil, fmt.Errorf("create %q: %s", clip(rel), reason)
 	}
 	o.mu.Lock()
@@ -331,9 +331,9 @@ func (o *Output) create(rel string) (*File, error) {
 	return file, nil
 }
 
-// unsafeOutputName says why rel may not be created, "" if it may: it must be a plain slash-separated path below the
+// UnsafeName says why rel may not be created in an Output, "" if it may: it must be a plain slash-separated path below the
 // directory on every platform.
-func unsafeOutputName(rel string) string {
+func UnsafeName(rel string) string {
 	switch {
 	case rel == "" || rel == ".":
 		return "empty name"

@@ -241,3 +241,12 @@ func (m *Merge) Compare(ctx context.Context, other []weights.Tensor, jobs int) e
 		return nil
 	})
 }
+
+// byName finds tensors.
+func byName(tensors []weights.Tensor) map[string]*weights.Tensor {
+	m := make(map[string]*weights.Tensor, len(tensors))
+	for i := range tensors {
+		m[tensors[i].Name] = &tensors[i]
+	}
+	return m
+}

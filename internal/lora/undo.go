@@ -9,7 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"path"
+	"path/filepath"
 	"slices"
 
 	"github.com/klauspost/compress/zstd"
@@ -17,270 +18,226 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/stream"
-	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
-// A file that undoes a merge is, in this order: undoMagic; for every tensor that was changed, frames of zstd, each of undoChunk bytes
-// of the base's tensor XOR the merged one's (the last shorter); an index as JSON; its length, eight bytes, little-endian.
+// A file that undoes a merge holds the base's files, less the tensors that the merged model still has. It is, in this order:
+// undoMagic; frames of zstd, each of undoChunk bytes (the last of a piece shorter); an index as JSON; its length, eight bytes,
+// little-endian.
 const (
-	undoMagic    = "nf4kit.undo/1\n"
+	undoMagic    = "nf4kit.undo/2\n"
 	undoChunk    = 1 << 20
-	maxUndoIndex = 64 << 20
+	maxUndoIndex = checkpoint.MaxIndexSize
 )
 
 // An undoIndex says what the frames of the file are.
 type undoIndex struct {
-	Tensors []undoTensor `json:"tensors"`
+	Files []undoFile `json:"files"`
+	Left  []string   `json:"left_out,omitempty"` // of the base's directory: other weights, training state
 }
 
+// An undoFile is one file of the base: what the frames hold, then its tensors.
+type undoFile struct {
+	Name    string       `json:"name"`
+	Size    int64        `json:"size"`
+	Digest  string       `json:"blake3"`
+	Bytes   int64        `json:"bytes"` // in the frames: the header of a weights file, all of another
+	Frames  []int64      `json:"frames"`
+	Tensors []undoTensor `json:"tensors,omitempty"` // in the order of their bytes
+}
+
+// An undoTensor is a tensor of the base. Without frames it is as the merged model has it.
 type undoTensor struct {
 	Name   string  `json:"name"`
 	DType  string  `json:"dtype"`
 	Shape  []int64 `json:"shape"`
-	Base   string  `json:"base_blake3"`
-	Merged string  `json:"merged_blake3"`
-	Frames []int64 `json:"frames"` // where each begins, and where the last ends
+	Size   int64   `json:"size"`
+	Merged string  `json:"merged_blake3,omitempty"` // of the merged model's, which the frames hold the XOR with; "": they hold the tensor
+	Frames []int64 `json:"frames,omitempty"`        // where each begins, and where the last ends
 }
 
-// WriteUndo writes what gives the base back from the merged model: w is the file, merged the model as it was written.
-func (m *Merge) WriteUndo(ctx context.Context, w io.Writer, merged []weights.Tensor) error {
-	after := byName(merged)
+// undoWriter writes the frames.
+type undoWriter struct {
+	w   io.Writer
+	enc *zstd.Encoder
+	at  int64
+	buf []byte
+}
+
+// frame writes one frame.
+func (u *undoWriter) frame(p []byte) error {
+	u.buf = u.enc.EncodeAll(p, u.buf[:0])
+	_, err := u.w.Write(u.buf)
+	u.at += int64(len(u.buf))
+	return err
+}
+
+// content writes frames of all that r has, and hands it to h.
+func (u *undoWriter) content(ctx context.Context, r io.Reader, h io.Writer) (frames []int64, size int64, err error) {
+	frames = []int64{u.at}
+	p := make([]byte, undoChunk)
+	for {
+		n, err := io.ReadFull(r, p)
+		if n > 0 {
+			_, _ = h.Write(p[:n]) // a hash takes everything
+			if err := errors.Join(ctx.Err(), u.frame(p[:n])); err != nil {
+				return nil, 0, err
+			}
+			frames, size = append(frames, u.at), size+int64(n)
+		}
+		switch {
+		case err == io.EOF || err == io.ErrUnexpectedEOF:
+			return frames, size, nil
+		case err != nil:
+			return nil, 0, err
+		}
+	}
+}
+
+// WriteUndo writes what gives the files of base back from the merged model that was written of it.
+func (m *Merge) WriteUndo(ctx context.Context, w io.Writer, base, merged *checkpoint.Source) error {
 	enc, err := zstd.NewWriter(nil)
 	if err != nil {
 		return err
 	}
 	defer enc.Close()
-	at := int64(len(undoMagic))
+	u := &undoWriter{w: w, enc: enc, at: int64(len(undoMagic))}
 	if _, err := io.WriteString(w, undoMagic); err != nil {
 		return err
 	}
 	var ix undoIndex
-	for _, v := range m.read {
-		t := after[v.t.Name]
-		if t == nil || t.DType != v.t.DType || !slices.Equal(t.Shape, v.t.Shape) {
-			return &Error{Path: v.t.File, Key: v.t.Name, Expect: "a merged tensor in the dtype of the base, to be undone", Found: "another"}
+	for _, sh := range base.Shards {
+		f, err := m.undoShard(ctx, u, base, merged, sh)
+		if err != nil {
+			return err
 		}
-		x := undoTensor{Name: t.Name, DType: t.DType.String(), Shape: t.Shape, Frames: []int64{at}}
-		base, result := blake3.New(), blake3.New()
-		size := v.end * int64(t.DType.Bits()/8)
-		for off := int64(0); off < size; off += undoChunk {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			n := min(undoChunk, size-off)
-			a, b := make([]byte, n), make([]byte, n)
-			if err := errors.Join(stream.ReadFull(v.src, a, off), stream.ReadFull(t.Values, b, off)); err != nil {
-				return fmt.Errorf("read %s: %w", t.Name, err)
-			}
-			_, _ = base.Write(a) // a hash takes everything
-			_, _ = result.Write(b)
-			for i := range a {
-				a[i] ^= b[i]
-			}
-			frame := enc.EncodeAll(a, b[:0])
-			if _, err := w.Write(frame); err != nil {
-				return err
-			}
-			at += int64(len(frame))
-			x.Frames = append(x.Frames, at)
+		ix.Files = append(ix.Files, *f)
+	}
+	names, left, err := undoSides(base)
+	if err != nil {
+		return err
+	}
+	ix.Left = left
+	for _, name := range names {
+		f, err := u.file(ctx, base.Dir, name)
+		if err != nil {
+			return err
 		}
-		x.Base, x.Merged = hex.EncodeToString(base.Sum(nil)), hex.EncodeToString(result.Sum(nil))
-		ix.Tensors = append(ix.Tensors, x)
+		ix.Files = append(ix.Files, *f)
 	}
 	raw, err := json.Marshal(ix)
 	if err != nil {
 		return err
 	}
+	if len(raw) > maxUndoIndex {
+		return fmt.Errorf("an index of %d bytes, of %d at most: keep the base", len(raw), maxUndoIndex)
+	}
 	_, err = w.Write(binary.LittleEndian.AppendUint64(raw, uint64(len(raw))))
 	return err
 }
 
-// An Undo is an opened file that undoes a merge.
-type Undo struct {
-	path  string
-	file  *os.File
-	index undoIndex
-	dec   *zstd.Decoder
+// maxUndoOther bounds a file that no merge copies and that is held nevertheless, such as .gitattributes.
+const maxUndoOther = 1 << 20
+
+// undoSides lists the files of the base beside its weights, and what is left out.
+func undoSides(base *checkpoint.Source) (names, left []string, err error) {
+	if base.Config != nil {
+		names = append(names, "config.json")
+	}
+	sides, skipped, err := base.SideFiles()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, f := range sides {
+		names = append(names, f.Rel)
+	}
+	for _, s := range skipped {
+		if base.IsFile || slices.ContainsFunc(base.Shards, func(sh *checkpoint.Shard) bool { return sh.Name == s.Rel }) {
+			continue
+		}
+		limit := int64(maxUndoOther)
+		if path.Ext(s.Rel) == ".json" { // the index
+			limit = checkpoint.MaxIndexSize
+		}
+		if raw, err := base.ReadFile(s.Rel, limit); err != nil || raw == nil || checkpoint.UnsafeName(s.Rel) != "" {
+			left = append(left, s.Rel)
+			continue
+		}
+		names = append(names, s.Rel)
+	}
+	return names, left, nil
 }
 
-// OpenUndo opens the file and checks its index against its size. Errors of content are [*Error].
-func OpenUndo(path string) (*Undo, error) {
-	f, err := checkpoint.OpenRegular(path)
+// file writes a whole file.
+func (u *undoWriter) file(ctx context.Context, dir, name string) (*undoFile, error) {
+	f, err := checkpoint.OpenRegular(filepath.Join(dir, filepath.FromSlash(name)))
 	if err != nil {
 		return nil, err
 	}
-	u := &Undo{path: path, file: f}
-	if err := u.readIndex(); err != nil {
-		f.Close()
-		return nil, err
-	}
-	if u.dec, err = zstd.NewReader(nil, zstd.WithDecoderMaxMemory(undoChunk), zstd.WithDecoderConcurrency(0)); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return u, nil
-}
-
-// Close closes the file.
-func (u *Undo) Close() error {
-	u.dec.Close()
-	return u.file.Close()
-}
-
-func (u *Undo) bad(key, expect, found string) error {
-	return &Error{Path: u.path, Key: key, Expect: expect, Found: found, Hint: "give the file that merge --undo wrote"}
-}
-
-func (u *Undo) readIndex() error {
-	info, err := u.file.Stat()
-	if err != nil {
-		return err
-	}
-	size := info.Size()
-	head := make([]byte, len(undoMagic))
-	if size < int64(len(head))+8 || stream.ReadFull(u.file, head, 0) != nil || string(head) != undoMagic {
-		return u.bad("", "a file that undoes a merge", "another")
-	}
-	var tail [8]byte
-	if err := stream.ReadFull(u.file, tail[:], size-8); err != nil {
-		return err
-	}
-	n := binary.LittleEndian.Uint64(tail[:])
-	room := size - 8 - int64(len(undoMagic))
-	if n > maxUndoIndex || int64(n) > room {
-		return u.bad("", fmt.Sprintf("an index of at most %d bytes", min(maxUndoIndex, room)), fmt.Sprint(n))
-	}
-	raw := make([]byte, n)
-	if err := stream.ReadFull(u.file, raw, size-8-int64(n)); err != nil {
-		return err
-	}
-	if err := json.NewDecoder(bytes.NewReader(raw)).Decode(&u.index); err != nil {
-		return u.bad("", "an index", err.Error())
-	}
-	end := size - 8 - int64(n)
-	for i := range u.index.Tensors {
-		t := &u.index.Tensors[i]
-		last := int64(len(undoMagic))
-		for j, at := range t.Frames {
-			if at < last || at > end || j > 0 && at-last > 2*undoChunk {
-				return u.bad(t.Name, "frames within the file, in order", fmt.Sprint(at))
-			}
-			last = at
-		}
-	}
-	return nil
-}
-
-// Apply returns the tensors of the merged model with the base's in the place of those that the merge changed. It reads them, to see
-// that they are what the merge made: else nothing could be given back.
-func (u *Undo) Apply(tensors []weights.Tensor) ([]weights.Tensor, error) {
-	out := slices.Clone(tensors)
-	byName := byName(out)
-	for i := range u.index.Tensors {
-		x := &u.index.Tensors[i]
-		t := byName[x.Name]
-		if t == nil || t.Values == nil || t.DType.String() != x.DType || !slices.Equal(t.Shape, x.Shape) {
-			return nil, u.bad(x.Name, "a tensor of the merged model", "none of that name, dtype and shape")
-		}
-		size := t.Elems() * int64(t.DType.Bits()/8)
-		if int64(len(x.Frames)) != (size+undoChunk-1)/undoChunk+1 {
-			return nil, u.bad(x.Name, fmt.Sprintf("frames for %d bytes", size), fmt.Sprintf("%d of them", len(x.Frames)-1))
-		}
-		got, err := digest(t)
-		if err != nil {
-			return nil, err
-		}
-		if got != x.Merged {
-			return nil, &Error{Path: u.path, Key: x.Name, Expect: "the tensor that the merge wrote", Found: "one with another digest",
-				Hint: "the model was changed since, or is another"}
-		}
-		t.Values = &undone{Values: t.Values, undo: u, t: x, size: size}
-	}
-	return out, nil
-}
-
-// Count is the number of tensors that are given back.
-func (u *Undo) Count() int { return len(u.index.Tensors) }
-
-// undone are the values of the base.
-type undone struct {
-	weights.Values
-	undo *Undo
-	t    *undoTensor
-	size int64
-}
-
-func (v *undone) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 || off+int64(len(p)) > v.size {
-		return 0, fmt.Errorf("lora: internal error: read of %d bytes at %d of %s", len(p), off, v.t.Name)
-	}
-	if err := stream.ReadFull(v.Values, p, off); err != nil {
-		return 0, err
-	}
-	for done := 0; done < len(p); {
-		at := off + int64(done)
-		frame, err := v.frame(at / undoChunk)
-		if err != nil {
-			return done, err
-		}
-		part := frame[at%undoChunk:]
-		n := min(len(part), len(p)-done)
-		for i, b := range part[:n] {
-			p[done+i] ^= b
-		}
-		done += n
-	}
-	return len(p), nil
-}
-
-// frame is a chunk of the difference.
-func (v *undone) frame(i int64) ([]byte, error) {
-	raw := make([]byte, v.t.Frames[i+1]-v.t.Frames[i])
-	if err := stream.ReadFull(v.undo.file, raw, v.t.Frames[i]); err != nil {
-		return nil, fmt.Errorf("read %s: %w", v.undo.path, err)
-	}
-	want := min(undoChunk, v.size-i*undoChunk)
-	out, err := v.undo.dec.DecodeAll(raw, make([]byte, 0, want))
-	if err != nil || int64(len(out)) != want {
-		return nil, v.undo.bad(v.t.Name, fmt.Sprintf("frame %d of %d bytes", i, want), fmt.Sprintf("%d bytes (%v)", len(out), err))
-	}
-	return out, nil
-}
-
-// digest is the BLAKE3 digest of a tensor's elements, in hexadecimal.
-func digest(t *weights.Tensor) (string, error) {
+	defer f.Close()
 	h := blake3.New()
-	if _, err := io.Copy(h, io.NewSectionReader(t.Values, 0, t.Elems()*int64(t.DType.Bits()/8))); err != nil {
-		return "", fmt.Errorf("read %s: %w", t.Name, err)
+	frames, size, err := u.content(ctx, f, h)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
 	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return &undoFile{Name: name, Size: size, Digest: hex.EncodeToString(h.Sum(nil)), Bytes: size, Frames: frames}, nil
 }
 
-// byName finds tensors.
-func byName(tensors []weights.Tensor) map[string]*weights.Tensor {
-	m := make(map[string]*weights.Tensor, len(tensors))
-	for i := range tensors {
-		m[tensors[i].Name] = &tensors[i]
+// undoShard writes the header of a weights file, and what its tensors differ by from the merged model's.
+func (m *Merge) undoShard(ctx context.Context, u *undoWriter, base, merged *checkpoint.Source, sh *checkpoint.Shard) (*undoFile, error) {
+	whole, f := blake3.New(), &undoFile{Name: sh.Name, Size: sh.HeaderSize()}
+	header, err := sh.ReadHeader()
+	if err != nil {
+		return nil, err
 	}
-	return m
-}
-
-// Check compares the tensors of a model with the digests of the base.
-func (u *Undo) Check(tensors []weights.Tensor) error {
-	byName := byName(tensors)
-	for i := range u.index.Tensors {
-		x := &u.index.Tensors[i]
-		t := byName[x.Name]
-		if t == nil {
-			return u.bad(x.Name, "the tensor in what was written", "none")
+	header = append(binary.LittleEndian.AppendUint64(nil, uint64(len(header))), header...)
+	if f.Frames, f.Bytes, err = u.content(ctx, bytes.NewReader(header), whole); err != nil {
+		return nil, err
+	}
+	for _, t := range sh.Tensors() {
+		x := undoTensor{Name: t.Name, DType: t.DType.String(), Shape: t.Shape, Size: t.Size()}
+		f.Size += x.Size
+		kept, ok := base.Lookup(t.Name)
+		after, written := merged.Lookup(t.Name)
+		switch {
+		case !ok || kept.Tensor != t: // a copy that no loader reads
+			x.Frames, _, err = u.content(ctx, t.Section(), whole)
+		case !written || after.DType != t.DType || !slices.Equal(after.Shape, t.Shape):
+			return nil, &Error{Path: sh.File.Name(), Key: t.Name, Expect: "the tensor in the dtype of the base in the merged model, to be undone", Found: "another or none"}
+		case m.edits[t.Name] == nil:
+			_, err = io.Copy(whole, contextReader{ctx, t.Section()})
+		default:
+			err = u.difference(ctx, &x, t, after, whole)
 		}
-		got, err := digest(t)
 		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", t.Name, err)
+		}
+		f.Tensors = append(f.Tensors, x)
+	}
+	f.Digest = hex.EncodeToString(whole.Sum(nil))
+	return f, nil
+}
+
+// difference writes base XOR after.
+func (u *undoWriter) difference(ctx context.Context, x *undoTensor, base, after io.ReaderAt, whole io.Writer) error {
+	h := blake3.New()
+	a, b := make([]byte, undoChunk), make([]byte, undoChunk)
+	x.Frames = []int64{u.at}
+	for off := int64(0); off < x.Size; off += undoChunk {
+		n := min(undoChunk, x.Size-off)
+		a, b := a[:n], b[:n]
+		if err := errors.Join(ctx.Err(), stream.ReadFull(base, a, off), stream.ReadFull(after, b, off)); err != nil {
 			return err
 		}
-		if got != x.Base {
-			return u.bad(x.Name, "the base's digest "+x.Base, got)
+		_, _ = whole.Write(a) // a hash takes everything
+		_, _ = h.Write(b)
+		for i, v := range b {
+			a[i] ^= v
 		}
+		if err := u.frame(a); err != nil {
+			return err
+		}
+		x.Frames = append(x.Frames, u.at)
 	}
+	x.Merged = hex.EncodeToString(h.Sum(nil))
 	return nil
 }
