@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nf4kit/nf4kit/internal/convert"
-	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/lora"
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/weights"
@@ -55,7 +54,9 @@ those decoded weights (decoded, the default) or onto BASE as it is (source). The
 gives |W-Q|/|D|, how large the base's error is beside the update.
 
 For each weight the report has |D|/|W|, the size of the update; the share of it that
-survives rounding (or quantization); and what is lost, in units of the update.`,
+survives rounding (or quantization); and what is lost, in units of the update. With
+--quantize it has the share that other scales would leave too: searched ones where
+--scale is absmax, absmax else, from a sample of each weight.`,
 		Example: `  nf4kit lora merge Llama-3.2-1B my-adapter merged
   nf4kit lora merge Llama-3.2-1B-nf4 my-adapter merged --dtype bfloat16
   nf4kit lora merge Llama-3.2-1B my-adapter merged-nf4 --quantize --scale mse
@@ -75,6 +76,7 @@ func (o *LoraMergeOptions) addFlags(cmd *cobra.Command) {
 	o.ConvertOptions.addFlags(cmd)
 	fs := cmd.Flags()
 	fs.Lookup("dtype").Usage = "dtype of the result: auto (each tensor's own; of decoded ones as config.json says), bfloat16, float16 or, without --quantize, float32"
+	fs.Lookup("report").Usage = "write every tensor's figures to `FILE`.html, .json, .csv or .md (repeatable)"
 	fs.BoolVar(&o.Quantize, "quantize", false, "quantize the result, with the flags of convert")
 	fs.StringVar(&o.Onto, "onto", "auto", "what the updates are added to: decoded (the quantized weights of --trained-on, or of BASE), source (BASE in 16 bits), or auto: decoded where --trained-on is given")
 	fs.StringVar(&o.TrainedOn, "trained-on", "", "the quantized model `QUANT` that the adapters were trained on")
@@ -88,7 +90,7 @@ func (o *LoraMergeOptions) addFlags(cmd *cobra.Command) {
 }
 
 // alone are the flags of convert that a merge has without --quantize too.
-var alone = []string{"dtype", "max-shard-size", "jobs", "max-memory", "no-error", "dry-run", "force", "allow-incomplete"}
+var alone = []string{"dtype", "max-shard-size", "jobs", "max-memory", "no-error", "report", "dry-run", "force", "allow-incomplete"}
 
 func (o *LoraMergeOptions) take(cmd *cobra.Command) {
 	o.settings = given(cmd.Flags(), outputFlags)
@@ -120,8 +122,11 @@ func (o *LoraMergeOptions) merge() (lora.Options, error) {
 		return opt, usagef("--weight: %d for %d adapters", len(o.Weights), len(o.Adapters))
 	case o.Undo != "" && (o.Quantize || o.DType != "auto" || o.TrainedOn != ""):
 		return opt, usagef("--undo: a merge in the dtypes of BASE can be undone; with --quantize, --dtype or --trained-on keep BASE")
-	case o.Recipe != "" || o.TargetBPP > 0 || o.SaveRecipe != "" || len(o.Reports) > 0:
-		return opt, usagef("--recipe, --save-recipe, --target-bpp and --report are of convert alone")
+	case o.Recipe != "" || o.TargetBPP > 0 || o.SaveRecipe != "":
+		return opt, usagef("--recipe, --save-recipe and --target-bpp are of convert alone")
+	}
+	if err := o.checkReports(); err != nil {
+		return opt, err
 	}
 	return opt, checkWeights(o.Weights)
 }
@@ -137,6 +142,7 @@ type merging struct {
 	plan     *convert.Plan
 	inputs   convert.Inputs
 	like     *weights.Model // whose weights' formats the result has; nil: the base's
+	results  []convert.Result
 }
 
 // runLoraMerge is the command without cobra.
@@ -185,6 +191,9 @@ func runLoraMerge(ctx context.Context, g *globals, o LoraMergeOptions) error {
 	if err := checkMemory(m.plan, x.MaxMemory); err != nil {
 		return err
 	}
+	if err := o.checkReportPlaces(m.plan); err != nil {
+		return err
+	}
 	w := convert.WriteOptions{Execution: x, Force: o.Force, Sources: append(slices.Clone(o.Adapters), o.sources()...)}
 	if o.DryRun {
 		if err := m.plan.Check(o.Dst, w); err != nil {
@@ -193,6 +202,10 @@ func runLoraMerge(ctx context.Context, g *globals, o LoraMergeOptions) error {
 	} else {
 		if o.Quantize {
 			w.Manifest = &manifest.Manifest{Tool: "nf4kit " + versionText(), Settings: o.settings, Source: manifest.SourceOf(m.base.Source)}
+			w.Files = func(results []convert.Result) (map[string][]byte, error) {
+				m.results = results
+				return nil, nil
+			}
 		}
 		if err := write(ctx, g, m.plan, o.Dst, w); err != nil {
 			return err
@@ -316,111 +329,4 @@ func (o *LoraMergeOptions) noteAdapters(list []*lora.Adapter) error {
 	}
 	o.settings["lora"] = strings.Join(names, "\n")
 	return nil
-}
-
-// tell prints what was merged and what became of it.
-func (m *merging) tell(ctx context.Context, jobs int, took time.Duration) error {
-	o, g := m.o, m.g
-	var list []lora.Figures
-	var total lora.Figures
-	if !o.DryRun && !o.NoError {
-		if o.Quantize {
-			if err := m.survivors(ctx, jobs); err != nil {
-				return err
-			}
-		}
-		if m.other != nil {
-			if err := m.merge.Compare(ctx, m.other.Tensors, jobs); err != nil {
-				return err
-			}
-		}
-		list, total = m.merge.Figures(), m.merge.Total()
-	}
-	if g.JSON {
-		return writeJSON(g.Stdout, m.json(list, total, took))
-	}
-	if g.Quiet {
-		return nil
-	}
-	t := m.plan.Totals
-	to := "dry run: nothing is written"
-	if !o.DryRun {
-		to = "in " + durationText(took)
-	}
-	escape.Fprintf(g.Stdout, "%s + %s -> %s (%s)\n%d of %d tensors changed; %s\n", o.Src, strings.Join(o.Adapters, " + "), o.Dst, to, m.merge.Changed(),
-		len(m.plan.Items), bytesText(t.OutBytes))
-	if len(list) == 0 {
-		return nil
-	}
-	fmt.Fprintln(g.Stdout)
-	m.print(list, total)
-	return nil
-}
-
-// survivors reads what was quantized back.
-func (m *merging) survivors(ctx context.Context, jobs int) error {
-	written, done, err := openModels(ctx, m.g, m.o.Dst)
-	if err != nil {
-		return err
-	}
-	defer done()
-	return m.merge.Survivors(ctx, written[0].Tensors, jobs)
-}
-
-func (m *merging) print(list []lora.Figures, total lora.Figures) {
-	t := newTable(m.g.Stdout)
-	head := row("weight", "rank", "|D|/|W|", "max |D|", "survives", "lost/|D|")
-	if m.other != nil {
-		head = append(head, "|W-Q|/|D|")
-	}
-	t.AppendHeader(head)
-	alignRight(t, 2, len(head))
-	shown := list
-	if !m.g.Verbose {
-		shown = lora.ByKind(list)
-	}
-	for _, f := range append(shown, total) {
-		rank := any(f.Rank)
-		if f.Rank == 0 {
-			rank = ""
-		}
-		cells := row(f.Tensor, rank, figure(f.Relative), figure(f.Max), fmt.Sprintf("%.1f %%", 100*f.Survives), figure(f.Lost))
-		if m.other != nil {
-			cells = append(cells, figure(f.Gap))
-		}
-		t.AppendRow(cells)
-	}
-	t.Render()
-	if total.Survives < 0.5 && total.D > 0 {
-		warnf(m.g.Stderr, "%.0f %% of the update survives: the steps of the format are larger than it; write 16 bits, or quantize the merged 16-bit source with --scale mse",
-			100*total.Survives)
-	}
-}
-
-func (m *merging) json(list []lora.Figures, total lora.Figures, took time.Duration) any {
-	type figuresJSON struct {
-		Tensor   string  `json:"tensor"`
-		Rank     int64   `json:"rank,omitempty"`
-		Relative float64 `json:"relative_norm"`
-		Max      float64 `json:"max"`
-		Survives float64 `json:"survives"`
-		Lost     float64 `json:"lost"`
-		Gap      float64 `json:"base_error,omitempty"`
-	}
-	of := func(f lora.Figures) figuresJSON {
-		return figuresJSON{f.Tensor, f.Rank, f.Relative, f.Max, f.Survives, f.Lost, f.Gap}
-	}
-	tensors := []figuresJSON{}
-	for _, f := range list {
-		tensors = append(tensors, of(f))
-	}
-	out := map[string]any{
-		"schema": "nf4kit.lora.merge/1", "base": m.o.Src, "adapters": m.o.Adapters, "destination": m.o.Dst, "quantized": m.o.Quantize,
-		"changed_tensors": m.merge.Changed(), "tensors": tensors, "output_bytes": m.plan.Totals.OutBytes, "seconds": took.Seconds(),
-		"bits_per_parameter": m.plan.Totals.BitsPerParam(), "notes": append([]string{}, m.merge.Notes...),
-	}
-	if len(list) > 0 {
-		out["total"] = of(total)
-	}
-	return out
 }

@@ -9,8 +9,11 @@ import (
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/quantize"
 	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
+	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // sums are those that a chunk adds to the figures of a tensor, in float64.
@@ -18,6 +21,7 @@ type sums struct {
 	n                  int64
 	ww, dd, dr, ee, up float64 // |W|², |D|², <D, W'-W>, |W'-W-D|², max|D|
 	gap                float64 // |W-Q|²
+	otherDD, otherDR   float64 // dd and dr of a sample that was quantized by other scales
 }
 
 // sumsOf compares what became of w with what was to be added.
@@ -72,10 +76,18 @@ type Figures struct {
 	Survives, Lost float64
 	W, D           float64 // |W| and |D|
 	Gap            float64 // |W-Q|/|D|, the error of the quantized base that an adapter was trained on; 0 if none was given
+	// Otherwise is what survives where the weight is quantized by the other scales of [Merge.Alternative], from a sample; NaN where
+	// that was not asked.
+	Otherwise float64
+
+	otherDD, otherDR float64
 }
 
 func (s *sums) figures(tensor string, rank int64) Figures {
-	f := Figures{Tensor: tensor, Rank: rank, Max: s.up, W: math.Sqrt(s.ww), D: math.Sqrt(s.dd)}
+	f := Figures{Tensor: tensor, Rank: rank, Max: s.up, W: math.Sqrt(s.ww), D: math.Sqrt(s.dd), Otherwise: math.NaN(), otherDD: s.otherDD, otherDR: s.otherDR}
+	if s.otherDD > 0 {
+		f.Otherwise = s.otherDR / s.otherDD
+	}
 	if s.ww > 0 {
 		f.Relative = f.D / f.W
 	}
@@ -97,6 +109,9 @@ func (v *merged) figures() (sums, int64) {
 	}
 	gap.add(v.gap)
 	s.gap = gap.ee
+	for _, first := range slices.Sorted(maps.Keys(v.other)) {
+		s.otherDD, s.otherDR = s.otherDD+v.other[first].dd, s.otherDR+v.other[first].dr
+	}
 	rank := int64(0)
 	for _, u := range v.edit.updates {
 		rank += u.rank
@@ -129,6 +144,7 @@ func join(name string, list []Figures) Figures {
 		all.ee += f.Lost * f.Lost * f.D * f.D
 		all.gap += f.Gap * f.Gap * f.D * f.D
 		all.up = math.Max(all.up, f.Max)
+		all.otherDD, all.otherDR = all.otherDD+f.otherDD, all.otherDR+f.otherDR
 	}
 	return all.figures(name, 0)
 }
@@ -199,16 +215,70 @@ func read(t *weights.Tensor, x *work, dst []float32, first int64) error {
 	return nil
 }
 
-// Survivors measures what is left of the updates in the tensors that were written, decoded.
-func (m *Merge) Survivors(ctx context.Context, written []weights.Tensor, jobs int) error {
+// An Alternative is how else a merged weight could be quantized, before its scales are quantized again.
+type Alternative struct {
+	Type      kernel.Type
+	BlockSize int
+	Method    quantize.Method
+	Inputs    quantize.Inputs
+}
+
+// NewAlternative is what quantizes in blocks of f by scales of another method, weighted by the second moments of the inputs where they
+// are known.
+func NewAlternative(f bnb.Format, scale bnb.Scale, moments []float32) (*Alternative, error) {
+	a := &Alternative{Type: kernel.NF4, BlockSize: f.Block()}
+	if f.Type == nf4.FP4 {
+		a.Type = kernel.FP4
+	}
+	var err error
+	if a.Inputs, err = quantize.InputsOf(moments); err != nil {
+		return nil, err
+	}
+	a.Method, err = quantize.For(scale)
+	return a, err
+}
+
+// sampled is how many chunks of a weight an alternative is tried on, at most.
+const sampled = 4
+
+// try measures what is left of an update in a chunk that is quantized in another way. merged are its values as v.out.
+func (v *merged) try(x *work, a *Alternative, merged []byte, total []float32, first int64, n int) {
+	scales, codes := make([]float32, (n+a.BlockSize-1)/a.BlockSize), make([]byte, (n+1)/2)
+	p := &quantize.Panel{First: first, N: n, Cols: v.t.Shape[len(v.t.Shape)-1], Values: merged, Elem: v.out, Type: a.Type, BlockSize: a.BlockSize, Inputs: a.Inputs}
+	if a.Method.Needs(&quantize.Weight{}).Passes == 1 {
+		a.Method.Scales(p, scales, codes)
+	} else {
+		a.Method.Scales(p, scales, nil)
+		a.Method.Codes(p, scales, codes)
+	}
+	kernel.DequantizeF32(a.Type, x.w[:n], codes, scales, a.BlockSize)
+	v.note(v.other, first, sumsOf(x.base, total, x.w[:n]))
+}
+
+// Survivors measures what is left of the updates in the tensors that were written, decoded, and of a sample of each what would be,
+// were it quantized by alternative; nil asks for none.
+func (m *Merge) Survivors(ctx context.Context, written []weights.Tensor, alternative func(name string) (*Alternative, error), jobs int) error {
 	list, of := m.beside(written)
+	others := map[*merged]*Alternative{}
 	for _, v := range list {
-		v.written = map[int64]sums{}
+		v.written, v.other = map[int64]sums{}, map[int64]sums{}
+		if alternative != nil {
+			a, err := alternative(v.t.Name)
+			if err != nil {
+				return err
+			}
+			others[v] = a
+		}
 	}
 	return sweep(ctx, jobs, list, func(v *merged, x *work, first int64, n int) error {
-		total, err := v.merge(x, x.out(n, v.out), first, n)
+		values := x.out(n, v.out)
+		total, err := v.merge(x, values, first, n)
 		if err != nil {
 			return err
+		}
+		chunks := (v.end + chunk - 1) / chunk
+		if a := others[v]; a != nil && first/chunk%((chunks+sampled-1)/sampled) == 0 {
+			v.try(x, a, values, total, first, n)
 		}
 		if err := read(of[v], x, x.w[:n], first); err != nil {
 			return err

@@ -31,6 +31,7 @@ type merged struct {
 	sums    map[int64]sums // by the first element of a chunk, of what was read
 	written map[int64]sums // of what was quantized and read back; nil where it was not
 	gap     map[int64]sums // of the base and another form of it, in ee
+	other   map[int64]sums // of a sample that was quantized in another way
 }
 
 func (v *merged) Prefetch(off, n int64) { v.src.Prefetch(v.hint(off), v.hint(n)) }

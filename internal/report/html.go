@@ -9,6 +9,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/escape"
 )
@@ -115,7 +116,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		return fmt.Errorf("encode report: %w", err)
 	}
 	return page.Execute(w, map[string]any{
-		"Title": escape.Line(r.title()), "Subtitle": escape.Line(r.subtitle()), "Tool": r.Tool, "Columns": r.Columns(), "Totals": r.totals(), "Lines": r.lines(), "Verification": r.Verification, "Histograms": r.hasHistograms(),
+		"Title": escape.Line(r.title()), "Subtitle": escape.Line(r.subtitle()), "Tool": r.Tool, "Columns": r.Columns(), "Totals": r.totals(), "Lines": r.lines(), "Verification": r.Verification, "Merge": r.Merge.page(), "Histograms": r.hasHistograms(),
 		"Plot": plot.SVG, "Rings": plot.Rings, "Wide": plot.Wide, "Data": template.JS(raw),
 	})
 }
@@ -144,6 +145,9 @@ func (r *Report) lines() [][2]string {
 func (r *Report) subtitle() string {
 	if r.Verification != nil {
 		return r.Verdict()
+	}
+	if r.Merge != nil {
+		return strings.Join(r.Merge.Adapters, " + ")
 	}
 	s := fmt.Sprintf("%s weights in %d tensors", comma(r.Total.Elements), r.Total.Tensors)
 	if r.RunDType != "" {

@@ -19,7 +19,7 @@ const Schema = "nf4kit.report/2"
 // A Report is what a command found out about one source.
 type Report struct {
 	Schema       string        `json:"schema"`
-	Command      string        `json:"command"` // "convert", "measure" or "verify"
+	Command      string        `json:"command"` // "convert", "measure", "verify" or "lora merge"
 	Tool         string        `json:"tool"`
 	Source       string        `json:"source"`
 	Destination  string        `json:"destination,omitempty"` // what a conversion wrote
@@ -30,6 +30,7 @@ type Report struct {
 	Sizes        *Sizes        `json:"sizes,omitempty"` // of a conversion, and of what was verified
 	Gain         *Gain         `json:"gain,omitempty"`  // of a conversion whose scales are not by absmax
 	Verification *Verification `json:"verification,omitempty"`
+	Merge        *Merge        `json:"merge,omitempty"`
 	Formats      []Format      `json:"formats"`
 	Total        Row           `json:"total"`
 	Kinds        []Row         `json:"kinds"`

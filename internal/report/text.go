@@ -22,10 +22,13 @@ func (r *Report) WriteJSON(w io.Writer) error {
 }
 
 // WriteCSV writes one line for each tensor and format. A figure that does not exist is empty; a name that a spreadsheet would
-// take for a formula begins with an apostrophe. Of a verification it writes the findings.
+// take for a formula begins with an apostrophe. Of a verification it writes the findings, of a merge the updates.
 func (r *Report) WriteCSV(w io.Writer) error {
 	if r.Verification != nil {
 		return r.findingsCSV(w)
+	}
+	if r.Merge != nil {
+		return r.Merge.csv(w)
 	}
 	c := csv.NewWriter(w)
 	head := []string{"tensor", "kind", "layer", "elements", "elements_measured", "format"}
@@ -68,6 +71,13 @@ func (r *Report) markdown(b *strings.Builder) {
 	if r.Verification != nil {
 		r.verified(b)
 		return
+	}
+	if r.Merge != nil {
+		r.Merge.markdown(b)
+		if len(r.Formats) == 0 {
+			return
+		}
+		b.WriteString("\n")
 	}
 	if len(r.Formats) == 0 {
 		b.WriteString("Nothing was measured.\n")

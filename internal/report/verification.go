@@ -90,17 +90,23 @@ func (r *Report) Verdict() string {
 func (r *Report) Lines() [][2]string {
 	s, v := r.Sizes, r.Verification
 	switch {
+	case r.Merge != nil && s == nil:
+		return r.Merge.lines()
 	case s == nil:
 		return nil
 	case v != nil:
 		return append(v.sizes(s), v.lines()...)
 	}
-	return [][2]string{
+	out := [][2]string{
 		{"parameters", fmt.Sprintf("%s, of them %s (%.1f %%) quantized in %d tensors; %d tensors kept",
 			comma(s.Parameters), comma(s.QuantParameters), 100*ratio(float64(s.QuantParameters), s.Parameters), s.QuantTensors, s.KeptTensors)},
 		{"bits/param", fmt.Sprintf("%.3f in the quantized part (%.3f codes and constants, the rest tables), %.3f in all", s.QuantBits, s.QuantCodeBits, s.BitsPerParameter)},
 		{"size", fmt.Sprintf("%s, was %s: %.1f %% saved", byteText(s.OutputBytes), byteText(s.SourceBytes), s.Saved())},
 	}
+	if r.Merge != nil {
+		out = append(out, r.Merge.lines()...)
+	}
+	return out
 }
 
 func (v *Verification) sizes(s *Sizes) [][2]string {
