@@ -41,6 +41,7 @@ var rank = map[string]int{
 	"internal/manifest":     2,
 	"internal/activations":  2,
 	"internal/imatrix":      2,
+	"internal/tokens":       2,
 	"internal/memplan":      2,
 	"internal/memplan/page": 3,
 
