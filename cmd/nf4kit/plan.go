@@ -61,8 +61,12 @@ or the name of a published model: ` + strings.Join(source.Suggested(), ", ") + `
 and more; an unknown name lists those near it.
 
 Allocated is what the tensors take (torch.cuda.max_memory_allocated), reserved adds the
-caching allocator's slack, process the CUDA context: what nvidia-smi shows. docs/plan.md
-compares the formulas with published measurements.`,
+caching allocator's slack, and the run needs at least that and the CUDA context. nvidia-smi
+shows more, since the allocator's cache grows while there is room. docs/plan.md compares
+the formulas with published measurements.
+
+The Python at the end is the run that was planned: every flag that changes the figures
+changes it too, except those that are marked (not in the script).`,
 		Example: `  nf4kit plan llama-3.1-8b --gpu "RTX 4090"
   nf4kit plan Llama-3.2-1B --method lora --rank 32 --targets q_proj,v_proj --seq 4096
   nf4kit plan config.json --method full --gpus 8 --sharding fsdp --vram 80GiB
@@ -104,7 +108,7 @@ compares the formulas with published measurements.`,
 var planValues = map[string][]string{
 	"method":        {"qlora", "lora", "full", "norms"},
 	"dtype":         {"auto", "bfloat16", "float16", "float32"},
-	"precision":     {"mixed", "pure", "autocast"},
+	"precision":     {"auto", "pure", "mixed", "autocast"},
 	"adapter-dtype": {"float32", "bfloat16", "float16"},
 	"experts":       {"keep", "quantize"},
 	"towers":        {"keep", "quantize"},
@@ -119,7 +123,7 @@ func (o *PlanOptions) AddFlags(fs *pflag.FlagSet) {
 	list := func(flag string) string { return strings.Join(planValues[flag], ", ") }
 	fs.StringVar(&o.Method, "method", "qlora", "what is trained: "+list("method"))
 	fs.StringVar(&o.DType, "dtype", "auto", "dtype of the base weights and of the products: auto is config.json's, else bfloat16")
-	fs.StringVar(&o.Precision, "precision", "mixed", "full fine-tuning: mixed (16-bit weights, float32 master copy), pure (one copy), autocast (float32 weights); adapters: autocast for a loop that uses it (bf16=True)")
+	fs.StringVar(&o.Precision, "precision", "auto", "full fine-tuning: pure (one copy of the weights, as Trainer has it), mixed (a float32 master copy beside it, as DeepSpeed and FSDP have it), autocast (float32 weights); auto is pure, or mixed with --sharding; adapters: autocast for a loop that uses it (bf16=True)")
 	fs.Int64Var(&o.Rank, "rank", memplan.DefaultRank, "LoRA rank")
 	fs.StringVar(&o.Targets, "targets", "all-linear", "layers with an adapter: all-linear, attention, mlp, a list such as q_proj,v_proj, or re:REGEX on the whole path")
 	fs.StringVar(&o.AdapterDType, "adapter-dtype", "float32", "dtype of the adapters: "+list("adapter-dtype"))
@@ -141,23 +145,23 @@ func (o *PlanOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Attention, "attention", "sdpa", "sdpa (flash or memory-efficient) or eager, which holds the scores")
 	fs.StringVar(&o.Loss, "loss", "standard", "cross-entropy: standard, chunked, or fused with the output projection (Liger)")
 	fs.BoolVar(&o.Compile, "compile", false, "torch.compile")
-	fs.BoolVar(&o.DropOutputs, "drop-outputs", false, "the loop lets go of the model's outputs before backward, as the Hugging Face Trainer does")
+	fs.BoolVar(&o.DropOutputs, "drop-outputs", true, "let go of the model's outputs before backward, as Trainer does; false for a loop that holds them")
 	fs.Int64Var(&o.GPUs, "gpus", 1, "data-parallel GPUs; figures are of one of them")
 	fs.StringVar(&o.Sharding, "sharding", "none", "over the GPUs: "+list("sharding"))
-	fs.StringVar(&o.Overhead, "overhead", "5%", "what the allocator reserves beyond what is allocated")
-	fs.StringVar(&o.Context, "context", "512MiB", "memory of the CUDA context")
-	fs.Int64Var(&o.Generate, "generate", 0, "also plan generation with a KV cache for `TOKENS` per sequence")
-	fs.StringVar(&o.GPU, "gpu", "", "say how it fits this GPU, such as \"RTX 4090\", and what to change")
-	fs.StringVar(&o.VRAM, "vram", "", "the same for a GPU with this much memory, such as 24GiB")
-	fs.BoolVar(&o.MustFit, "must-fit", false, "exit with 4 if the plan does not fit --gpu or --vram")
-	fs.BoolVar(&o.NoAdvice, "no-advice", false, "without guidance from the literature")
-	fs.StringVar(&o.HTML, "html", "", "also write a page with sliders to `FILE`")
+	fs.StringVar(&o.Overhead, "overhead", "5%", "what the allocator reserves beyond what is allocated (not in the script)")
+	fs.StringVar(&o.Context, "context", "512MiB", "memory of the CUDA context (not in the script)")
+	fs.Int64Var(&o.Generate, "generate", 0, "also plan generation with a KV cache for `TOKENS` per sequence (not in the script)")
+	fs.StringVar(&o.GPU, "gpu", "", "say how it fits this GPU, such as \"RTX 4090\", and what to change (not in the script)")
+	fs.StringVar(&o.VRAM, "vram", "", "the same for a GPU with this much memory, such as 24GiB (not in the script)")
+	fs.BoolVar(&o.MustFit, "must-fit", false, "exit with 4 if the plan does not fit --gpu or --vram (not in the script)")
+	fs.BoolVar(&o.NoAdvice, "no-advice", false, "without guidance from the literature (not in the script)")
+	fs.StringVar(&o.HTML, "html", "", "also write a page with sliders to `FILE` (not in the script)")
 }
 
 // run turns the flags into a run; a wrong one is a usage error.
 func (o *PlanOptions) run(dtype memplan.DType) (memplan.Run, error) {
 	r := memplan.Run{
-		Method: memplan.Method(o.Method), Base: memplan.DType(o.DType), Precision: memplan.Precision(o.Precision),
+		Method: memplan.Method(o.Method), Base: memplan.DType(o.DType), Precision: o.precision(memplan.Method(o.Method)),
 		Rank: o.Rank, Targets: o.Targets, AdapterDType: memplan.DType(o.AdapterDType), Dropout: o.Dropout,
 		NoDoubleQuant: !o.DoubleQuant, BlockSize: o.BlockSize, NoKbitPrep: !o.KbitPrep, QuantExperts: o.Experts == "quantize", QuantTowers: o.Towers == "quantize",
 		Optimizer: memplan.Optimizer(o.Optimizer), Foreach: o.Foreach, InBackward: o.InBackward,
@@ -201,6 +205,14 @@ func (o *PlanOptions) run(dtype memplan.DType) (memplan.Run, error) {
 		return r, planUsage(err)
 	}
 	return r, nil
+}
+
+// precision is --precision, and what auto stands for with a method.
+func (o *PlanOptions) precision(m memplan.Method) memplan.Precision {
+	if o.Precision == "auto" {
+		return memplan.DefaultPrecision(m, memplan.Sharding(o.Sharding))
+	}
+	return memplan.Precision(o.Precision)
 }
 
 // parseShare reads 5% or 0.05.
@@ -347,10 +359,15 @@ func (p *planned) compare(m *modelshape.Model, r memplan.Run) error {
 		name  string
 		apply func(*memplan.Run)
 	}{
-		{"full", func(r *memplan.Run) { r.Method = memplan.Full }},
-		{"LoRA", func(r *memplan.Run) { r.Method = memplan.LoRA }},
-		{"QLoRA NF4", func(r *memplan.Run) { r.Method, r.NoDoubleQuant = memplan.QLoRA, true }},
-		{"QLoRA NF4+DQ", func(r *memplan.Run) { r.Method, r.NoDoubleQuant = memplan.QLoRA, false }},
+		{"full, float32 master", func(r *memplan.Run) { r.Method, r.Precision = memplan.Full, memplan.Mixed }},
+		{"full", func(r *memplan.Run) { r.Method, r.Precision = memplan.Full, memplan.Pure }},
+		{"LoRA", func(r *memplan.Run) { r.Method, r.Precision = memplan.LoRA, p.opts.precision(memplan.LoRA) }},
+		{"QLoRA NF4", func(r *memplan.Run) {
+			r.Method, r.NoDoubleQuant, r.Precision = memplan.QLoRA, true, p.opts.precision(memplan.QLoRA)
+		}},
+		{"QLoRA NF4+DQ", func(r *memplan.Run) {
+			r.Method, r.NoDoubleQuant, r.Precision = memplan.QLoRA, false, p.opts.precision(memplan.QLoRA)
+		}},
 	} {
 		x := r
 		v.apply(&x)
@@ -382,7 +399,7 @@ func (p *planned) chosen() int {
 // writePage writes the page.
 func (p *planned) writePage(file string) error {
 	r := p.plan.Run
-	d := page.Data{Title: p.src.Model.Name + ": memory of a training run", Subtitle: p.subtitle(), Chosen: p.chosen(), Batch: r.MicroBatch, Seq: r.Seq, Rank: r.Rank,
+	d := page.Data{Title: p.src.Model.Name + ": memory of a training run", Subtitle: p.subtitle(), Chosen: p.chosen(), Batch: r.MicroBatch, Seq: r.Seq, Rank: r.Rank, Context: p.src.Model.Context,
 		Facts: p.facts(), Snippet: p.plan.Snippet(p.src.Load)}
 	if !p.opts.NoAdvice {
 		d.Advice = p.plan.Guidance()

@@ -11,6 +11,7 @@ type planJSON struct {
 	Run     planRunJSON      `json:"run"`
 	Weights memplan.Weights  `json:"weights"`
 	Memory  memplan.Memory   `json:"memory"`
+	Shown   planShownJSON    `json:"nvidia_smi"`
 	Trained int64            `json:"trained_parameters"`
 	Adapter planAdapterJSON  `json:"adapter"`
 	Methods []planMethodJSON `json:"methods"`
@@ -35,6 +36,7 @@ type planModelJSON struct {
 	Layers    int64  `json:"layers"`
 	Hidden    int64  `json:"hidden_size"`
 	Vocab     int64  `json:"vocab_size"`
+	Context   int64  `json:"context,omitempty"`
 }
 
 type planRunJSON struct {
@@ -56,6 +58,12 @@ type planRunJSON struct {
 	Loss          memplan.Loss      `json:"loss"`
 	GPUs          int64             `json:"gpus"`
 	Sharding      memplan.Sharding  `json:"sharding"`
+}
+
+// planShownJSON is what nvidia-smi will probably show.
+type planShownJSON struct {
+	Median int64 `json:"median"`
+	High   int64 `json:"p90"`
 }
 
 type planAdapterJSON struct {
@@ -100,7 +108,7 @@ func (p *planned) json() planJSON {
 	out := planJSON{
 		Schema: "nf4kit.plan/1",
 		Model: planModelJSON{m.Name, m.Type, p.src.From, m.Params(), m.ActiveParams(), m.Quantizable(), m.Tied,
-			m.Stack.Layers, m.Stack.Hidden, m.Stack.Vocab},
+			m.Stack.Layers, m.Stack.Hidden, m.Stack.Vocab, m.Context},
 		Run: planRunJSON{Method: r.Method, DType: r.Base, DoubleQuant: !r.NoDoubleQuant && r.Method == memplan.QLoRA, BlockSize: r.BlockSize,
 			KbitPrep: !r.NoKbitPrep && r.Method == memplan.QLoRA, Optimizer: r.Optimizer, MicroBatch: r.MicroBatch, Seq: r.Seq, Accumulate: r.Accumulate,
 			Checkpointing: !r.NoCheckpointing, Attention: r.Attention, Loss: r.Loss, GPUs: r.GPUs, Sharding: r.Sharding},
@@ -108,6 +116,7 @@ func (p *planned) json() planJSON {
 		Adapter: planAdapterJSON{p.plan.AdapterParams, p.file, p.plan.Coefficients.Adapters},
 		Changes: p.changes, Chain: p.chain, Snippet: p.plan.Snippet(p.src.Load), Assumed: p.facts(),
 	}
+	out.Shown.Median, out.Shown.High = p.shown()
 	if p.plan.AdapterParams > 0 {
 		out.Run.Rank, out.Run.Targets, out.Run.AdapterDType = r.Rank, r.Targets, r.AdapterDType
 	} else {

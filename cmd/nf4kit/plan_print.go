@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/escape"
@@ -109,6 +110,7 @@ func (p *planned) facts() []string {
 	}{
 		{m.Stack.Experts > 0 && r.Method == memplan.QLoRA && !r.QuantExperts,
 			"routed experts stay out of 4 bits, as in transformers 5" + map[bool]string{true: "", false: ", and kbit preparation makes them float32"}[r.NoKbitPrep]},
+		{m.Context > 0 && r.Seq > m.Context, fmt.Sprintf("%s tokens are more than the model's context of %s", countText(r.Seq), countText(m.Context))},
 		{m.Stack.Experts > 0, "activations of routed experts are an estimate"},
 		{m.Stack.LinearLayers > 0, "layers with linear attention are counted as plain attention: an estimate"},
 		{hasPart(m, modelshape.Encoder), "activations of the encoder are left out"},
@@ -207,7 +209,7 @@ func (p *planned) print(w io.Writer, verbose bool) {
 	if x.Paged > 0 {
 		t.AppendRow(row("paged states", gibText(x.Paged), "", "in unified memory: on the GPU while there is room, else on the host"))
 	}
-	t.AppendRow(row("process", gibText(x.Process), "", "with the CUDA context: nvidia-smi"))
+	t.AppendRow(row("needs", gibText(x.Process), "", "at least: with the CUDA context"))
 	if x.Paged > 0 {
 		t.AppendRow(row("at the least", gibText(x.Least), "", "with all paged states on the host"))
 	}
@@ -216,6 +218,8 @@ func (p *planned) print(w io.Writer, verbose bool) {
 	}
 	alignRight(t, 2, 2)
 	t.Render()
+	median, high := p.shown()
+	escape.Fprintf(w, "nvidia-smi will show more, probably %s to %s: the cache grows while there is room.\n", gibText(median), gibText(high))
 
 	escape.Fprintf(w, "\nOver one training step:\n")
 	t = newTable(w)
@@ -227,7 +231,7 @@ func (p *planned) print(w io.Writer, verbose bool) {
 
 	escape.Fprintf(w, "\nWays to train it, otherwise the same:\n")
 	t = newTable(w)
-	t.AppendHeader(row("method", "weights file", "bits/param", "trained", "share", "adapter file", "process"))
+	t.AppendHeader(row("method", "weights file", "bits/param", "trained", "share", "adapter file", "needs"))
 	for i, v := range p.usual {
 		name, file := v.name, "-"
 		if i == p.chosen() {
@@ -258,6 +262,15 @@ func (p *planned) print(w io.Writer, verbose bool) {
 	for line := range strings.Lines(p.plan.Snippet(p.src.Load)) {
 		escape.Fprintf(w, "%s\n", strings.TrimSuffix(line, "\n"))
 	}
+}
+
+// shown is what nvidia-smi will probably show, on the GPU that was asked about.
+func (p *planned) shown() (median, high int64) {
+	usable := int64(math.MaxInt64)
+	if p.target != nil {
+		usable = p.target.usable
+	}
+	return p.plan.Memory.Shown(usable)
 }
 
 // usualGPUs are printed without -v.

@@ -105,8 +105,8 @@ func TestPlanActivations(t *testing.T) {
 	}
 }
 
-// The printed Python runs, and makes what the plan says: trained parameters,
-// and bytes of weights and adapters to the byte.
+// The printed Python runs, trains, and makes what the plan says: trained parameters, and bytes of weights and adapters
+// to the byte. What needs another package or a GPU is left out.
 func TestPlanSnippets(t *testing.T) {
 	config, err := os.ReadFile(filepath.Join(llama(), "config.json"))
 	if err != nil {
@@ -118,51 +118,69 @@ func TestPlanSnippets(t *testing.T) {
 	}
 	type snippet struct {
 		Snippet string `json:"snippet"`
+		Train   bool   `json:"train"`
 	}
 	type answer struct {
-		Error         string
-		Trainable     int64
-		Resident      int64
-		Optim         string
-		Checkpointing bool
+		Error     string
+		Trainable int64
+		Resident  int64
+		Steps     int
 	}
-	runs := []memplan.Run{
-		{Method: memplan.Full},
-		{Method: memplan.Full, Precision: memplan.Autocast},
-		{Method: memplan.Full, Precision: memplan.Pure, NoCheckpointing: true},
-		{Method: memplan.Norms},
-		{Method: memplan.LoRA, Targets: "q,v", Rank: 4},
-		{Method: memplan.LoRA, Targets: "attention", AdapterDType: memplan.BF16, Optimizer: memplan.Adafactor},
-		{Method: memplan.LoRA, Targets: `re:model\.layers\.\d+\.mlp\.(up|down)_proj`, Dropout: 0.1},
-		{},
-		{NoDoubleQuant: true, Optimizer: "paged-adamw-8bit"},
-		{NoKbitPrep: true, Precision: memplan.Autocast, Loss: memplan.FusedLoss},
-		{Targets: "mlp", Rank: 3, Attention: memplan.Eager, Optimizer: memplan.Lion8},
+	trainer := memplan.Run{DropOutputs: true}
+	with := func(edit func(*memplan.Run)) memplan.Run {
+		r := trainer
+		edit(&r)
+		return r
 	}
-	var cases []snippet
+	cases := []struct {
+		run    memplan.Run
+		trains bool
+	}{
+		{with(func(r *memplan.Run) { r.Method, r.Precision = memplan.Full, memplan.Pure }), true},
+		{with(func(r *memplan.Run) { r.Method, r.Precision = memplan.Full, memplan.Autocast }), true},
+		{memplan.Run{Method: memplan.Full, Precision: memplan.Pure, NoCheckpointing: true}, true},
+		{memplan.Run{Method: memplan.Full, Accumulate: 2}, true}, // masters in the loop
+		{memplan.Run{Method: memplan.Full, Precision: memplan.Pure, InBackward: true, Optimizer: memplan.Momentum}, true},
+		{with(func(r *memplan.Run) { r.Method = memplan.Norms }), true},
+		{with(func(r *memplan.Run) { r.Method, r.Targets, r.Rank = memplan.LoRA, "q,v", 4 }), true},
+		{with(func(r *memplan.Run) {
+			r.Method, r.Targets, r.AdapterDType, r.Optimizer = memplan.LoRA, "attention", memplan.BF16, memplan.Adafactor
+		}), true},
+		{with(func(r *memplan.Run) {
+			r.Method, r.Targets, r.Dropout = memplan.LoRA, `re:model\.layers\.\d+\.mlp\.(up|down)_proj`, 0.1
+		}), true},
+		{memplan.Run{Method: memplan.LoRA, AdapterDType: memplan.BF16}, true},
+		{trainer, true},
+		{with(func(r *memplan.Run) { r.NoDoubleQuant, r.Optimizer = true, "paged-adamw-8bit" }), false},
+		{with(func(r *memplan.Run) { r.NoKbitPrep, r.Precision = true, memplan.Autocast }), true},
+		{with(func(r *memplan.Run) {
+			r.Targets, r.Rank, r.Attention, r.Optimizer = "mlp", 3, memplan.Eager, memplan.Lion8
+		}), false},
+	}
+	var asked []snippet
 	var plans []*memplan.Plan
-	for _, r := range runs {
-		p, err := memplan.New(m, r)
+	for _, c := range cases {
+		p, err := memplan.New(m, c.run)
 		if err != nil {
 			t.Fatal(err)
 		}
 		plans = append(plans, p)
-		cases = append(cases, snippet{p.Snippet(llama())})
+		asked = append(asked, snippet{p.Snippet(llama()), c.trains})
 	}
-	for i, a := range python[snippet, answer](t, t5, "plan_snippet.py", cases) {
+	for i, a := range python[snippet, answer](t, t5, "plan_snippet.py", asked) {
 		p := plans[i]
 		if a.Error != "" {
-			t.Errorf("%+v: %s\n%s", runs[i], a.Error, cases[i].Snippet)
+			t.Errorf("%+v: %s\n%s", cases[i].run, a.Error, asked[i].Snippet)
 			continue
 		}
 		if a.Trainable != p.Trained {
-			t.Errorf("%+v: %d trained parameters, planned %d", runs[i], a.Trainable, p.Trained)
+			t.Errorf("%+v: %d trained parameters, planned %d", cases[i].run, a.Trainable, p.Trained)
 		}
 		if want := p.Memory.Weights + p.Memory.Adapters; a.Resident != want {
-			t.Errorf("%+v: %d bytes resident, planned %d", runs[i], a.Resident, want)
+			t.Errorf("%+v: %d bytes resident, planned %d", cases[i].run, a.Resident, want)
 		}
-		if a.Checkpointing == p.Run.NoCheckpointing {
-			t.Errorf("%+v: gradient_checkpointing %t", runs[i], a.Checkpointing)
+		if cases[i].trains && a.Steps == 0 {
+			t.Errorf("%+v: the optimizer never stepped", cases[i].run)
 		}
 	}
 }

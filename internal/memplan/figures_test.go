@@ -76,11 +76,7 @@ func TestPublishedFigures(t *testing.T) {
 		t.Errorf("7B QLoRA: %.1f to %.1f GB, want about 6 to 12", float64(low)/gb, float64(high)/gb)
 	}
 	// LoRA, Hu et al. 2021: GPT-3 175B with rank 4 on q and v, 35 MB of adapters, 350 GB of weights.
-	gpt3 := gpt3Model(t)
-	q, err := New(gpt3, Run{Method: LoRA, Base: F16, Rank: 4, Targets: "q_proj,v_proj", AdapterDType: F16})
-	if err != nil {
-		t.Fatal(err)
-	}
+	q := plan(t, "gpt-3-175b", Run{Method: LoRA, Base: F16, Rank: 4, Targets: "q_proj,v_proj", AdapterDType: F16})
 	near(t, "GPT-3 adapters, MB", float64(q.Memory.Adapters)/1e6, 37.7, 0.1)
 	near(t, "GPT-3 weights, GB", float64(q.Memory.Weights)/gb, 350, 2)
 	// Double quantization saves 0.373 bits a parameter (section 3 of QLoRA).
@@ -103,15 +99,15 @@ func TestPublishedFigures(t *testing.T) {
 	}
 }
 
-// gpt3Model has the sizes of GPT-3 175B (Brown et al. 2020, table 2.1) in a
-// decoder with separate projections.
-func gpt3Model(t *testing.T) *modelshape.Model {
-	t.Helper()
-	m, err := modelshape.FromConfig([]byte(`{"model_type":"opt","hidden_size":12288,"ffn_dim":49152,"num_hidden_layers":96,"num_attention_heads":96,"vocab_size":50257,"word_embed_proj_dim":12288}`))
-	if err != nil {
-		t.Fatal(err)
+// No plan is longer than the model's context.
+func TestMaxSeqIsTheContext(t *testing.T) {
+	p := plan(t, "opt-125m", Run{})
+	if got := p.MaxSeq(80 << 30); got != 2048 {
+		t.Errorf("opt-125m: longest sequence %d, want its context of 2048", got)
 	}
-	return m
+	if got := p.MaxSeq(2 << 30); got == 0 || got >= 2048 {
+		t.Errorf("opt-125m in 2 GiB: longest sequence %d, want what fits", got)
+	}
 }
 
 // Sharding divides what it says and nothing else (Rajbhandari et al. 2020,
@@ -204,14 +200,14 @@ func TestMonotonic(t *testing.T) {
 			}
 			usable := 2 * p.Memory.Process
 			b, s := p.MaxBatch(usable), p.MaxSeq(usable)
-			if b < 1 || s < p.Run.Seq {
+			if b < 1 || s < min(p.Run.Seq, p.context) {
 				t.Errorf("%s %s: largest batch %d, sequence %d", model, r.Method, b, s)
 				continue
 			}
 			if k.At(b, p.Run.Seq, p.Run.Rank).Process > usable || k.At(b+1, p.Run.Seq, p.Run.Rank).Process <= usable {
 				t.Errorf("%s %s: batch %d is not the largest", model, r.Method, b)
 			}
-			if k.At(1, s, p.Run.Rank).Process > usable || k.At(1, s+1, p.Run.Rank).Process <= usable {
+			if k.At(1, s, p.Run.Rank).Process > usable || s != p.context && k.At(1, s+1, p.Run.Rank).Process <= usable {
 				t.Errorf("%s %s: sequence %d is not the longest", model, r.Method, s)
 			}
 			if p.MaxBatch(0) != 0 || p.MaxSeq(1<<20) != 0 {

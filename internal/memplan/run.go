@@ -227,8 +227,8 @@ func (r Run) Validate() error {
 		return &OptionError{"offload", "offloads checkpointed activations, and checkpointing is off"}
 	case d.InBackward && d.Accumulate > 1:
 		return &OptionError{"optimizer-in-backward", "cannot accumulate gradients"}
-	case d.InBackward && d.Sharding != NoSharding:
-		return &OptionError{"optimizer-in-backward", "is not modelled with sharding"}
+	case d.InBackward && d.GPUs > 1:
+		return &OptionError{"optimizer-in-backward", "is not modelled on several GPUs"}
 	case d.Method == QLoRA && d.Base == F32:
 		return &OptionError{"dtype", "a 4-bit base computes in bfloat16 or float16"}
 	case d.Method != Full && d.Precision == Autocast && d.Base == F32:

@@ -28,15 +28,20 @@ func largest(ok func(int64) bool) int64 {
 }
 
 // MaxBatch is the largest micro-batch of the run that fits into usable bytes,
-// MaxSeq the longest sequence at its micro-batch; 0 if none does. The whole
-// formula is evaluated for each try.
+// MaxSeq the longest sequence at its micro-batch, no longer than the model's
+// context where that is known; 0 if none does. The whole formula is evaluated for
+// each try.
 func (p *Plan) MaxBatch(usable int64) int64 {
 	return largest(func(n int64) bool { return p.fits(n, p.Run.Seq, usable) })
 }
 
 // MaxSeq is described at [Plan.MaxBatch].
 func (p *Plan) MaxSeq(usable int64) int64 {
-	return largest(func(n int64) bool { return p.fits(p.Run.MicroBatch, n, usable) })
+	n := largest(func(n int64) bool { return p.fits(p.Run.MicroBatch, n, usable) })
+	if p.context > 0 {
+		n = min(n, p.context)
+	}
+	return n
 }
 
 func (p *Plan) fits(batch, seq, usable int64) bool {

@@ -46,6 +46,7 @@ func FromConfig(data []byte) (*Model, error) {
 	b := &builder{m: m, count: 1}
 	m.Tied = tied(c)
 	build(b, c)
+	m.Context = context(c)
 	if *c.err != nil {
 		return nil, *c.err
 	}
@@ -67,6 +68,23 @@ func tied(c *config) bool {
 		}
 	}
 	return c.bool("tie_word_embeddings")
+}
+
+// context is the number of positions that the file gives, 0 if it gives none: the class's default says nothing of a
+// checkpoint.
+func context(c *config) int64 {
+	levels := []*config{c}
+	if _, ok := c.keys["text_config"]; ok {
+		levels = append(levels, c.sub("text_config", ""))
+	}
+	for _, l := range levels {
+		for _, key := range []string{"max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length"} {
+			if _, ok := l.keys[key]; ok {
+				return l.num(key)
+			}
+		}
+	}
+	return 0
 }
 
 // bare reports whether the class is the model without a head ("BertModel").

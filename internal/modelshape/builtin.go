@@ -20,6 +20,24 @@ var builtin = sync.OnceValue(func() map[string]json.RawMessage {
 	return m
 })
 
+// publishedJSON has the repository of each shape on the hub and the positions of its config.json there.
+//
+//go:embed published.json
+var publishedJSON []byte
+
+type published struct {
+	Hub     string
+	Context int64
+}
+
+var publications = sync.OnceValue(func() map[string]published {
+	var m map[string]published
+	if err := json.Unmarshal(publishedJSON, &m); err != nil {
+		panic("modelshape: published.json: " + err.Error())
+	}
+	return m
+})
+
 // BuiltinNames lists the names that [Builtin] knows, sorted.
 func BuiltinNames() []string {
 	var out []string
@@ -47,5 +65,8 @@ func Builtin(name string) (*Model, error) {
 		return nil, fmt.Errorf("built-in shape %s: %w", name, err)
 	}
 	m.Name = strings.ToLower(name)
+	if p, ok := publications()[m.Name]; ok {
+		m.Hub, m.Context = p.Hub, p.Context
+	}
 	return m, nil
 }

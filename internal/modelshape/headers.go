@@ -33,7 +33,7 @@ func FromTensors(tensors []Tensor, config []byte, classify Classifier) (*Model, 
 		ref, err := FromConfig(config)
 		switch err := err.(type) {
 		case nil:
-			m.Type, m.Class, m.Tied, m.Stack = ref.Type, ref.Class, ref.Tied, ref.Stack
+			m.Type, m.Class, m.Tied, m.Stack, m.Context = ref.Type, ref.Class, ref.Tied, ref.Stack, ref.Context
 			for _, g := range ref.Groups {
 				known[pattern(g.Name)] = g
 			}

@@ -88,6 +88,7 @@ type Stack struct {
 // Model is the shape of a model.
 type Model struct {
 	Name   string
+	Hub    string // repository of a published model; "" if it has none
 	Type   string // model_type
 	Class  string // transformers class, from "architectures" or assumed
 	Tied   bool   // the output head is the embedding
@@ -95,6 +96,8 @@ type Model struct {
 	Stack  Stack
 	Exact  bool     // the groups were built by a known family or read from headers
 	Notes  []string // what was assumed
+
+	Context int64 // positions the model was made for; 0: not known
 }
 
 // Params is the number of parameters.

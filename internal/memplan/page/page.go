@@ -38,6 +38,7 @@ type Data struct {
 	Variants         []Variant
 	Chosen           int // of Variants
 	Batch, Seq, Rank int64
+	Context          int64  // positions of the model; 0 if they are not known
 	GPU              string // "" is none in particular
 	Usable           int64  // bytes of a GPU that is not in the list; 0 if it is
 	Facts            []string
@@ -62,7 +63,7 @@ func Write(w io.Writer, d Data) error {
 	}
 	if err := tmpl.Execute(w, map[string]any{
 		"Data": d, "Formula": template.JS(formulaJS), "Script": template.JS(pageJS),
-		"JSON": map[string]any{"variants": d.Variants, "chosen": d.Chosen, "batch": d.Batch, "seq": d.Seq, "rank": d.Rank, "gpu": d.GPU, "gpus": cards},
+		"JSON": map[string]any{"variants": d.Variants, "chosen": d.Chosen, "batch": d.Batch, "seq": d.Seq, "rank": d.Rank, "context": d.Context, "gpu": d.GPU, "gpus": cards},
 	}); err != nil {
 		return fmt.Errorf("draw page: %w", err)
 	}

@@ -66,7 +66,7 @@
 
     const words = { fits: "fits", tight: "fits, tight", pages: "fits with paging", no: "does not fit" };
     fill($("figures"), ...[
-      ["allocated", gib(x.allocated), "tensors"], ["reserved", gib(x.reserved), "with the allocator's slack"], ["process", gib(x.process), "with the CUDA context"],
+      ["allocated", gib(x.allocated), "tensors"], ["reserved", gib(x.reserved), "with the allocator's slack"], ["needs at least", gib(x.process), "with the CUDA context"],
       [card.name, words[verdict], verdict === "no" ? gib(x.process - card.usable) + " too much" : gib(Math.max(card.usable - x.process, 0)) + " left", verdict],
       ...(x.host > 0 ? [["host memory", gib(x.host), "at most, for paged or offloaded data"]] : []),
     ].map(([label, value, note, cls]) => {
@@ -118,7 +118,7 @@
         const y = at(v, bb, ss, r);
         return y.process < limit && y.process <= g.usable;
       };
-      const mb = largest((n) => ok(n, s)), ms = largest((n) => ok(b, n));
+      const mb = largest((n) => ok(n, s)), ms = Math.min(largest((n) => ok(b, n)), data.context || Infinity);
       const tr = row(g.name, gib(g.mib * 2 ** 20), make("td", f, f), x.process <= g.usable ? gib(g.usable - x.process) : "-", mb ? count(mb) : "-", ms ? count(ms) : "-");
       if (g === card) tr.className = "chosen";
       return tr;

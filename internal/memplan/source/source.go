@@ -41,7 +41,7 @@ func Open(src string) (*Source, error) {
 		if err != nil {
 			return nil, err
 		}
-		load := m.Name
+		load := cmp.Or(m.Hub, m.Name)
 		if strings.Contains(src, "/") {
 			load = src
 		}
