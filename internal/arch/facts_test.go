@@ -12,6 +12,9 @@ import (
 // What transformers itself replaces with a null skip list, recorded by
 // gen/check.py --record from models built on the meta device.
 func TestQuantizedSetsAreThoseOfTransformers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	for file, target := range map[string]Target{
 		"testdata/facts5.json": Transformers5,
 		"testdata/facts4.json": Transformers4,

@@ -20,6 +20,9 @@ const pageMark = "<!-- The table below is written by: go test ./internal/arch -r
 
 // TestPage holds docs/architectures.md and the README's count against the table.
 func TestPage(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	docs := filepath.Join("..", "..", "docs", "architectures.md")
 	page, err := os.ReadFile(docs)
 	if err != nil {

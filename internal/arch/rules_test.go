@@ -15,6 +15,9 @@ type ruleCase struct {
 
 // The recorded answers are those of the loaders' own code (gen/rules_golden.py).
 func TestRulesMatchTheLoaders(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	text, err := os.ReadFile("testdata/rules.json")
 	if err != nil {
 		t.Fatal(err)

@@ -44,6 +44,9 @@ func split(m *Model, t Target, names []string) (kept, quantized []Tensor) {
 // For every class of the table and every target there must be a skip list
 // that every loader reads as meant.
 func TestSkipListServesEveryClass(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	targets := []Target{Transformers5 | Transformers4, Transformers5, Transformers4}
 	for _, info := range Types() {
 		mt := lookupType(info.ModelType)
@@ -86,6 +89,9 @@ func TestSkipListServesEveryClass(t *testing.T) {
 // A null list does for the classes of diffusers, which keep nothing but what
 // _keep_in_fp32_modules names.
 func TestSkipListServesEveryComponent(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	for _, info := range Components() {
 		names := lookupType(info.Class).base.names("0", "1", "2")
 		m, err := Resolve(Query{ModelType: info.Class, Diffusers: true}, names)

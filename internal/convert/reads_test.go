@@ -54,6 +54,9 @@ func (c *counted) most() int32 {
 // TestReadsOfTurned: matrices that the output has transposed are read once to be dequantized, by large reads; and once for
 // each pass to be quantized.
 func TestReadsOfTurned(t *testing.T) {
+	if testing.Short() {
+		t.Skip("weights of several MiB, which the race detector makes slow")
+	}
 	const gpt2 = `{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "dtype": "bfloat16"}`
 	const llama4 = `{"model_type": "llama4_text", "architectures": ["Llama4ForCausalLM"], "dtype": "bfloat16"}`
 	for _, c := range []struct {

@@ -266,6 +266,9 @@ func compareRanges(r io.ReaderAt, whole []byte, rng *rand.Rand, rounds int) erro
 }
 
 func TestReaderManners(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	for _, name := range []string{"fp8-blocks", "fp8-ue8m0", "mxfp4", "ct-int", "ct-pack", "ct-float4"} {
 		g := openGolden(t, "testdata/"+name+".safetensors")
 		for _, l := range g.detect(t).Logical {

@@ -193,6 +193,9 @@ func TestAgainstGPTQ(t *testing.T) {
 }
 
 func TestFeedbackHelps(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	l := newLayer(1, 192, 40)
 	plain := OutputError(l.heldout, l.n, l.x, l.decode(l.nearest()), 1)
 	for _, d := range Dampings {

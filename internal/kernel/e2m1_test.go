@@ -7,6 +7,9 @@ import (
 )
 
 func TestE2M1(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	b := &buffers{t: t}
 	for _, blockSize := range []int{16, 32, 64} {
 		t.Run(fmt.Sprint(blockSize), func(t *testing.T) {

@@ -180,6 +180,9 @@ func rows(t *testing.T, e Elem, blockSize int, f func(r row)) {
 var blockSizes = []int{32, 64, 128, 512, 4096}
 
 func TestQuantize(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	b := &buffers{t: t}
 	for _, e := range runElems {
 		for _, blockSize := range blockSizes {
@@ -240,6 +243,9 @@ func TestCodesOfAnyScale(t *testing.T) {
 }
 
 func TestDequantize(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	b := &buffers{t: t}
 	for _, e := range runElems {
 		for _, blockSize := range blockSizes {
@@ -290,6 +296,9 @@ func TestFloat32Slices(t *testing.T) {
 }
 
 func TestErrorSums(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	b := &buffers{t: t}
 	for _, e := range runElems {
 		for _, blockSize := range blockSizes {
@@ -395,6 +404,9 @@ func (b *buffers) floats(src []float32) []float32 {
 }
 
 func TestDynamic(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	b := &buffers{t: t}
 	rows(t, F32, 64, func(r row) {
 		scales, offset := floats(r.src), []float32{0, 0.01, -3, 1e30}[r.n%4]

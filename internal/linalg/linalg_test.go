@@ -106,6 +106,9 @@ func positive(r *rand.Rand, n int) Matrix {
 }
 
 func TestCholesky(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	for _, n := range []int{1, 2, 5, 95, 191, 192, 193, 450} {
 		r := rand.New(rand.NewPCG(uint64(n), 2))
 		a := positive(r, n)
@@ -138,6 +141,9 @@ func TestCholesky(t *testing.T) {
 }
 
 func TestCholeskyNotPositive(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	for _, c := range []struct {
 		n, at int
 		v     float32

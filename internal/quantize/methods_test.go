@@ -103,6 +103,9 @@ func make4bit(t *testing.T, name bnb.Scale, rows, cols int64, block int, double 
 // Each method is better than the one before by the measure that it goes by, with and without double quantization, for rows
 // that are whole blocks or not.
 func TestMethods(t *testing.T) {
+	if testing.Short() {
+		t.Skip("TestMethodsSame has the race detector see the methods")
+	}
 	for _, c := range []struct {
 		rows, cols int64
 		block      int

@@ -78,6 +78,9 @@ var kinds = map[string]func(r *rand.Rand) (x, h float32){
 // The search leaves at most 1 % more error in total than trying 1,157 scales of each sign does, and never more than
 // absmax in any block.
 func TestScalesAgainstExhaustive(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
 	const blocks = 40
 	for name, kind := range kinds {
 		for _, m := range []Method{{kernel.NF4, 64, false}, {kernel.NF4, 64, true}, {kernel.NF4, 32, true}, {kernel.FP4, 64, false}} {
