@@ -36,6 +36,9 @@ var rank = map[string]int{
 	"internal/decode":     1,
 	"internal/modelshape": 1,
 
+	"internal/remote":         2,
+	"internal/remote/standin": 0,
+
 	"internal/fourbit":      2,
 	"internal/complete":     2,
 	"internal/manifest":     2,

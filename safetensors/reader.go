@@ -190,6 +190,17 @@ func (r *Reader) ReadHeader() ([]byte, error) {
 	return buf[lenSize:], nil
 }
 
+// NewNamedReader is [NewReader] with a name of the file, which errors of reading it carry.
+func NewNamedReader(name string, r io.ReaderAt, size int64) (*Reader, error) {
+	rd, err := NewReader(r, size)
+	if err != nil {
+		setFile(err, name)
+		return nil, err
+	}
+	rd.name = name
+	return rd, nil
+}
+
 // File is a [Reader] of a file on disk.
 type File struct {
 	*Reader
@@ -226,13 +237,7 @@ func newFileReader(f *os.File, name string) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := NewReader(f, fi.Size())
-	if err != nil {
-		setFile(err, name)
-		return nil, err
-	}
-	r.name = name
-	return r, nil
+	return NewNamedReader(name, f, fi.Size())
 }
 
 // Name returns the name that was given to [Open].

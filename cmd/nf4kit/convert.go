@@ -104,9 +104,12 @@ A recipe (--recipe) is a YAML file whose keys are flags of this command:
       - 'down_proj=block=32'
       - 'lm_head=keep'
 
-The command line wins over the environment, and the environment over the recipe.`,
+The command line wins over the environment, and the environment over the recipe.
+
+` + sourceHelp,
 		Example: `  nf4kit convert Llama-3.2-1B Llama-3.2-1B-nf4
   nf4kit convert Llama-3.2-1B out --double-quant=false --report errors.json
+  nf4kit convert hf://Qwen/Qwen2.5-72B Qwen2.5-72B-nf4
   nf4kit convert model.safetensors out --only 'proj'
   nf4kit convert Llama-3.2-1B out --rule 'down_proj=block=32' --dry-run -v
   nf4kit convert Llama-3.2-1B out --imatrix Llama-3.2-1B.imatrix.gguf

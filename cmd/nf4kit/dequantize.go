@@ -35,7 +35,9 @@ code's table entry times the decoded scale in float32, rounded to the dtype.
 
 It takes LLM.int8, FP8, MXFP4, NVFP4 and compressed-tensors' FP8, int8 and packed
 weights too, as convert does. Of a single file without a config.json beside it, tensors that are not
-quantized keep their dtype unless --dtype is given.`,
+quantized keep their dtype unless --dtype is given.
+
+` + sourceHelp,
 		Example: `  nf4kit dequantize Llama-3.2-1B-nf4 Llama-3.2-1B-bf16
   nf4kit dequantize Llama-3.2-1B-nf4 out --dtype float32`,
 		Args: arguments("SRC", "DST"),

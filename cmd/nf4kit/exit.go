@@ -11,6 +11,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/feedback"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/lora"
+	"github.com/nf4kit/nf4kit/internal/remote"
 	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
@@ -95,11 +96,14 @@ func hint(err error) string {
 	var src *convert.SourceError
 	var adapter *lora.Error
 	var missing *checkpoint.MissingError
+	var server *remote.Error
 	switch {
 	case errors.As(err, &adapter):
 		return adapter.Hint
 	case errors.As(err, &in):
 		return in.Hint
+	case errors.As(err, &server):
+		return server.Hint
 	case errors.As(err, &missing):
 		return missing.Hint()
 	case errors.As(err, &out):

@@ -43,10 +43,13 @@ config.json is listed on standard error; of more than 131,072 tensors, or of som
 REGEX chooses, that is not judged.
 
 With one or more REGEX (RE2, unanchored, on tensor names) only the tensors that match
-one of them count, and they are listed; -v lists every tensor.`,
+one of them count, and they are listed; -v lists every tensor.
+
+` + sourceHelp,
 		Example: `  nf4kit inspect Llama-3.2-1B-nf4
   nf4kit inspect Llama-3.2-1B-nf4 'layers\.0\.' --skip norm
   nf4kit inspect model.safetensors -v
+  nf4kit inspect hf://Qwen/Qwen2.5-72B
   nf4kit inspect Llama-3.2-1B-nf4 --json`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if architectures {

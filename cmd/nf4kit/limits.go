@@ -8,6 +8,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/remote"
 	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
@@ -68,14 +69,24 @@ func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	}
 }
 
-// openSource is checkpoint.Open, left behind when ctx ends.
-func openSource(ctx context.Context, path string) (*checkpoint.Source, error) {
-	return await(ctx, func() (*checkpoint.Source, error) { return checkpoint.Open(path) })
+// sourceHelp says in the help of a command what its sources may be.
+const sourceHelp = `SRC may lie elsewhere: hf://org/name[@REVISION][/FOLDER], org/name where there is no such path,
+or the https:// address of a directory or file. docs/sources.md has the variables (HF_TOKEN,
+HF_ENDPOINT, ...) and limits.`
+
+// openSource is remote.Open, left behind when ctx ends, until which the source may be read.
+func (g *globals) openSource(ctx context.Context, src string) (*checkpoint.Source, error) {
+	opt := remote.Options{Agent: "nf4kit/" + versionText(), Getenv: g.getenv, Told: func(text string) {
+		if !g.Quiet {
+			noticef(g.Stderr, "%s", text)
+		}
+	}}
+	return await(ctx, func() (*checkpoint.Source, error) { return remote.Open(ctx, src, opt) })
 }
 
 // open is openSource for what a command is about: it says what is odd about it.
 func (g *globals) open(ctx context.Context, path string) (*checkpoint.Source, error) {
-	src, err := openSource(ctx, path)
+	src, err := g.openSource(ctx, path)
 	if err != nil {
 		return nil, err
 	}

@@ -60,7 +60,9 @@ information, outliers the share of blocks whose largest weight is above twice th
 
 Gates make the command exit with 4. VALUE alone is a limit on the total, KIND=VALUE on one
 kind of module, such as down_proj=0.1; they apply to the first format, or to all that a
-checkpoint has been written in.`,
+checkpoint has been written in.
+
+` + sourceHelp,
 		Example: `  nf4kit measure Llama-3.2-1B
   nf4kit measure Llama-3.2-1B --formats nf4,fp4 --block-sizes 32,64,128 --double-quant both --report rd.html
   nf4kit measure Llama-3.2-70B --sample 0.02
@@ -267,7 +269,7 @@ func (o *MeasureOptions) written(ctx context.Context, g *globals, src *checkpoin
 	if err != nil {
 		return nil, err
 	}
-	quant, err := openSource(ctx, o.Quant)
+	quant, err := g.openSource(ctx, o.Quant)
 	if err != nil {
 		return nil, err
 	}

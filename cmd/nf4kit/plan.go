@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/memplan"
 	"github.com/nf4kit/nf4kit/internal/memplan/page"
 	"github.com/nf4kit/nf4kit/internal/memplan/source"
@@ -66,7 +67,9 @@ shows more, since the allocator's cache grows while there is room. docs/plan.md 
 the formulas with published measurements.
 
 The Python at the end is the run that was planned: every flag that changes the figures
-changes it too, except those that are marked (not in the script).`,
+changes it too, except those that are marked (not in the script).
+
+` + sourceHelp,
 		Example: `  nf4kit plan llama-3.1-8b --gpu "RTX 4090"
   nf4kit plan Llama-3.2-1B --method lora --rank 32 --targets q_proj,v_proj --seq 4096
   nf4kit plan config.json --method full --gpus 8 --sharding fsdp --vram 80GiB
@@ -301,7 +304,9 @@ func runPlan(ctx context.Context, g *globals, o PlanOptions) error {
 		return err
 	}
 	collectGarbage(stream.DefaultMemory)
-	src, err := await(ctx, func() (*source.Source, error) { return source.Open(o.Src) })
+	src, err := await(ctx, func() (*source.Source, error) {
+		return source.Open(o.Src, func(src string) (*checkpoint.Source, error) { return g.openSource(ctx, src) })
+	})
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ type globals struct {
 	Quiet   bool
 	Verbose bool
 
+	getenv   func(name string) string
 	profiles profiles
 	complete string // DST, once it is there: an error after that has not undone it
 
@@ -31,7 +32,7 @@ type globals struct {
 // prints errors.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	out := &stickyWriter{w: stdout}
-	g := &globals{Stdin: stdin, Stdout: out, Stderr: stderr}
+	g := &globals{Stdin: stdin, Stdout: out, Stderr: stderr, getenv: lookup(environ)}
 	root := newRootCommand(g, environ)
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -69,6 +70,18 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 		}
 	}
 	return code
+}
+
+// lookup is os.Getenv of environ.
+func lookup(environ []string) func(name string) string {
+	return func(name string) string {
+		for _, v := range slices.Backward(environ) {
+			if k, v, _ := strings.Cut(v, "="); k == name {
+				return v
+			}
+		}
+		return ""
+	}
 }
 
 // stickyWriter keeps the first error of writing: most commands print line by

@@ -15,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/nf4kit/nf4kit/internal/activations"
+	"github.com/nf4kit/nf4kit/internal/remote/standin"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -35,6 +36,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("LLAMA", llama)
+			env.Setenv("HF_HUB_OFFLINE", "1")
 			return nil
 		},
 		Condition: func(name string) (bool, error) {
@@ -45,6 +47,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits":     wantExit,
+			"hub":       hub,
 			"mkact":     mkact,
 			"mkimatrix": mkimatrix,
 			"mkst":      mkst,
@@ -70,6 +73,20 @@ func wantExit(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("nf4kit %s: exit code %d; want %d", strings.Join(args[1:], " "), got, want)
 	}
+}
+
+// hub REPO DIR [TOKEN] has a hub that has the files of DIR as REPO, until the end of the script.
+func hub(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("usage: hub REPO DIR [TOKEN]")
+	}
+	h := &standin.Hub{Repo: args[0], Dir: ts.MkAbs(args[1]), Token: strings.Join(args[2:], ""), SignedFor: 2}
+	stop, err := h.Start()
+	ts.Check(err)
+	ts.Defer(stop)
+	ts.Setenv("HF_ENDPOINT", h.URL)
+	ts.Setenv("HF_TOKEN", h.Token)
+	ts.Setenv("HF_HOME", ts.MkAbs("hf"))
 }
 
 // mkst FILE HEADER [N [VALUE]] writes a safetensors file: the header as it is

@@ -259,9 +259,13 @@ func (s *summary) card(src *checkpoint.Source) (map[string][]byte, error) {
 	}
 	pkg, class, _ := s.p.LoadClass()
 	// Nothing in it comes from DST: the same source and flags give the same bytes.
-	base := hubName(src.Dir)
+	base := cmp.Or(src.Repo, hubName(src.Dir))
 	name := path.Base(base)
-	if base == "" {
+	switch {
+	case base != "":
+	case !src.IsLocal():
+		name = path.Base(src.Dir)
+	default:
 		dir, err := filepath.Abs(src.Dir)
 		if err != nil {
 			return nil, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/footprint"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/manifest"
+	"github.com/nf4kit/nf4kit/internal/remote"
 	"github.com/nf4kit/nf4kit/internal/report"
 	"github.com/nf4kit/nf4kit/internal/verify"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
@@ -63,7 +65,9 @@ Of findings of one kind five are printed and the rest is counted; -v prints all.
 
 It exits with 4 if a loader of --target would fail on the checkpoint or misread it, or
 if a digest or the source says that it is not what was written. What breaks only
-other loaders is a notice.`,
+other loaders is a notice.
+
+` + strings.ReplaceAll(sourceHelp, "SRC", "DIR or SRC"),
 		Example: `  nf4kit verify Llama-3.2-1B-nf4
   nf4kit verify Llama-3.2-1B-nf4 --source Llama-3.2-1B
   nf4kit verify Llama-3.2-1B-nf4 --headers-only --json
@@ -91,6 +95,9 @@ other loaders is a notice.`,
 // by renaming. It reports a model that is plain, of which there is no more to
 // verify once its config.json says so.
 func fixConfig(g *globals, dir string, targets arch.Target) (plain bool, err error) {
+	if remote.IsRemote(dir) {
+		return false, usagef("--fix: %s is no directory of this machine", dir)
+	}
 	src, err := checkpoint.Open(dir)
 	if err != nil {
 		return false, err
@@ -187,7 +194,7 @@ func runVerify(ctx context.Context, g *globals, o VerifyOptions) error {
 	opt := verify.Options{Targets: targets, StructureOnly: o.HeadersOnly, AllowIncomplete: o.AllowIncomplete, Stream: so}
 	total := src.TensorBytes()
 	if o.Source != "" {
-		if opt.Source, err = openSource(ctx, o.Source); err != nil {
+		if opt.Source, err = g.openSource(ctx, o.Source); err != nil {
 			return err
 		}
 		defer opt.Source.Close()

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -122,7 +121,7 @@ func (s *Source) checkCopies(copies []Tensor, budget *int64) error {
 			return err
 		}
 		if !same {
-			return &InputError{File: filepath.Join(s.Dir, filepath.FromSlash(last.Shard.Name)), Tensor: last.Name, Expected: "each tensor in one shard",
+			return &InputError{File: s.at(last.Shard.Name), Tensor: last.Name, Expected: "each tensor in one shard",
 				Found: "it in " + t.Shard.Name + " too, with another content", Hint: hint}
 		}
 	}
@@ -144,7 +143,7 @@ func equalTensors(a, b Tensor, budget *int64) (bool, error) {
 			buf []byte
 		}{{a, p}, {b, q}} {
 			if _, err := x.t.ReadAt(x.buf[:n], off); err != nil && err != io.EOF {
-				return false, fmt.Errorf("read %s: %w", x.t.Shard.File.Name(), err)
+				return false, fmt.Errorf("read %s: %w", x.t.Shard.Path(), err)
 			}
 		}
 		if !bytes.Equal(p[:n], q[:n]) {

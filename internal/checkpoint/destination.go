@@ -50,6 +50,9 @@ func resolveDestination(dst string) (string, error) {
 func checkSources(dst, dir string, sources []string) error {
 	for _, src := range sources {
 		resolved, err := filepath.EvalSymlinks(src)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it is not on this machine
+		}
 		if err != nil {
 			return fmt.Errorf("resolve %s: %w", src, err)
 		}

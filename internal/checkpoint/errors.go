@@ -2,7 +2,6 @@ package checkpoint
 
 import (
 	"fmt"
-	"os"
 	"regexp"
 	"strings"
 )
@@ -42,29 +41,15 @@ type MissingError struct {
 func (e *MissingError) Error() string { return fmt.Sprintf("open source: %v", e.Err) }
 func (e *MissingError) Unwrap() error { return e.Err }
 
-// repositories are names such as org/model, which is how a hub calls a model; hubs are their pages.
-var (
-	repositories = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$`)
-	hubs         = regexp.MustCompile(`^(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)`)
-)
+// repositories are names such as org/model, which is how a hub calls a model.
+var repositories = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
-// Hint says how to get what the path may have meant.
+// Hint says what the path may have meant.
 func (e *MissingError) Hint() string {
-	repo := ""
-	if m := hubs.FindStringSubmatch(e.Path); m != nil {
-		repo = m[1]
-	} else if strings.Contains(e.Path, "://") {
-		return "download the model first, and give its directory"
-	} else if parent, _, ok := strings.Cut(e.Path, "/"); ok && repositories.MatchString(e.Path) {
-		if _, err := os.Stat(parent); err != nil {
-			repo = e.Path
-		}
-	}
-	if repo == "" {
+	if !repositories.MatchString(e.Path) {
 		return ""
 	}
-	dir := repo[strings.IndexByte(repo, '/')+1:]
-	return fmt.Sprintf("if the model of the Hugging Face hub is meant: hf download %s --local-dir %s, and give %s", repo, dir, dir)
+	return "if the model of a hub is meant: hf://" + e.Path
 }
 
 // OutputError is a destination that must not or cannot be written. Nothing was changed.

@@ -20,14 +20,31 @@ func (s *Source) ReadFile(rel string, limit int64) ([]byte, error) {
 	if !filepath.IsLocal(filepath.FromSlash(rel)) {
 		return nil, &InputError{File: s.Dir, Expected: "a name within the directory", Found: fmt.Sprintf("%q", clip(rel))}
 	}
-	f, err := s.openInside(filepath.Join(s.Dir, filepath.FromSlash(rel)))
+	raw, err := s.readInside(rel, limit)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	return raw, err
+}
+
+// readInside reads a file as ReadFile does, but that one that is not there is an error.
+func (s *Source) readInside(rel string, limit int64) ([]byte, error) {
+	if s.fsys != nil {
+		return s.readStored(rel, limit)
+	}
+	f, err := s.openInside(s.at(rel))
 	if err != nil {
 		return nil, err
 	}
 	return readBounded(f, limit)
+}
+
+// readAnywhere reads a file whatever links lead to, for what is only looked at.
+func (s *Source) readAnywhere(rel string, limit int64) ([]byte, error) {
+	if s.fsys != nil {
+		return s.readStored(rel, limit)
+	}
+	return ReadRegular(s.at(rel), limit)
 }
 
 // openInside opens a file as ReadFile does; path begins with s.Dir.

@@ -40,7 +40,12 @@ func (s *Source) openDir() error {
 	if err := s.findRoots(); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(s.Dir)
+	return s.findWeights()
+}
+
+// findWeights opens the weights of s.Dir.
+func (s *Source) findWeights() error {
+	entries, err := s.ReadDir("")
 	if err != nil {
 		return fmt.Errorf("open source: %w", err)
 	}
@@ -73,12 +78,8 @@ func (s *Source) openDir() error {
 // openIndexed opens the shards that an index names and compares the two.
 func (s *Source) openIndexed(base string, single bool) error {
 	s.Base = base
-	indexPath := filepath.Join(s.Dir, base+indexSuffix)
-	f, err := s.openInside(indexPath)
-	if err != nil {
-		return err
-	}
-	raw, err := readBounded(f, MaxIndexSize)
+	indexPath := s.at(base + indexSuffix)
+	raw, err := s.readInside(base+indexSuffix, MaxIndexSize)
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func (s *Source) openIndexed(base string, single bool) error {
 		return &InputError{File: indexPath, Expected: "tensors in weight_map", Found: "none"}
 	}
 	if single && !slices.Contains(shards, base+weightExt) {
-		return &InputError{File: filepath.Join(s.Dir, base+weightExt), Expected: "no single file beside an index of other shards",
+		return &InputError{File: s.at(base + weightExt), Expected: "no single file beside an index of other shards",
 			Found: "both, which loaders choose between differently",
 			Hint:  "remove the one that is stale, or give the file itself as the source"}
 	}
@@ -102,11 +103,11 @@ func (s *Source) openIndexed(base string, single bool) error {
 			return err
 		}
 	}
-	files, errs := openShards(s.Dir, shards)
+	files, errs := s.openShards(shards)
 	for i, name := range shards {
 		err := errs[i]
 		if err == nil {
-			s.add(name, files[i])
+			s.add(files[i])
 			continue
 		}
 		for _, f := range files[i:] {
@@ -131,10 +132,10 @@ func (s *Source) openIndexed(base string, single bool) error {
 // anywhere, to another disk for one: nothing but tensors is read from it.
 func (s *Source) checkFolder(name string) error {
 	folder := path.Dir(name)
-	if folder == "." {
+	if folder == "." || s.fsys != nil {
 		return nil
 	}
-	err := s.checkInside(filepath.Join(s.Dir, filepath.FromSlash(folder)))
+	err := s.checkInside(s.at(folder))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // which opening the shard will tell
 	}
@@ -146,7 +147,7 @@ func (s *Source) warnStrays(entries []fs.DirEntry) {
 	for _, e := range entries {
 		used := slices.ContainsFunc(s.Shards, func(sh *Shard) bool { return sh.Name == e.Name() })
 		if !used && strings.HasSuffix(e.Name(), weightExt) {
-			s.Warnings = append(s.Warnings, filepath.Join(s.Dir, e.Name())+": not part of the checkpoint, left out")
+			s.Warnings = append(s.Warnings, s.at(e.Name())+": not part of the checkpoint, left out")
 		}
 	}
 }
@@ -215,7 +216,11 @@ func (s *Source) openFile(info fs.FileInfo) error {
 	if !info.Mode().IsRegular() {
 		return &InputError{File: s.Path, Expected: "a model directory or a .safetensors file", Found: modeName(info.Mode())}
 	}
-	name := filepath.Base(s.Path)
+	return s.openAlone(filepath.Base(s.Path))
+}
+
+// openAlone opens one file of s.Dir.
+func (s *Source) openAlone(name string) error {
 	if strings.HasSuffix(name, indexSuffix) {
 		return &InputError{File: s.Path, Expected: "a model directory or a .safetensors file", Found: "an index",
 			Hint: "give its directory, " + s.Dir}
@@ -234,7 +239,7 @@ func (s *Source) openFile(info fs.FileInfo) error {
 
 // refuseLoneShard looks for an index beside the file that names it along with others.
 func (s *Source) refuseLoneShard(name string) error {
-	entries, err := os.ReadDir(s.Dir)
+	entries, err := s.ReadDir("")
 	if err != nil {
 		// A file in a directory that may be searched but not listed is still a file.
 		return nil
@@ -243,12 +248,11 @@ func (s *Source) refuseLoneShard(name string) error {
 		if !strings.HasSuffix(e.Name(), indexSuffix) {
 			continue
 		}
-		path := filepath.Join(s.Dir, e.Name())
-		raw, err := ReadRegular(path, MaxIndexSize)
+		raw, err := s.readAnywhere(e.Name(), MaxIndexSize)
 		if err != nil {
 			continue // not this source's business
 		}
-		ix, err := ParseIndex(path, raw)
+		ix, err := ParseIndex(s.at(e.Name()), raw)
 		if err != nil {
 			continue
 		}
@@ -297,6 +301,9 @@ func (s *Source) resolveHub() error {
 	return nil
 }
 
+// weightHead is how many bytes tell what a file is.
+const weightHead = 64
+
 // checkWeightFile opens path far enough to tell what it is if it is not safetensors at all, which says more than
 // that its header length is absurd.
 func checkWeightFile(path string) error {
@@ -305,13 +312,17 @@ func checkWeightFile(path string) error {
 		return err
 	}
 	defer f.Close()
-	head := make([]byte, 64)
+	head := make([]byte, weightHead)
 	n, err := io.ReadFull(f, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
-	head = head[:n]
-	if n > 8 && head[8] == '{' {
+	return checkWeightHead(path, head[:n])
+}
+
+// checkWeightHead says what a file is that does not begin as safetensors does.
+func checkWeightHead(path string, head []byte) error {
+	if len(head) > 8 && head[8] == '{' {
 		return nil
 	}
 	e := &InputError{File: path, Expected: "a safetensors file"}

@@ -1,11 +1,13 @@
 package checkpoint
 
 import (
+	"syscall"
+
 	"golang.org/x/sys/unix"
 )
 
-// Cached reports whether most of the tensor is in the page cache; false where the system cannot tell.
-func (t Tensor) Cached() bool {
+// cached reports whether most of the tensor is in the page cache; false where the system cannot tell.
+func (t Tensor) cached() bool {
 	if t.Size() == 0 {
 		return true
 	}
@@ -20,24 +22,25 @@ func (t Tensor) Cached() bool {
 	return cached
 }
 
-// Prefetch asks the system to read n bytes of the tensor at off ahead of time.
-func (t Tensor) Prefetch(off, n int64) { t.advise(off, n, unix.FADV_WILLNEED) }
-
-// Drop tells the system that n bytes of the tensor at off will not be read again.
-func (t Tensor) Drop(off, n int64) { t.advise(off, n, unix.FADV_DONTNEED) }
+func (t Tensor) willNeed(off, n int64) { t.advise(off, n, unix.FADV_WILLNEED) }
+func (t Tensor) dontNeed(off, n int64) { t.advise(off, n, unix.FADV_DONTNEED) }
 
 func (t Tensor) advise(off, n int64, advice int) {
-	if off < 0 || off >= t.Size() || n <= 0 {
-		return
-	}
-	n = min(n, t.Size()-off)
 	t.control(func(fd int) {
 		_ = unix.Fadvise(fd, t.Offset()+off, n, advice) // advice: nothing depends on it
 	})
 }
 
 func (t Tensor) control(f func(fd int)) {
-	c, err := t.Shard.SyscallConn()
+	var file any = t.Shard.file
+	if s, ok := file.(stored); ok {
+		file = s.RangedFile // one that the store has on this machine
+	}
+	sc, ok := file.(syscall.Conn)
+	if !ok {
+		return
+	}
+	c, err := sc.SyscallConn()
 	if err != nil {
 		return
 	}

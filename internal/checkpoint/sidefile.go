@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,8 +14,10 @@ import (
 // SideFile is a file to be copied beside the weights.
 type SideFile struct {
 	Rel  string // with slashes, below the model directory
-	Path string // to read it from; symbolic links not yet followed
+	Path string // to read it from; symbolic links not yet followed. With OpenFS it is for messages alone
 	Size int64
+
+	fsys fs.FS // to read it from; nil for a local file
 }
 
 // Skipped is a file or directory that is not copied, and why.
@@ -45,8 +45,11 @@ func (s *Source) SideFiles() ([]SideFile, []Skipped, error) {
 	if s.IsFile && s.Config == nil {
 		return nil, nil, nil
 	}
-	w := &sideWalker{src: s, above: map[string]bool{s.roots[0]: true}}
-	if err := w.dir(s.Dir, "", 0); err != nil {
+	w := &sideWalker{src: s, above: map[string]bool{}}
+	if s.fsys == nil {
+		w.above[s.roots[0]] = true
+	}
+	if err := w.dir("", 0); err != nil {
 		return nil, nil, err
 	}
 	slices.SortFunc(w.files, func(a, b SideFile) int { return strings.Compare(a.Rel, b.Rel) })
@@ -70,8 +73,8 @@ func (w *sideWalker) skipDir(rel, reason string) {
 	w.skipped = append(w.skipped, Skipped{Rel: rel, Reason: reason, Dir: true})
 }
 
-func (w *sideWalker) dir(dir, rel string, depth int) error {
-	entries, err := os.ReadDir(dir)
+func (w *sideWalker) dir(rel string, depth int) error {
+	entries, err := w.src.ReadDir(rel)
 	if err != nil {
 		return fmt.Errorf("list source: %w", err)
 	}
@@ -81,11 +84,11 @@ func (w *sideWalker) dir(dir, rel string, depth int) error {
 	}
 	module := modulePattern.MatchString(path.Base(rel))
 	for _, e := range entries {
-		name, full := e.Name(), filepath.Join(dir, e.Name())
+		name := e.Name()
 		sub := path.Join(rel, name)
-		info, err := os.Stat(full)
+		info, err := w.src.stat(sub, e)
 		if err == nil && info.IsDir() && !strings.ContainsAny(name, `\:`) {
-			if err := w.subdir(full, sub, depth); err != nil {
+			if err := w.subdir(sub, depth); err != nil {
 				return err
 			}
 			continue
@@ -99,11 +102,12 @@ func (w *sideWalker) dir(dir, rel string, depth int) error {
 			w.skip(sub, reason)
 		case rel == "" && name == configName:
 		default:
-			size, err := w.checkFile(full)
-			if err != nil {
-				return err
+			if w.src.fsys == nil {
+				if size, err = w.checkFile(w.src.at(sub)); err != nil {
+					return err
+				}
 			}
-			w.files = append(w.files, SideFile{Rel: sub, Path: full, Size: size})
+			w.files = append(w.files, SideFile{Rel: sub, Path: w.src.at(sub), Size: size, fsys: w.src.fsys})
 		}
 	}
 	return nil
@@ -135,7 +139,7 @@ const maxPointer = 1024
 // of the transformer and are copied as they are.
 var modulePattern = regexp.MustCompile(`^[0-9]+_[A-Za-z0-9]+$`)
 
-func (w *sideWalker) subdir(full, rel string, depth int) error {
+func (w *sideWalker) subdir(rel string, depth int) error {
 	name := path.Base(rel)
 	switch {
 	case strings.HasPrefix(name, "."), name == "__pycache__":
@@ -145,16 +149,19 @@ func (w *sideWalker) subdir(full, rel string, depth int) error {
 		w.skipDir(rel, "nested too deep")
 		return nil
 	}
-	real, err := resolve(full)
-	if err != nil {
-		return fmt.Errorf("list source: %w", err)
-	}
-	if w.above[real] {
-		w.skip(rel, "a link to a directory above it")
-		return nil
+	real := ""
+	if w.src.fsys == nil {
+		var err error
+		if real, err = resolve(w.src.at(rel)); err != nil {
+			return fmt.Errorf("list source: %w", err)
+		}
+		if w.above[real] {
+			w.skip(rel, "a link to a directory above it")
+			return nil
+		}
 	}
 	if name != "additional_chat_templates" && !modulePattern.MatchString(name) {
-		switch code, err := holdsCode(full); {
+		switch code, err := w.holdsCode(rel); {
 		case err != nil:
 			w.skipDir(rel, "it cannot be listed")
 			return nil
@@ -163,17 +170,20 @@ func (w *sideWalker) subdir(full, rel string, depth int) error {
 			return nil
 		}
 	}
-	if err := w.src.checkInside(full); err != nil {
+	if w.src.fsys != nil { // it has no links
+		return w.dir(rel, depth+1)
+	}
+	if err := w.src.checkInside(w.src.at(rel)); err != nil {
 		return err
 	}
 	w.above[real] = true
 	defer delete(w.above, real)
-	return w.dir(full, rel, depth+1)
+	return w.dir(rel, depth+1)
 }
 
 // holdsCode reports whether a directory is a package of Python modules.
-func holdsCode(dir string) (bool, error) {
-	entries, err := os.ReadDir(dir)
+func (w *sideWalker) holdsCode(rel string) (bool, error) {
+	entries, err := w.src.ReadDir(rel)
 	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return strings.HasSuffix(e.Name(), ".py") }), err
 }
 

@@ -5,7 +5,8 @@
 //   - a directory with model.safetensors, or with model.safetensors.index.json and the shards it names (or the same
 //     under the name diffusion_pytorch_model);
 //   - one .safetensors file that is not a shard of an index;
-//   - a hub cache: a snapshot directory, whose files are symbolic links, or the models--org--name directory above it.
+//   - a hub cache: a snapshot directory, whose files are symbolic links, or the models--org--name directory above it;
+//   - any of these but the last in a file system of the caller's, such as that of a server: see OpenFS.
 //
 // What is wrong with a source's content is an *InputError, a *safetensors.FormatError or a
 // *safetensors.UnsupportedError; any other error is of reading it.
@@ -15,9 +16,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -38,14 +39,31 @@ type Source struct {
 	Tensors  []Tensor // by name
 	Warnings []string // what is odd about the directory but harmless here
 
+	// Repo and Commit name the model on a hub: org/name, and what its revision was pinned to. "" where it is not known to be of one.
+	Repo, Commit string
+
 	roots []string // resolved directories in which the files beside the weights may lie
+	fsys  fs.FS    // of OpenFS; nil for a local path
 }
 
 // Shard is one file of a Source.
 type Shard struct {
 	Name string // in Source.Dir, with slashes
-	*safetensors.File
+	*safetensors.Reader
+	file backing
 }
+
+// backing is what a shard is read from.
+type backing interface {
+	Name() string
+	Close() error
+}
+
+// Close closes the file.
+func (sh *Shard) Close() error { return sh.file.Close() }
+
+// Path is the shard's name in messages: that of its file, or its address.
+func (sh *Shard) Path() string { return sh.file.Name() }
 
 // Tensor is a tensor and the shard it lies in.
 type Tensor struct {
@@ -79,6 +97,11 @@ func (s *Source) open() error {
 	if err != nil {
 		return err
 	}
+	return s.finishOpen()
+}
+
+// finishOpen is what remains to be done once the shards are open.
+func (s *Source) finishOpen() error {
 	if len(s.Tensors) > MaxTensors {
 		return &InputError{File: s.Path, Expected: fmt.Sprintf("at most %d tensors in all files", MaxTensors), Found: fmt.Sprint(len(s.Tensors))}
 	}
@@ -90,6 +113,9 @@ func (s *Source) Close() error {
 	var errs []error
 	for _, sh := range s.Shards {
 		errs = append(errs, sh.Close())
+	}
+	if c, ok := s.fsys.(io.Closer); ok {
+		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -114,11 +140,11 @@ func (s *Source) TensorBytes() int64 {
 
 // addShard opens one file of s.Dir and files its tensors.
 func (s *Source) addShard(name string) error {
-	f, err := openShard(filepath.Join(s.Dir, filepath.FromSlash(name)))
+	sh, err := s.openShard(name)
 	if err != nil {
 		return err
 	}
-	s.add(name, f)
+	s.add(sh)
 	return nil
 }
 
@@ -126,37 +152,48 @@ func (s *Source) addShard(name string) error {
 // some 830,000 when every expert is quantized with five sidecars.
 const MaxTensors = 1 << 20
 
-func (s *Source) add(name string, f *safetensors.File) {
-	sh := &Shard{Name: name, File: f}
+func (s *Source) add(sh *Shard) {
 	s.Shards = append(s.Shards, sh)
-	for _, t := range f.Tensors() {
+	for _, t := range sh.Tensors() {
 		s.Tensors = append(s.Tensors, Tensor{Tensor: t, Shard: sh})
 	}
 }
 
-func openShard(path string) (*safetensors.File, error) {
+func (s *Source) openShard(name string) (*Shard, error) {
+	if s.fsys != nil {
+		return s.openStoredShard(name)
+	}
+	path := s.at(name)
 	if err := checkWeightFile(path); err != nil {
 		return nil, err
 	}
-	return safetensors.Open(path)
+	f, err := safetensors.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return &Shard{Name: name, Reader: f.Reader, file: f}, nil
 }
 
-// openShards opens files of dir side by side, since reading a header is work for the processor. After an error no
+// openShards opens files side by side, since reading a header is work for the processor, or waiting for a server. After an error no
 // further file is begun; the first error in the order of names is at the index of the first file that is nil.
-func openShards(dir string, names []string) ([]*safetensors.File, []error) {
-	files := make([]*safetensors.File, len(names))
+func (s *Source) openShards(names []string) ([]*Shard, []error) {
+	files := make([]*Shard, len(names))
 	errs := make([]error, len(names))
 	var next atomic.Int64
 	var failed atomic.Bool
 	var wg sync.WaitGroup
-	for range min(len(names), runtime.GOMAXPROCS(0)) {
+	atOnce := runtime.GOMAXPROCS(0)
+	if s.fsys != nil {
+		atOnce = max(atOnce, storedAtOnce)
+	}
+	for range min(len(names), atOnce) {
 		wg.Go(func() {
 			for !failed.Load() {
 				i := int(next.Add(1)) - 1
 				if i >= len(names) {
 					return
 				}
-				if files[i], errs[i] = openShard(filepath.Join(dir, filepath.FromSlash(names[i]))); errs[i] != nil {
+				if files[i], errs[i] = s.openShard(names[i]); errs[i] != nil {
 					failed.Store(true)
 				}
 			}
@@ -172,7 +209,7 @@ func (s *Source) readConfig() error {
 	if err != nil || raw == nil {
 		return err
 	}
-	if _, err := parseConfig(filepath.Join(s.Dir, configName), raw); err != nil {
+	if _, err := parseConfig(s.at(configName), raw); err != nil {
 		return err
 	}
 	s.Config = raw

@@ -138,7 +138,7 @@ func (p *Plan) WriteSideFiles(ctx context.Context, out *checkpoint.Output, m *ma
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if _, err := out.CopyFile(f.Rel, f.Path); err != nil {
+		if _, err := out.CopySide(f); err != nil {
 			return err
 		}
 	}

@@ -30,8 +30,11 @@ func (p *Plan) Check(dst string, opt WriteOptions) error {
 }
 
 func (p *Plan) destination(opt *WriteOptions) checkpoint.Options {
-	sources := []string{p.Source.Path}
-	if !p.Source.IsFile {
+	var sources []string
+	if p.Source.IsLocal() {
+		sources = append(sources, p.Source.Path)
+	}
+	if p.Source.IsLocal() && !p.Source.IsFile {
 		sources = append(sources, p.Source.Dir)
 	}
 	return checkpoint.Options{Force: opt.Force, Sources: append(sources, opt.Sources...)}

@@ -202,7 +202,7 @@ func (m *Merge) undoShard(ctx context.Context, u *undoWriter, base, merged *chec
 		case !ok || kept.Tensor != t: // a copy that no loader reads
 			x.Frames, _, err = u.content(ctx, t.Section(), whole)
 		case !written || after.DType != t.DType || !slices.Equal(after.Shape, t.Shape):
-			return nil, &Error{Path: sh.File.Name(), Key: t.Name, Expect: "the tensor in the dtype of the base in the merged model, to be undone", Found: "another or none"}
+			return nil, &Error{Path: sh.Path(), Key: t.Name, Expect: "the tensor in the dtype of the base in the merged model, to be undone", Found: "another or none"}
 		case m.edits[t.Name] == nil:
 			_, err = io.Copy(whole, contextReader{ctx, t.Section()})
 		default:

@@ -81,6 +81,9 @@ func Sum(data []byte) Digest { return blake3.Sum256(data) }
 // SourceOf identifies an opened checkpoint.
 func SourceOf(src *checkpoint.Source) Source {
 	s := Source{Name: filepath.Base(filepath.Clean(src.Path))}
+	if src.Commit != "" {
+		s.Name = src.Repo + "@" + src.Commit
+	}
 	for _, sh := range src.Shards {
 		size := sh.HeaderSize()
 		for _, t := range sh.Tensors() {

@@ -3,7 +3,6 @@ package verify
 import (
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -115,7 +114,7 @@ func (r *Report) index(src *checkpoint.Source, groups *fourbit.Groups) {
 
 // strays are files by which some loader takes the directory for another model.
 func (r *Report) strays(src *checkpoint.Source) {
-	entries, err := os.ReadDir(src.Dir)
+	entries, err := src.ReadDir("")
 	if err != nil {
 		return // the weights were read from it: nothing that matters here
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/footprint"
 	"github.com/nf4kit/nf4kit/internal/memplan"
 	"github.com/nf4kit/nf4kit/internal/modelshape"
+	"github.com/nf4kit/nf4kit/internal/remote"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -32,8 +33,8 @@ type Source struct {
 }
 
 // Open finds the shape of SRC: a model directory, a .safetensors
-// file, a config.json, or a built-in name.
-func Open(src string) (*Source, error) {
+// file, a config.json, a built-in name, or what else open opens.
+func Open(src string, open func(src string) (*checkpoint.Source, error)) (*Source, error) {
 	info, err := os.Stat(src)
 	switch {
 	case err != nil && builtin(src) != "":
@@ -46,12 +47,19 @@ func Open(src string) (*Source, error) {
 			load = src
 		}
 		return &Source{Model: m, From: "built-in shape", Load: load}, nil
+	case err != nil && remote.IsRemote(src):
+		s, err := open(src)
+		if err != nil {
+			return nil, err
+		}
+		defer s.Close()
+		return fromCheckpoint(src, s)
 	case err != nil:
 		return nil, unknownSource(src, err)
 	case !info.IsDir() && strings.HasSuffix(src, ".json"):
 		return fromConfig(src, src)
 	}
-	s, err := checkpoint.Open(src)
+	s, err := open(src)
 	if err == nil {
 		defer s.Close()
 		return fromCheckpoint(src, s)
@@ -283,6 +291,9 @@ func fromCheckpoint(path string, s *checkpoint.Source) (*Source, error) {
 		return nil, sourceError(filepath.Join(path, "config.json"), err)
 	}
 	m.Name = nameOf(path)
+	if s.Repo != "" {
+		m.Name, out.Load = nameOf(s.Repo), s.Repo
+	}
 	out.Model = m
 	return out, nil
 }

@@ -1,0 +1,181 @@
+package remote
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+	"time"
+)
+
+// headSize is how much of a file comes with the first request: all of a small file, and the header of most shards.
+const headSize = 32 << 10
+
+// A file is read by ranges from its server. It implements checkpoint.RangedFile and checkpoint.Hinter.
+type file struct {
+	pool *pool
+	from fetcher
+	path string // for messages
+	name string
+
+	opening sync.Once
+	openErr error
+	first   []byte // the first bytes
+	header  int64  // the end of the header, if it is one of safetensors
+	size    int64
+
+	// Guarded by pool.mu.
+	last   int64 // the block furthest on that was read
+	window int64 // how many blocks after it are asked for
+	small  struct {
+		block int64
+		n     int
+	}
+}
+
+func (f *file) open(ctx context.Context) error {
+	f.opening.Do(func() {
+		f.first, f.size, f.openErr = f.from.head(ctx, headSize)
+		f.last, f.small.block = -1, -1
+		if len(f.first) >= 8 {
+			if n := binary.LittleEndian.Uint64(f.first); n < 1<<40 {
+				f.header = 8 + int64(n)
+			}
+		}
+	})
+	return f.openErr
+}
+
+// Identity is the ETag of the file, or what else its server tells its content by.
+func (f *file) Identity() string { return f.from.identity() }
+
+// ReadAt implements io.ReaderAt.
+func (f *file) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read %s: negative offset %d", f.path, off)
+	}
+	if off >= f.size {
+		return 0, io.EOF
+	}
+	var eof error
+	if int64(len(p)) > f.size-off {
+		p, eof = p[:f.size-off], io.EOF
+	}
+	done := 0
+	if off < int64(len(f.first)) {
+		done = copy(p, f.first[off:])
+	}
+	if done < len(p) && off < f.header && off+int64(len(p)) <= f.header {
+		// A header is read once, by one request. Around it are tensors, which nobody may want.
+		if err := f.pool.fetch(f, p[done:], off+int64(done)); err != nil {
+			return done, err
+		}
+		return len(p), eof
+	}
+	for done < len(p) {
+		n, err := f.readBlock(p[done:], off+int64(done))
+		done += n
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, eof
+}
+
+// readBlock reads what one block has of p.
+func (f *file) readBlock(p []byte, off int64) (int, error) {
+	c := f.cache(len(p), off)
+	i := off / c.unit
+	return f.pool.read(c, f, i, off-i*c.unit, p)
+}
+
+// cache decides how a read is served: by a block and those ahead of it, or by a page.
+func (f *file) cache(n int, off int64) *cache {
+	p := f.pool
+	i := off / blockSize
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n < smallRead && p.blocks.held[blockKey{f, i}] == nil && (f.last < 0 || i < f.last || i > f.last+1) {
+		if f.small.block != i {
+			f.small.block, f.small.n = i, 0
+		}
+		if f.small.n++; f.small.n < manySmall {
+			return &p.pages
+		}
+	}
+	f.moveOn(i, int64(n))
+	return &p.blocks
+}
+
+// moveOn notes that block i is read, and asks for those that follow if reading goes forward.
+func (f *file) moveOn(i, n int64) {
+	switch {
+	case f.last >= 0 && i > f.last && i <= f.last+near:
+		f.last, f.window = i, min(mostAhead, 2*f.window+1)
+	case f.last < 0 || i > f.last || i < f.last-near:
+		f.last, f.window = i, 0
+	}
+	if f.pool.blocks.held[blockKey{f, i}] == nil { // before those ahead of it
+		if !f.pool.ahead(f, i) {
+			return
+		}
+	}
+	for k := range f.window {
+		if !f.pool.ahead(f, f.last+1+k) {
+			return
+		}
+	}
+}
+
+// Prefetch implements checkpoint.Hinter.
+func (f *file) Prefetch(off, n int64) {
+	f.pool.mu.Lock()
+	defer f.pool.mu.Unlock()
+	off = max(off, int64(len(f.first)))
+	for i := off / blockSize; i*blockSize < off+n; i++ {
+		if !f.pool.ahead(f, i) {
+			return
+		}
+	}
+}
+
+// Drop implements checkpoint.Hinter. What was read is let go without it.
+func (f *file) Drop(off, n int64) {}
+
+// handle is an open file.
+type handle struct {
+	*file
+	pos int64
+}
+
+func (h *handle) Read(p []byte) (int, error) {
+	n, err := h.ReadAt(p, h.pos)
+	h.pos += int64(n)
+	return n, err
+}
+
+func (h *handle) Close() error               { return nil }
+func (h *handle) Stat() (fs.FileInfo, error) { return info{name: h.name, size: h.size}, nil }
+
+// info describes a file or folder of a source.
+type info struct {
+	name string
+	size int64
+	dir  bool
+}
+
+func (i info) Name() string               { return i.name }
+func (i info) Size() int64                { return i.size }
+func (i info) ModTime() time.Time         { return time.Time{} }
+func (i info) IsDir() bool                { return i.dir }
+func (i info) Sys() any                   { return nil }
+func (i info) Type() fs.FileMode          { return i.Mode().Type() }
+func (i info) Info() (fs.FileInfo, error) { return i, nil }
+func (i info) Mode() fs.FileMode {
+	if i.dir {
+		return fs.ModeDir | 0o555
+	}
+	return 0o444
+}

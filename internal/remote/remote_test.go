@@ -1,0 +1,190 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/remote/standin"
+)
+
+// writeModel writes a model of shards of tensors of so many bytes each, with an index, and returns its directory.
+func writeModel(t testing.TB, shards int, tensors ...int) string {
+	t.Helper()
+	dir := t.TempDir()
+	r := rand.New(rand.NewPCG(1, 2))
+	var index []string
+	for s := range shards {
+		var header []string
+		var data []byte
+		name := fmt.Sprintf("model-%05d-of-%05d.safetensors", s+1, shards)
+		for i, n := range tensors {
+			tensor := fmt.Sprintf("model.layers.%d.w%d.weight", s, i)
+			header = append(header, fmt.Sprintf(`%q:{"dtype":"BF16","shape":[%d],"data_offsets":[%d,%d]}`, tensor, n/2, len(data), len(data)+n))
+			index = append(index, fmt.Sprintf("%q:%q", tensor, name))
+			for range n / 8 {
+				data = binary.LittleEndian.AppendUint64(data, r.Uint64())
+			}
+		}
+		head := "{" + strings.Join(header, ",") + "}"
+		raw := append(binary.LittleEndian.AppendUint64(nil, uint64(len(head))), head...)
+		write(t, dir, name, string(append(raw, data...)))
+	}
+	write(t, dir, "model.safetensors.index.json", `{"metadata":{},"weight_map":{`+strings.Join(index, ",")+"}}")
+	write(t, dir, "config.json", `{"model_type":"llama"}`)
+	write(t, dir, "tokenizer.json", strings.Repeat(" ", 40_000)+"{}")
+	write(t, dir, "code/modeling.py", "pass")
+	write(t, dir, "images/a.png", "no part of a model")
+	return dir
+}
+
+func write(t testing.TB, dir, name, text string) {
+	t.Helper()
+	name = filepath.Join(dir, filepath.FromSlash(name))
+	if err := os.MkdirAll(filepath.Dir(name), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// start runs a stand-in, and returns options by which it is the hub.
+func start(t testing.TB, h *standin.Hub) Options {
+	t.Helper()
+	stop, err := h.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	return optionsOf(t, map[string]string{"HF_ENDPOINT": h.URL, "HF_TOKEN": h.Token})
+}
+
+// optionsOf are options of an environment without a home, that wait for nothing.
+func optionsOf(t testing.TB, env map[string]string) Options {
+	home := t.TempDir()
+	return Options{
+		Getenv: func(name string) string {
+			if name == "HOME" && env[name] == "" {
+				return home
+			}
+			return env[name]
+		},
+		tune: func(c *client) {
+			c.sleep = func(ctx context.Context, d time.Duration) error { return ctx.Err() }
+			c.stall = 5 * time.Second
+		},
+	}
+}
+
+// sameTensors reads every tensor of got as the engine does, and compares it with that of want.
+func sameTensors(t testing.TB, want, got *checkpoint.Source) {
+	t.Helper()
+	if len(want.Tensors) != len(got.Tensors) {
+		t.Fatalf("%d tensors; want %d", len(got.Tensors), len(want.Tensors))
+	}
+	const step = 1 << 20
+	for i, w := range want.Tensors {
+		g := got.Tensors[i]
+		data := make([]byte, w.Size())
+		if _, err := w.ReadAt(data, 0); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		turns := make(chan struct{}, 4)
+		g.Prefetch(0, 8*step)
+		for off := int64(0); off < g.Size(); off += step {
+			turns <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-turns }()
+				g.Prefetch(off+8*step, step)
+				p := make([]byte, min(step, g.Size()-off))
+				if n, err := g.ReadAt(p, off); n != len(p) || err != nil && err != io.EOF {
+					t.Errorf("%s at %d: %d bytes, %v", g.Name, off, n, err)
+				} else if !bytes.Equal(p, data[off:off+int64(n)]) {
+					t.Errorf("%s at %d: other bytes", g.Name, off)
+				}
+				g.Drop(off, step)
+			})
+		}
+		wg.Wait()
+	}
+}
+
+func dirSize(t testing.TB, dir string) (n int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			var info os.FileInfo
+			if info, err = d.Info(); err == nil {
+				n += info.Size()
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestHub: a model is read whole through redirects to a second host, signed addresses that end and faults; no byte twice but for
+// what broke off, no token to the second host, and never more requests than there are connections.
+func TestHub(t *testing.T) {
+	dir := writeModel(t, 2, 9<<20, 4096, 64, 100_000, 5<<20, 20_000)
+	h := &standin.Hub{Repo: "org/name", Dir: dir, Token: "hf_secret", SignedFor: 3, FaultEach: 20}
+	opt := start(t, h)
+	var told []string
+	opt.Told = func(text string) { told = append(told, text) }
+	src, err := Open(t.Context(), "hf://org/name", opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if src.Repo != "org/name" || src.Commit != h.Commit() || src.IsLocal() {
+		t.Errorf("opened as %q %q, local: %v", src.Repo, src.Commit, src.IsLocal())
+	}
+	if len(told) != 1 || !strings.Contains(told[0], h.Commit()) {
+		t.Errorf("told %q; want the commit", told)
+	}
+	if n := h.Sent.Load(); n > 200_000 {
+		t.Errorf("opening has read %d bytes", n)
+	}
+	want, err := checkpoint.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer want.Close()
+	sameTensors(t, want, src)
+	if most := dirSize(t, dir) * 101 / 100; h.Sent.Load() > most+100_000 { // what was sent of answers that broke off
+		t.Errorf("%d bytes were sent; want at most %d", h.Sent.Load(), most)
+	}
+	if h.Leaked.Load() > 0 {
+		t.Errorf("%d requests of the second host had the token", h.Leaked.Load())
+	}
+	if h.Most.Load() > connections {
+		t.Errorf("%d requests at once", h.Most.Load())
+	}
+	sides, _, err := src.SideFiles()
+	if err != nil || len(sides) != 2 || sides[0].Rel != "code/modeling.py" || sides[1].Rel != "tokenizer.json" {
+		t.Errorf("side files %v, %v", sides, err)
+	}
+	if id := src.Shards[0].Identity(); id == "" || id == src.Shards[1].Identity() {
+		t.Errorf("identity %q", id)
+	}
+	if err := src.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := src.Tensors[0].ReadAt(make([]byte, 1<<20), 1<<20); err == nil {
+		t.Error("read after Close")
+	}
+}

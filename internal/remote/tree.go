@@ -1,0 +1,111 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// A tree is the files of a source as a file system. Files are asked for when they are opened.
+type tree struct {
+	pool *pool
+	top  string // names the root in messages
+
+	mu    sync.Mutex
+	files map[string]*entry
+	dirs  map[string][]fs.DirEntry
+
+	// seek looks for a file that is not listed, fs.ErrNotExist if there is none. Nil where the list is complete.
+	seek func(name string) fetcher
+}
+
+// An entry is a file of a tree.
+type entry struct {
+	info
+	local string // where this machine has it, "" if it does not
+	file  *file
+}
+
+// newTree makes an empty tree, whose requests end with ctx.
+func newTree(ctx context.Context, top string) *tree {
+	return &tree{pool: newPool(ctx), top: strings.TrimSuffix(top, "/"), files: map[string]*entry{}, dirs: map[string][]fs.DirEntry{".": nil}}
+}
+
+// add lists a file: one that from has, or that lies at local. Names that no directory could have are left out.
+func (t *tree) add(name string, size int64, from fetcher, local string) *entry {
+	if !fs.ValidPath(name) || name == "." || strings.ContainsAny(name, "\\\x00") || t.files[name] != nil {
+		return nil
+	}
+	e := &entry{info: info{name: path.Base(name), size: size}, local: local}
+	if from != nil {
+		e.file = &file{pool: t.pool, from: from, path: t.top + "/" + name, name: e.name, size: size}
+	}
+	t.files[name] = e
+	var d fs.DirEntry = e.info
+	for dir := path.Dir(name); ; dir = path.Dir(dir) {
+		_, known := t.dirs[dir]
+		t.dirs[dir] = append(t.dirs[dir], d)
+		if known {
+			return e
+		}
+		d = info{name: path.Base(dir), dir: true}
+	}
+}
+
+// ReadDir implements fs.ReadDirFS.
+func (t *tree) ReadDir(name string) ([]fs.DirEntry, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list, ok := t.dirs[name]
+	if !ok {
+		return nil, &fs.PathError{Op: "open", Path: t.top + "/" + name, Err: fs.ErrNotExist}
+	}
+	list = slices.Clone(list)
+	slices.SortFunc(list, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return list, nil
+}
+
+// Open implements fs.FS. The files are *handle, or *os.File where this machine has them.
+func (t *tree) Open(name string) (fs.File, error) {
+	t.mu.Lock()
+	e := t.files[name]
+	if e == nil && t.seek != nil && fs.ValidPath(name) {
+		if from := t.seek(name); from != nil {
+			e = t.add(name, -1, from, "")
+		}
+	}
+	t.mu.Unlock()
+	switch {
+	case e == nil:
+		return nil, &fs.PathError{Op: "open", Path: t.top + "/" + name, Err: fs.ErrNotExist}
+	case e.local != "":
+		return os.Open(e.local)
+	}
+	if err := e.file.open(t.pool.ctx); err != nil {
+		if errors.Is(err, fs.ErrNotExist) && e.size < 0 {
+			t.forget(name)
+		}
+		return nil, err
+	}
+	return &handle{file: e.file}, nil
+}
+
+// forget takes a file out of the list that its server turns out not to have.
+func (t *tree) forget(name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.files, name)
+	dir := path.Dir(name)
+	t.dirs[dir] = slices.DeleteFunc(t.dirs[dir], func(d fs.DirEntry) bool { return d.Name() == path.Base(name) })
+}
+
+// Close ends every request. Files cannot be read afterwards.
+func (t *tree) Close() error {
+	t.pool.close()
+	return nil
+}
