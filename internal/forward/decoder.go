@@ -2,19 +2,13 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/linalg"
 	"github.com/nf4kit/nf4kit/internal/weights"
 )
-
-// Options of a Decoder. The zero value takes all processors and 2 GiB.
-type Options struct {
-	Jobs      int    // workers; 0: one for each processor
-	MaxMemory int64  // bytes for hidden states and what a layer computes; 0: 2 GiB
-	Scratch   string // directory of the file that takes hidden states beyond the budget; "": the system's
-}
 
 // An Unsupported error says that there is no way here to compute a model's output.
 type Unsupported struct {
@@ -44,8 +38,8 @@ type Linear struct {
 	Out, In int
 }
 
-// A Hook sees the inputs [tokens, In] of a Linear and its outputs [tokens, Out], a bias included, before anything else is done with them. Of one
-// layer the calls come one after another, in an order that depends on nothing but the model, the tokens and
+// A Hook sees the inputs [tokens, In] of a Linear and its outputs [tokens, Out], a bias included, before anything else is done
+// with them. Of one layer the calls come one after another, in an order that depends on nothing but the model, the tokens and
 // Options.MaxMemory: for each group of whole sequences, each Linear once, of an expert with those tokens alone that are
 // routed to it. The matrices have contiguous rows, are not to be changed, and are no longer theirs when it returns.
 type Hook func(l Linear, in, out linalg.Matrix) error
@@ -55,55 +49,274 @@ type Decoder struct {
 	model   *weights.Model
 	opt     Options
 	tensors map[string]*weights.Tensor
+
+	desc          *model
+	embed         *weights.Tensor
+	positions     *weights.Tensor
+	embedNorm     *boundNorm
+	norm          *boundNorm
+	in, out, head *product
+	layers        []*layer
+
+	raw   buffers
+	panel []float32
+	ropes map[ropeKey]ropeTable
 }
 
 // New finds the description of a model. It decides from config.json and the headers of m; what it cannot compute is an
-// [*Unsupported] error.
+// [*Unsupported] error, a checkpoint that is not what its config.json says a [*checkpoint.InputError].
 func New(m *weights.Model, opt Options) (*Decoder, error) {
 	opt.Jobs = opt.jobs()
 	d := &Decoder{model: m, opt: opt, tensors: make(map[string]*weights.Tensor, len(m.Tensors))}
 	for i := range m.Tensors {
 		d.tensors[m.Tensors[i].Name] = &m.Tensors[i]
 	}
-	return d, nil
+	if m.Config == nil {
+		return nil, &Unsupported{Path: m.Source.Path, Missing: "there is no config.json beside the tensors, which says what the model is"}
+	}
+	desc, err := describe(m.Query.ModelType, m.Config.Strict())
+	if err != nil {
+		var u *Unsupported
+		if errors.As(err, &u) {
+			u.Path = m.Source.Path
+		}
+		return nil, err
+	}
+	d.desc = desc
+	return d, d.bind()
+}
+
+// describe is the description of a config.json, which is strict JSON.
+func describe(typ string, raw []byte) (*model, error) {
+	family := families[typ]
+	if family == nil {
+		return nil, &Unsupported{ModelType: typ, Missing: missing(typ)}
+	}
+	c, err := newConfig(typ, raw)
+	if err != nil {
+		return nil, err
+	}
+	m := family(c)
+	if c.err == nil {
+		c.rest()
+	}
+	if c.err == nil {
+		m.check(c)
+	}
+	return m, c.err
+}
+
+// check refuses sizes that do not go together.
+func (m *model) check(c *config) {
+	m.each(func(i int, b *block) {
+		a := &b.attn
+		if a.heads%a.kvHeads != 0 {
+			c.refuse("num_key_value_heads", "%d heads are not to be divided among %d", a.heads, a.kvHeads)
+		}
+		if a.dim < 1 || a.heads > 1<<20 || a.dim > 1<<20 {
+			c.refuse("head_dim", "heads of %d elements", a.dim)
+		}
+		if act := b.mlp.act; b.experts == nil && activations[act] == nil {
+			c.refuse("hidden_act", "no activation %q", act)
+		}
+		if e := b.experts; e != nil {
+			if e.topK > e.n {
+				c.refuse("num_experts_per_tok", "%d experts of %d", e.topK, e.n)
+			}
+			if !e.clamped && activations[e.each.act] == nil {
+				c.refuse("hidden_act", "no activation %q", e.each.act)
+			}
+		}
+	})
+}
+
+// bind finds all tensors.
+func (d *Decoder) bind() error {
+	m := d.desc
+	b := &binder{d: d, prefix: d.prefix()}
+	if m.embedWidth == 0 {
+		m.embedWidth = m.width
+	}
+	d.embed = b.find(m.embed+".weight", m.vocab, m.embedWidth)
+	if m.positions != "" {
+		d.positions = b.find(m.positions+".weight", m.context+m.skip, m.width)
+	}
+	d.embedNorm, d.norm = b.norm("", m.embedNorm, m.width, 1), b.norm("", m.norm, m.width, 1)
+	d.in, d.out = b.linear("", m.in, m.width, m.embedWidth), b.linear("", m.out, m.embedWidth, m.width)
+	d.bindHead(b)
+	for i := range m.layers {
+		d.layers = append(d.layers, b.layer(&m.layers[i], m.width))
+		if b.err != nil {
+			break
+		}
+	}
+	return b.err
+}
+
+// prefix is how the checkpoint spells the names: those of a bare base model lack the first component.
+func (d *Decoder) prefix() func(string) string {
+	embed := d.desc.embed + ".weight"
+	base, _, _ := strings.Cut(embed, ".")
+	for _, spell := range []func(string) string{
+		func(s string) string { return s },
+		func(s string) string { return strings.TrimPrefix(s, base+".") },
+	} {
+		if d.tensors[spell(embed)] != nil {
+			return spell
+		}
+	}
+	return func(s string) string { return s }
+}
+
+// bindHead takes the table of embeddings for a tied head. A checkpoint that has a head beside a table that config.json ties it
+// to has written the same matrix twice.
+func (d *Decoder) bindHead(b *binder) {
+	m := d.desc
+	if !m.tied {
+		name := m.head.name + ".weight"
+		if d.tensors[b.prefix(name)] == nil {
+			b.fail(name, fmt.Sprintf("floats of shape [%d %d]", m.vocab, m.embedWidth), "no such tensor, and config.json does not tie the head to the embeddings",
+				"take a checkpoint of the causal language model, not of its base")
+			return
+		}
+		d.head = b.linear("", m.head, m.vocab, m.embedWidth)
+		return
+	}
+	if d.embed == nil {
+		return
+	}
+	d.head = &product{Linear: Linear{Name: d.embed.Name, Expert: -1, Out: m.vocab, In: m.embedWidth}, t: d.embed}
+	if m.head.bias {
+		d.head.bias = b.find(m.head.name+".bias", m.vocab)
+	}
 }
 
 // Layers is the number of layers.
-func (d *Decoder) Layers() int { return 0 }
+func (d *Decoder) Layers() int { return len(d.layers) }
 
 // Vocab is the number of tokens that there are logits for.
-func (d *Decoder) Vocab() int { return 0 }
+func (d *Decoder) Vocab() int { return d.desc.vocab }
 
 // Width is the number of elements of a hidden state.
-func (d *Decoder) Width() int { return 0 }
+func (d *Decoder) Width() int { return d.desc.width }
 
-// Context is the longest sequence that the model has positions for, 0 if config.json names none.
-func (d *Decoder) Context() int { return 0 }
+// Context is the longest sequence that the model has positions for, 0 if config.json names none. One with rotary embeddings
+// computes longer ones all the same.
+func (d *Decoder) Context() int { return d.desc.context }
 
 // Linears are those of a layer, in the order of their use, of experts each.
-func (d *Decoder) Linears(layer int) []Linear { return nil }
-
-// Tensor is the tensor that holds a Linear, nil if there is none of that name.
-func (d *Decoder) Tensor(name string) *weights.Tensor { return d.tensors[name] }
-
-// Replace puts another tensor of the same shape in the place of one: a layer that has been quantized.
-func (d *Decoder) Replace(name string, t *weights.Tensor) error { return nil }
-
-// Start makes the hidden states of sequences before the first layer: those of their tokens' embeddings. An id outside of the
-// vocabulary is an error.
-func (d *Decoder) Start(ctx context.Context, sequences [][]int32) (*States, error) {
-	return newStates(sequences, d.Width(), d.opt)
+func (d *Decoder) Linears(layer int) []Linear {
+	out := make([]Linear, len(d.layers[layer].linears))
+	for i, p := range d.layers[layer].linears {
+		out[i] = p.Linear
+	}
+	return out
 }
 
-// Layer replaces hidden states by those after the layer. hook may be nil.
-func (d *Decoder) Layer(ctx context.Context, layer int, s *States, hook Hook) error { return nil }
+// Tensor is the tensor of that name, nil if there is none.
+func (d *Decoder) Tensor(name string) *weights.Tensor { return d.tensors[name] }
 
-// Measure calls hook as Layer does and leaves the hidden states as they are.
-func (d *Decoder) Measure(ctx context.Context, layer int, s *States, hook Hook) error { return nil }
+// Replace puts another tensor in the place of that of a layer's Linear, [Out, In] or, of a stack of experts, of the shape that the stack
+// has. The values are taken as they are.
+func (d *Decoder) Replace(name string, t *weights.Tensor) error {
+	found := false
+	for _, l := range d.layers {
+		for _, p := range l.linears {
+			if p.Name != name {
+				continue
+			}
+			found = true
+			switch {
+			case p.Expert < 0 && sameShape(t.Shape, []int{p.Out, p.In}):
+				p.across = false
+			case p.Expert >= 0 && fmt.Sprint(t.Shape) == fmt.Sprint(p.t.Shape):
+			default:
+				return fmt.Errorf("replace %s: shape %v in place of %v", name, t.Shape, p.t.Shape)
+			}
+			p.t = t
+		}
+	}
+	if !found {
+		return fmt.Errorf("replace %s: no Linear of a layer", name)
+	}
+	return nil
+}
 
-// Apply writes to out [tokens, l.Out] what a Linear makes of in [tokens, l.In]: its bias is added.
-func (d *Decoder) Apply(ctx context.Context, l Linear, out, in linalg.Matrix) error { return nil }
+// Apply writes to out [tokens, l.Out] what a Linear of a layer makes of in [tokens, l.In]: its bias is added. The rows of out are contiguous.
+func (d *Decoder) Apply(ctx context.Context, l Linear, out, in linalg.Matrix) error {
+	for _, layer := range d.layers {
+		for _, p := range layer.linears {
+			if p.Name == l.Name && p.Expert == l.Expert {
+				return d.multiply(ctx, p, out, in)
+			}
+		}
+	}
+	return fmt.Errorf("apply %s: no Linear of a layer", l.Name)
+}
 
 // Head writes to logits [rows, Vocab] what follows the last layer: its norm, the output head and what is done to logits. x
 // [rows, Width] are hidden states after the last layer, and stay as they are.
-func (d *Decoder) Head(ctx context.Context, logits, x linalg.Matrix) error { return nil }
+func (d *Decoder) Head(ctx context.Context, logits, x linalg.Matrix) error {
+	m := d.desc
+	if d.norm != nil {
+		y := linalg.New(make([]float32, x.Rows*m.width), x.Rows, m.width)
+		if err := d.normalize(d.norm, y, x); err != nil {
+			return err
+		}
+		x = y
+	}
+	if d.out != nil {
+		y := linalg.New(make([]float32, x.Rows*m.embedWidth), x.Rows, m.embedWidth)
+		if err := d.multiply(ctx, d.out, y, x); err != nil {
+			return err
+		}
+		x = y
+	}
+	if err := d.multiply(ctx, d.head, logits, x); err != nil {
+		return err
+	}
+	if m.logitScale == 1 && m.softcap == 0 {
+		return nil
+	}
+	parallel(x.Rows, d.opt.Jobs, func(i, end int) {
+		for ; i < end; i++ {
+			row := logits.Row(i)
+			for j, v := range row {
+				row[j] = float32(softcap(float64(v)*m.logitScale, m.softcap))
+			}
+		}
+	})
+	return nil
+}
+
+// softcap bends v towards limit; 0 is none.
+func softcap(v, limit float64) float64 {
+	if limit == 0 {
+		return v
+	}
+	return limit * tanh(v/limit)
+}
+
+// Start makes the hidden states of sequences before the first layer: those of their tokens' embeddings. An id outside of the
+// vocabulary is an error, as is a sequence that the model has no positions for.
+func (d *Decoder) Start(ctx context.Context, sequences [][]int32) (*States, error) {
+	for i, ids := range sequences {
+		for j, id := range ids {
+			if id < 0 || int(id) >= d.desc.vocab {
+				return nil, fmt.Errorf("token %d of sequence %d is %d; want one of the model's vocabulary, 0 to %d", j, i, id, d.desc.vocab-1)
+			}
+		}
+		if d.positions != nil && len(ids) > d.desc.context {
+			return nil, fmt.Errorf("sequence %d has %d tokens; the model has positions for %d", i, len(ids), d.desc.context)
+		}
+	}
+	s, err := newStates(sequences, d.desc.width, d.opt)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.start(ctx, s); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
