@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -212,7 +213,7 @@ type LoraInitOptions struct {
 }
 
 // initMethods are the ways to begin.
-var initMethods = []string{"loftq", "pissa", "qpissa"}
+var initMethods = []string{"loftq", "pissa", "qpissa", "olora"}
 
 func newLoraInitCommand(g *globals) *cobra.Command {
 	var o LoraInitOptions
@@ -225,13 +226,16 @@ largest:
 
   loftq   the best of its rank for the error W - Q of the quantized model QUANT. With
           --imatrix or --activations, for the error of the outputs (QERA): errors are
-          weighted with the inputs. --steps N quantizes W - sBA anew and fits again, N
-          times; --base-out has the last base then
+          weighted with the inputs' second moments, or, where the activations have Gram
+          matrices, with these, which is exact. --steps N quantizes W - sBA anew and fits
+          again, N times; --base-out has the last base then
   pissa   the largest singular values of W; --base-out is W - sBA in SRC's dtypes
   qpissa  the same, and --base-out is W - sBA quantized to NF4, or as QUANT is
+  olora   Q and R of the QR decomposition of W, its first --rank columns and rows;
+          --base-out is W - sBA in SRC's dtypes, or quantized as QUANT is
 
 The scaling s = alpha/rank is divided out of the factors, so that any --alpha gives the
-same update. Printed are |D|/|W| before and after, of each kind of module.`,
+same update, but for olora, as in PEFT. Printed are |D|/|W| before and after, of each kind of module.`,
 		Example: `  nf4kit lora init Llama-3.2-1B Llama-3.2-1B-nf4 adapter --rank 16
   nf4kit lora init Llama-3.2-1B Llama-3.2-1B-nf4 adapter --steps 5 --base-out base
   nf4kit lora init Llama-3.2-1B adapter --method qpissa --base-out base`,
@@ -248,7 +252,7 @@ same update. Printed are |D|/|W| before and after, of each kind of module.`,
 	o.FitFlags.addFlags(fs)
 	o.addFiles(fs)
 	fs.Float64Var(&o.Alpha, "alpha", 0, "lora_alpha; 0 is the rank")
-	fs.StringVar(&o.Method, "method", "loftq", "how: loftq, pissa or qpissa")
+	fs.StringVar(&o.Method, "method", "loftq", "how: "+strings.Join(initMethods, ", "))
 	fs.IntVar(&o.Steps, "steps", 1, "of loftq: how often base and adapter are fitted to each other")
 	fs.StringVar(&o.BaseOut, "base-out", "", "write the base that the method makes to `DIR`")
 	enum(cmd, "method", initMethods...)
@@ -258,7 +262,7 @@ same update. Printed are |D|/|W| before and after, of each kind of module.`,
 func (o *LoraInitOptions) check() error {
 	switch {
 	case !slices.Contains(initMethods, o.Method):
-		return usagef("--method %q: want loftq, pissa or qpissa", o.Method)
+		return usagef("--method %q: want one of %s", o.Method, strings.Join(initMethods, ", "))
 	case o.Method == "loftq" && o.Quant == "":
 		return usagef("loftq: give the quantized model, SRC QUANT DST")
 	case o.Method == "pissa" && o.Quant != "":
@@ -271,6 +275,8 @@ func (o *LoraInitOptions) check() error {
 		return usagef("--base-out: one step of loftq leaves the base as it is")
 	case o.Imatrix != "" && o.Activations != "":
 		return usagef("--imatrix and --activations: give one of them")
+	case o.Method == "olora" && (o.Imatrix != "" || o.Activations != ""):
+		return usagef("olora: what is known of inputs makes no difference to it")
 	}
 	return nil
 }
@@ -301,7 +307,12 @@ func runLoraInit(ctx context.Context, g *globals, o LoraInitOptions) error {
 	defer closeInputs()
 	if inputs != nil {
 		opt.Moments = inputs.Columns
+		opt.Gram = func(weight string, columns int64) ([]float32, error) {
+			calibration, _, err := inputs.Gram(weight, columns)
+			return calibration, err
+		}
 	}
+	opt.OLoRA = o.Method == "olora"
 	opt.Base = o.Quant
 	if o.BaseOut != "" {
 		opt.Base = o.BaseOut
@@ -353,9 +364,14 @@ func (o *LoraInitOptions) fit(ctx context.Context, source, base *weights.Model, 
 	return f, f.Write(ctx, o.Dst, checkpoint.Options{Force: o.Force || step > 0, Sources: sources}, nil)
 }
 
-// writeBase writes SRC less the adapter, quantized but for pissa.
+// quantizes tells whether the base that the method makes is quantized.
+func (o *LoraInitOptions) quantizes() bool {
+	return o.Method != "pissa" && (o.Method != "olora" || o.Quant != "")
+}
+
+// writeBase writes SRC less the adapter.
 func (o *LoraInitOptions) writeBase(ctx context.Context, g *globals, source, formats *weights.Model, step int) (string, error) {
-	m := LoraMergeOptions{Adapters: []string{o.Dst}, Quantize: o.Method != "pissa", Onto: "auto", Rounding: "peft", Weights: []float64{-1}, Residual: true}
+	m := LoraMergeOptions{Adapters: []string{o.Dst}, Quantize: o.quantizes(), Onto: "auto", Rounding: "peft", Weights: []float64{-1}, Residual: true}
 	m.Src, m.Dst, m.DType, m.MaxShardSize, m.NoError = o.Src, o.BaseOut, "auto", "5GB", true
 	m.Type, m.BlockSize, m.DoubleQuant, m.ComputeDType, m.QuantStorage, m.Towers, m.MoE = "nf4", 64, true, "auto", "uint8", "keep", "keep"
 	m.settings = map[string]string{}

@@ -26,6 +26,7 @@ type loraCase struct {
 	Source      string   `json:"source,omitempty"`
 	Base        string   `json:"base,omitempty"`
 	Adapter     string   `json:"adapter,omitempty"`
+	Grams       string   `json:"grams,omitempty"`
 }
 
 type loraAnswer struct {
@@ -257,6 +258,28 @@ func TestLoraInit(t *testing.T) {
 	const modules, above = 28, 1.01
 	if a.Modules != modules || !(a.Worst <= above) || !(a.Difference > 0) {
 		t.Errorf("%d modules, at worst %.4f of the best, logits moved by %.2g; want %d, at most %.2f, and some", a.Modules, a.Worst, a.Difference, modules, above)
+	}
+}
+
+// TestLoraInitInputs holds an adapter for the error of the outputs to the best by Gram matrices, and that of OLoRA to PEFT's.
+func TestLoraInitInputs(t *testing.T) {
+	dir := t.TempDir()
+	base, adapter, olora := convert(t, llama()), filepath.Join(dir, "adapter"), filepath.Join(dir, "olora")
+	text, _ := halves(t)
+	grams := calibrate(t, t5, llama(), text, "--gram")
+	nf4kit(t, "lora", "init", llama(), base, adapter, "--rank", "8", "--activations", grams)
+	nf4kit(t, "lora", "init", llama(), olora, "--method", "olora", "--rank", "8", "--alpha", "16", "--base-out", filepath.Join(dir, "residual"))
+	a := python[loraCase, loraAnswer](t, t5, "lora.py", []loraCase{{Kind: "init", Source: llama(), Base: base, Adapter: adapter, Grams: grams},
+		{Kind: "olora", Source: llama(), Adapter: olora}})
+	const modules, above, apart = 28, 1.01, 1e-3
+	for i, most := range []float64{above, apart} {
+		if a[i].Error != "" {
+			t.Fatal(a[i].Error)
+		}
+		t.Logf("%d: %.5f", i, a[i].Worst)
+		if a[i].Modules != modules || !(a[i].Worst <= most) {
+			t.Errorf("%d: %d modules, at worst %.4f; want %d, at most %g", i, a[i].Modules, a[i].Worst, modules, most)
+		}
 	}
 }
 

@@ -27,6 +27,10 @@ type FitOptions struct {
 	// Moments are the mean squares of the inputs of a weight for each of its columns, nil where they are not known: the error of the
 	// outputs is made small then (QERA, arXiv 2410.06040, its diagonal form).
 	Moments func(weight string, columns int64) ([]float32, error)
+	// Gram is the mean product of any two inputs, [columns, columns], nil where they are not known: the error of the outputs is the
+	// least of its rank then (QERA's closed form).
+	Gram  func(weight string, columns int64) ([]float32, error)
+	OLoRA bool // factors are Q and R of the first columns' QR decomposition (arXiv 2406.01775), whatever the scaling
 }
 
 // A Fit is what became of one module.
@@ -234,11 +238,15 @@ func (x *fitted) solve(ctx context.Context) error {
 	if x.done {
 		return nil
 	}
-	scale, err := x.columns()
+	if x.opt.OLoRA {
+		x.done = true
+		return x.qr(ctx)
+	}
+	in, err := x.inputs()
 	if err != nil {
 		return err
 	}
-	d, err := svd(ctx, difference(&x.w, x.q, scale), int(x.rank), x.opt.Iterations, x.opt.Jobs, x.opt.Seed+hash(x.path))
+	d, err := svd(ctx, in.rows(&x.w, x.q), int(x.rank), x.opt.Iterations, x.opt.Jobs, x.opt.Seed+hash(x.path))
 	if err != nil {
 		return err
 	}
@@ -252,7 +260,8 @@ func (x *fitted) solve(ctx context.Context) error {
 		}
 		x.rank = int64(max(keep, 1))
 	}
-	ww, err := x.size(ctx, scale)
+	whole := in.rows(&x.w, nil)
+	ww, err := whole.squares(ctx, make([]float32, whole.panel()), x.opt.Jobs)
 	if err != nil {
 		return err
 	}
@@ -260,68 +269,35 @@ func (x *fitted) solve(ctx context.Context) error {
 	if ww > 0 {
 		x.fit.Before, x.fit.After = math.Sqrt(d.total/ww), math.Sqrt(max(0, d.total*(1-x.fit.Energy))/ww)
 	}
-	x.factors(d, keep, scale)
+	x.factors(d, keep, in)
 	x.done = true
 	return nil
 }
 
-func (x *fitted) factors(d *approximation, keep int, scale []float32) {
-	s := 1.
-	if x.opt.Alpha > 0 {
-		s = x.opt.Alpha / float64(x.opt.Rank)
-	}
+func (x *fitted) factors(d *approximation, keep int, in *inputs) {
+	s := x.opt.scaling()
 	m, n, r := int(x.w.Shape[0]), int(x.w.Shape[1]), int(x.rank)
 	x.a, x.b = make([]float32, r*n), make([]float32, m*r)
+	in.divide(d.v, keep, func(k int, row []float64) {
+		root := math.Sqrt(d.s[k] / s)
+		for j, v := range row {
+			x.a[k*n+j] = float32(v * root)
+		}
+	})
 	for k := range keep {
 		root := math.Sqrt(d.s[k] / s)
-		for j := range n {
-			v := float64(d.v.At(j, k)) * root
-			if scale != nil {
-				v /= float64(scale[j])
-			}
-			x.a[k*n+j] = float32(v)
-		}
 		for i := range m {
 			x.b[i*r+k] = float32(float64(d.u.At(i, k)) * root)
 		}
 	}
 }
 
-// columns are the roots of the mean squares of the inputs, nil where they are not known. An input that is never there gets a
-// little, so that it can be divided by.
-func (x *fitted) columns() ([]float32, error) {
-	if x.opt.Moments == nil {
-		return nil, nil
+// scaling is that of the adapter.
+func (o *FitOptions) scaling() float64 {
+	if o.Alpha > 0 {
+		return o.Alpha / float64(o.Rank)
 	}
-	m, err := x.opt.Moments(x.w.Name, x.w.Shape[1])
-	if err != nil || m == nil {
-		return nil, err
-	}
-	var mean float64
-	for _, v := range m {
-		mean += float64(v) / float64(len(m))
-	}
-	if !(mean > 0) {
-		return nil, nil
-	}
-	out := make([]float32, len(m))
-	for i, v := range m {
-		out[i] = float32(math.Sqrt(max(float64(v), 1e-6*mean)))
-	}
-	return out, nil
-}
-
-// size is |W|², its columns scaled.
-func (x *fitted) size(ctx context.Context, scale []float32) (float64, error) {
-	all := difference(&x.w, nil, scale)
-	panel := make([]float32, min(all.m, max(1, panelElems/all.n))*all.n)
-	var sum float64
-	err := all.panels(ctx, panel, func(_, n int) {
-		for _, v := range panel[:n*all.n] {
-			sum += float64(v) * float64(v)
-		}
-	})
-	return sum, err
+	return 1
 }
 
 // Rest lists the tensors that differ between two models and are not among the modules: what an adapter of linear layers leaves.

@@ -10,10 +10,12 @@ import (
 	"github.com/nf4kit/nf4kit/internal/linalg"
 )
 
-// rows is a matrix that is read by rows: fill puts rows from row on into dst, as many as fit, in float32.
+// rows is a matrix that is read by rows: fill puts rows from row on into dst, as many as fit, in float32. Where right is there the
+// matrix is the product of those rows and right, [n, n], which is never formed.
 type rows struct {
-	m, n int
-	fill func(dst []float32, row int) error
+	m, n  int
+	fill  func(dst []float32, row int) error
+	right *linalg.Matrix
 }
 
 const (
@@ -42,7 +44,7 @@ func (a *approximation) energy(r int) float64 {
 }
 
 // svd approximates a by its largest k singular values: randomized subspace iteration (Halko, Martinsson and Tropp, SIAM Review 53,
-// 2011, algorithm 4.4). The matrix is read 2*iterations+2 times, by panels of rows; products are float32, the bases are made
+// 2011, algorithm 4.4). The matrix is read 2*iterations+3 times, by panels of rows; products are float32, the bases are made
 // orthogonal in float32 with Gram matrices in float64, and the last step is in float64.
 func svd(ctx context.Context, a rows, k, iterations, jobs int, seed uint64) (*approximation, error) {
 	l := min(k+oversample, a.m, a.n)
@@ -54,11 +56,13 @@ func svd(ctx context.Context, a rows, k, iterations, jobs int, seed uint64) (*ap
 		}
 	}
 	u := linalg.New(make([]float32, a.m*l), a.m, l)
-	panel := make([]float32, min(a.m, max(1, panelElems/a.n))*a.n)
-	var total float64
+	panel := make([]float32, a.panel())
+	total, err := a.squares(ctx, panel, jobs)
+	if err != nil {
+		return nil, err
+	}
 	for range iterations + 1 {
-		var err error
-		if total, err = a.times(ctx, u, v, panel, jobs); err != nil { // U = A V
+		if err := a.times(ctx, u, v, panel, jobs); err != nil { // U = A V
 			return nil, err
 		}
 		orthonormal(u, jobs)
@@ -81,15 +85,26 @@ func svd(ctx context.Context, a rows, k, iterations, jobs int, seed uint64) (*ap
 	return out, nil
 }
 
-// times is u = a*v, and the sum of the squares of a.
-func (a *rows) times(ctx context.Context, u, v linalg.Matrix, panel []float32, jobs int) (total float64, err error) {
-	err = a.panels(ctx, panel, func(row, n int) {
-		part := u.Slice(row, row+n, 0, u.Cols)
-		zero(part)
-		linalg.MulAdd(part, linalg.New(panel[:n*a.n], n, a.n), v, jobs)
+// panel is how many elements a panel of rows has.
+func (a *rows) panel() int { return min(a.m, max(1, panelElems/a.n)) * a.n }
+
+// squares is the sum of the squares of a.
+func (a *rows) squares(ctx context.Context, panel []float32, jobs int) (total float64, err error) {
+	var whole []float32
+	if a.right != nil {
+		whole = make([]float32, len(panel))
+	}
+	err = a.panels(ctx, panel, func(_, n int) {
+		part := panel[:n*a.n]
+		if a.right != nil {
+			out := whole[:len(part)]
+			clear(out)
+			linalg.MulAdd(linalg.New(out, n, a.n), linalg.New(part, n, a.n), *a.right, jobs)
+			part = out
+		}
 		for i := range n {
 			var sum float64
-			for _, x := range panel[i*a.n:][:a.n] {
+			for _, x := range part[i*a.n:][:a.n] {
 				sum += float64(x) * float64(x)
 			}
 			total += sum
@@ -98,12 +113,45 @@ func (a *rows) times(ctx context.Context, u, v linalg.Matrix, panel []float32, j
 	return total, err
 }
 
+// times is u = a*v.
+func (a *rows) times(ctx context.Context, u, v linalg.Matrix, panel []float32, jobs int) error {
+	v = a.turned(v, false, jobs)
+	return a.panels(ctx, panel, func(row, n int) {
+		part := u.Slice(row, row+n, 0, u.Cols)
+		zero(part)
+		linalg.MulAdd(part, linalg.New(panel[:n*a.n], n, a.n), v, jobs)
+	})
+}
+
 // transposedTimes is v = a'*u.
 func (a *rows) transposedTimes(ctx context.Context, v, u linalg.Matrix, panel []float32, jobs int) error {
 	zero(v)
-	return a.panels(ctx, panel, func(row, n int) {
+	err := a.panels(ctx, panel, func(row, n int) {
 		linalg.MulAdd(v, linalg.New(panel[:n*a.n], n, a.n).T(), u.Slice(row, row+n, 0, u.Cols), jobs)
 	})
+	if a.right != nil && err == nil {
+		t := a.turned(v, true, jobs)
+		for i := range v.Rows {
+			for j := range v.Cols {
+				v.Set(i, j, t.At(i, j))
+			}
+		}
+	}
+	return err
+}
+
+// turned is right*v, or right'*v; v where there is no right.
+func (a *rows) turned(v linalg.Matrix, transposed bool, jobs int) linalg.Matrix {
+	if a.right == nil {
+		return v
+	}
+	r := *a.right
+	if transposed {
+		r = r.T()
+	}
+	out := linalg.New(make([]float32, v.Rows*v.Cols), v.Rows, v.Cols)
+	linalg.MulAdd(out, r, v, jobs)
+	return out
 }
 
 func (a *rows) panels(ctx context.Context, panel []float32, f func(row, n int)) error {

@@ -9,8 +9,10 @@ A case is {"kind", "out": a directory, ...}:
            decoded.safetensors (dequantized by bitsandbytes, plus PEFT's delta, rounded) and merged.safetensors (codes and scales of
            what PEFT's merge makes: quantized again).
   combine  {}: writes OUT/a, b (adapters) and, for each of COMBINES, OUT/NAME: what add_weighted_adapter makes of them.
-  init     {"source", "base", "adapter"}: an adapter for a quantized base; answers {"worst": |W-Q-sBA| over the least of its rank, the
-           largest of all modules; "modules"; "difference": how far it moves the logits}.
+  init     {"source", "base", "adapter", "grams"}: an adapter for a quantized base; answers {"worst": |W-Q-sBA| over the least of its
+           rank, the largest of all modules; "modules"; "difference": how far it moves the logits}. With "grams", a file of
+           activations, norms are of the outputs: |X G^(1/2)|.
+  olora    {"source", "adapter"}: answers {"worst": how far sBA is from PEFT's with init_lora_weights="olora", as a share of it; "modules"}.
 """
 
 import json
@@ -21,6 +23,7 @@ import torch
 import transformers as tf
 from bitsandbytes.functional import dequantize_4bit
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
@@ -237,13 +240,46 @@ def init(case):
         if hasattr(m, "get_delta_weight"):
             w = m.get_base_layer().weight
             q = dequantize_4bit(w.data, w.quant_state).double()
-            d = source.get_submodule(name.removeprefix("base_model.model.")).weight.double() - q
+            path = name.removeprefix("base_model.model.")
+            d = source.get_submodule(path).weight.double() - q
+            e = d - m.get_delta_weight("default").double()
+            if root := roots(case.get("grams")):
+                d, e = d @ root(path), e @ root(path)
             best = torch.linalg.svdvals(d)[m.r["default"] :].norm()
-            worst, count = max(worst, ((d - m.get_delta_weight("default").double()).norm() / best).item()), count + 1
+            worst, count = max(worst, (e.norm() / best).item()), count + 1
     return {"worst": worst, "modules": count, "difference": common.relative(common.forward(peft), before)}
 
 
-KINDS = {"merge": merge, "4bit": four_bit, "combine": combine, "init": init}
+def roots(path):
+    """The symmetric roots of the Gram matrices in a file of activations, by module."""
+    if not path:
+        return None
+    with safe_open(path, "pt") as f:
+        grams = {w: f.get_tensor(e + ".gram").double() for w, e in json.loads(f.metadata()["linears"]).items()}
+
+    def root(module):
+        values, vectors = torch.linalg.eigh(grams[module + ".weight"])
+        return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
+
+    return root
+
+
+@torch.no_grad()
+def olora(case):
+    ours = PeftModel.from_pretrained(common.load("causal", case["source"])[0], case["adapter"])
+    config = ours.peft_config["default"]
+    theirs = get_peft_model(common.load("causal", case["source"])[0].float(), LoraConfig(r=config.r, lora_alpha=config.lora_alpha,
+                            target_modules=sorted(config.target_modules), init_lora_weights="olora"))
+    want = {n: m.get_delta_weight("default") for n, m in theirs.named_modules() if hasattr(m, "get_delta_weight")}
+    worst, count = 0.0, 0
+    for name, m in ours.named_modules():
+        if hasattr(m, "get_delta_weight"):
+            w = want[name].double()
+            worst, count = max(worst, ((m.get_delta_weight("default").double() - w).norm() / w.norm()).item()), count + 1
+    return {"worst": worst, "modules": count}
+
+
+KINDS = {"merge": merge, "4bit": four_bit, "combine": combine, "init": init, "olora": olora}
 
 if __name__ == "__main__":
     common.serve(lambda case: {"error": "", **KINDS[case["kind"]](case)})
