@@ -42,6 +42,7 @@ type client struct {
 	token string
 	hub   *url.URL // that the token is for
 
+	conns int // requests for contents at once
 	stall time.Duration
 	sleep func(ctx context.Context, d time.Duration) error
 
@@ -68,7 +69,7 @@ func newClient(agent string, env environment) (*client, error) {
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		agent: agent, token: env.token, hub: hub, stall: stallTime, sleep: sleep,
+		agent: agent, token: env.token, hub: hub, conns: connections, stall: stallTime, sleep: sleep,
 	}, nil
 }
 

@@ -113,7 +113,7 @@ func (f *file) cache(n int, off int64) *cache {
 func (f *file) moveOn(i, n int64) {
 	switch {
 	case f.last >= 0 && i > f.last && i <= f.last+near:
-		f.last, f.window = i, min(mostAhead, 2*f.window+1)
+		f.last, f.window = i, min(mostAhead, 2*f.window+3)
 	case f.last < 0 || i > f.last || i < f.last-near:
 		f.last, f.window = i, 0
 	}

@@ -194,7 +194,7 @@ func (h *hub) open(ctx context.Context) (*checkpoint.Source, error) {
 	}
 	top := *h.loc
 	top.Path = folder
-	t := newTree(ctx, top.String())
+	t := newTree(ctx, h.c, top.String())
 	snapshot := h.snapshot(h.commit)
 	cached := 0
 	for _, f := range files {

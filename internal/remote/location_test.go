@@ -99,7 +99,7 @@ func FuzzHub(f *testing.F) {
 		if err != nil {
 			return
 		}
-		tr := newTree(t.Context(), "hf://a/b")
+		tr := newTree(t.Context(), &client{}, "hf://a/b")
 		defer tr.Close()
 		for _, file := range list {
 			if file.Size < 0 {

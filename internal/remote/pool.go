@@ -40,8 +40,8 @@ type pool struct {
 // blockSlots is the number of blocks that a source may hold: 64 MiB, in memory of its own.
 const blockSlots = 2 * connections
 
-func newPool(ctx context.Context) *pool {
-	p := &pool{conns: make(chan struct{}, connections)}
+func newPool(ctx context.Context, conns int) *pool {
+	p := &pool{conns: make(chan struct{}, conns)}
 	p.ctx, p.cancel = context.WithCancel(ctx)
 	p.blocks = cache{unit: blockSize, slots: blockSlots}
 	p.pages = cache{unit: pageSize, slots: pageSlots}

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -186,5 +188,103 @@ func TestHub(t *testing.T) {
 	}
 	if _, err := src.Tensors[0].ReadAt(make([]byte, 1<<20), 1<<20); err == nil {
 		t.Error("read after Close")
+	}
+}
+
+// TestParallel: whoever reads forward, however little at a time, has as many requests under way as there are connections.
+func TestParallel(t *testing.T) {
+	const blocks, atOnce = 14, 5
+	h := &standin.Hub{Repo: "org/name", Dir: writeModel(t, 1, blocks*blockSize)}
+	var held atomic.Int64
+	all := make(chan struct{})
+	h.Contents = func(w http.ResponseWriter, r *http.Request, serve http.HandlerFunc) {
+		var off int64
+		_, _ = fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &off)
+		// The first blocks come at once, those after them when so many are asked for.
+		if off >= atOnce*blockSize && held.Add(1) == connections {
+			close(all)
+		}
+		if off >= atOnce*blockSize {
+			select {
+			case <-all:
+			case <-time.After(20 * time.Second):
+			}
+		}
+		serve(w, r)
+	}
+	opt := start(t, h)
+	tune := opt.tune
+	opt.tune = func(c *client) { tune(c); c.stall = time.Minute }
+	src, err := Open(t.Context(), "hf://org/name", opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	p := make([]byte, 1<<20)
+	for off := int64(0); off < src.Tensors[0].Size(); off += int64(len(p)) {
+		if _, err := src.Tensors[0].ReadAt(p, off); err != nil && err != io.EOF {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-all:
+	default:
+		t.Errorf("never %d requests at once", connections)
+	}
+	if n := h.Asked.Load(); n > blocks+4 { // the last block, the head, the index and config.json
+		t.Errorf("%d requests for %d blocks", n, blocks)
+	}
+}
+
+// TestFewBytes: records that lie far apart are read without what lies between.
+func TestFewBytes(t *testing.T) {
+	sizes := make([]int, 64)
+	for i := range sizes {
+		sizes[i] = 256 + i%2*(1<<20)
+	}
+	h := &standin.Hub{Repo: "org/name", Dir: writeModel(t, 1, sizes...)}
+	src, err := Open(t.Context(), "hf://org/name", start(t, h))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	before := h.Sent.Load()
+	for _, i := range []int{60, 2, 30, 16} {
+		w, _ := src.Lookup(fmt.Sprintf("model.layers.0.w%d.weight", i))
+		if _, err := w.ReadAt(make([]byte, 256), 0); err != nil && err != io.EOF {
+			t.Fatal(err)
+		}
+	}
+	if n := h.Sent.Load() - before; n > 4*pageSize {
+		t.Errorf("%d bytes for four records of 256", n)
+	}
+}
+
+// Of a server with 50 ms of latency that gives a connection 20 MB/s.
+func BenchmarkConnections(b *testing.B) {
+	const size = 256 << 20
+	dir := writeModel(b, 1, size)
+	for _, conns := range []int{1, connections} {
+		b.Run(fmt.Sprintf("connections=%d", conns), func(b *testing.B) {
+			b.SetBytes(size)
+			for b.Loop() {
+				opt := start(b, &standin.Hub{Repo: "org/name", Dir: dir, Latency: 50 * time.Millisecond, Rate: 20_000_000})
+				tune := opt.tune
+				opt.tune = func(c *client) { tune(c); c.conns = conns }
+				src, err := Open(b.Context(), "hf://org/name", opt)
+				if err != nil {
+					b.Fatal(err)
+				}
+				p := make([]byte, 1<<20)
+				src.Tensors[0].Prefetch(0, 8<<20) // as the engine
+				for off := int64(0); off < size; off += int64(len(p)) {
+					src.Tensors[0].Prefetch(off+8<<20, 1<<20)
+					if _, err := src.Tensors[0].ReadAt(p, off); err != nil && err != io.EOF {
+						b.Fatal(err)
+					}
+				}
+				src.Close()
+			}
+		})
 	}
 }

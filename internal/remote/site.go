@@ -30,7 +30,7 @@ func openSite(ctx context.Context, c *client, loc *Location) (*checkpoint.Source
 	}
 	base.Path = strings.TrimSuffix(base.Path, "/") + "/"
 	top := shown(&base)
-	t := newTree(ctx, top)
+	t := newTree(ctx, c, top)
 	object := func(name string) fetcher {
 		u := base
 		u.Path += name

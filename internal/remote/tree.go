@@ -32,8 +32,8 @@ type entry struct {
 }
 
 // newTree makes an empty tree, whose requests end with ctx.
-func newTree(ctx context.Context, top string) *tree {
-	return &tree{pool: newPool(ctx), top: strings.TrimSuffix(top, "/"), files: map[string]*entry{}, dirs: map[string][]fs.DirEntry{".": nil}}
+func newTree(ctx context.Context, c *client, top string) *tree {
+	return &tree{pool: newPool(ctx, c.conns), top: strings.TrimSuffix(top, "/"), files: map[string]*entry{}, dirs: map[string][]fs.DirEntry{".": nil}}
 }
 
 // add lists a file: one that from has, or that lies at local. Names that no directory could have are left out.
