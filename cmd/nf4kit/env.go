@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sort"
 	"strings"
 
@@ -36,10 +38,10 @@ func applyEnv(cmd *cobra.Command, environ []string, stderr io.Writer) error {
 	if len(env) == 0 {
 		return nil
 	}
-	known := map[string]bool{}
+	known := map[string]string{} // by variable, a command that has the flag
 	var visit func(c *cobra.Command)
 	visit = func(c *cobra.Command) {
-		note := func(f *pflag.Flag) { known[envName(f.Name)] = true }
+		note := func(f *pflag.Flag) { known[envName(f.Name)] = c.CommandPath() }
 		c.Flags().VisitAll(note)
 		c.PersistentFlags().VisitAll(note)
 		for _, s := range c.Commands() {
@@ -49,13 +51,19 @@ func applyEnv(cmd *cobra.Command, environ []string, stderr io.Writer) error {
 	visit(cmd.Root())
 	var unknown []string
 	for k := range env {
-		if !known[k] && !otherEnv[k] {
+		if known[k] == "" && !otherEnv[k] {
 			unknown = append(unknown, k)
 		}
 	}
 	sort.Strings(unknown)
 	for _, k := range unknown {
 		warnf(stderr, "%s is set but no flag has that name", k)
+	}
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		flag := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(k, envPrefix), "_", "-"))
+		if known[k] != "" && !otherEnv[k] && env[k] != "" && cmd.Flags().Lookup(flag) == nil && !quiet(cmd) {
+			noticef(stderr, "%s is set: a flag of %s, not of %s", k, known[k], cmd.CommandPath())
+		}
 	}
 	var err error
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
@@ -69,6 +77,12 @@ func applyEnv(cmd *cobra.Command, environ []string, stderr io.Writer) error {
 		}
 	})
 	return err
+}
+
+// quiet reports whether -q is given.
+func quiet(cmd *cobra.Command) bool {
+	f := cmd.Flags().Lookup("quiet")
+	return f != nil && f.Value.String() == "true"
 }
 
 // setFlag gives values to a flag that the command line did not set.

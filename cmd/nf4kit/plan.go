@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/memplan"
@@ -37,12 +36,16 @@ type PlanOptions struct {
 	Padded, Checkpointing, Offload bool
 	Attention, Loss                string
 	Compile, DropOutputs           bool
+	Task, Preset                   string
+	DoRA, Embeddings, OnHost       bool
+	Bits                           int64
+	Sweep                          []string
 	GPUs                           int64
 	Sharding                       string
 	Overhead, Context              string
 	Generate                       int64
 	GPU, VRAM                      string
-	MustFit, NoAdvice              bool
+	MustFit, NoAdvice, Brief       bool
 	HTML                           string
 }
 
@@ -50,7 +53,7 @@ func newPlanCommand(g *globals) *cobra.Command {
 	var o PlanOptions
 	var list bool
 	cmd := &cobra.Command{
-		Use:        "plan SRC",
+		Use:        "plan SRC [FLAG=VALUE,...]...",
 		SuggestFor: []string{"memory", "estimate", "vram"},
 		Short:      "Plan the GPU memory of full fine-tuning, LoRA or QLoRA, and which GPUs it fits",
 		Long: `plan says what a training run on SRC takes: weights, adapters, gradients, optimizer states,
@@ -73,10 +76,15 @@ changes it too, except those that are marked (not in the script).
 		Example: `  nf4kit plan llama-3.1-8b --gpu "RTX 4090"
   nf4kit plan Llama-3.2-1B --method lora --rank 32 --targets q_proj,v_proj --seq 4096
   nf4kit plan config.json --method full --gpus 8 --sharding fsdp --vram 80GiB
-  nf4kit plan qwen2.5-7b --optimizer paged-adamw-8bit --html plan.html`,
+  nf4kit plan qwen2.5-7b --optimizer paged-adamw-8bit --html plan.html
+  nf4kit plan llama-3.1-8b --preset axolotl --vram 16GiB
+  nf4kit plan llama-3.1-8b --sweep rank=8,64 targets=attention,all-linear`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if list {
+			switch {
+			case list:
 				return noArguments(cmd, args)
+			case len(o.Sweep) > 0:
+				return atLeast("SRC")(cmd, args)
 			}
 			return arguments("SRC")(cmd, args)
 		},
@@ -88,10 +96,16 @@ changes it too, except those that are marked (not in the script).
 				return printLists(g)
 			}
 			o.Src = args[0]
+			if err := o.preset(cmd.Flags()); err != nil {
+				return err
+			}
+			if len(o.Sweep) > 0 {
+				return o.sweep(cmd.Context(), g, cmd.Flags(), append(o.Sweep, args[1:]...))
+			}
 			return runPlan(cmd.Context(), g, o)
 		},
 	}
-	o.AddFlags(cmd.Flags())
+	o.flags(cmd.Flags())
 	for flag, values := range planValues {
 		enum(cmd, flag, values...)
 	}
@@ -100,65 +114,8 @@ changes it too, except those that are marked (not in the script).
 		gpus = append(gpus, gpu.Name)
 	}
 	complete(cmd, "gpu", gpus...)
-	spell(cmd.Flags(), trainerWord, "optimizer", "attention")
-	spell(cmd.Flags(), tokenCount, "seq", "generate")
-	spell(cmd.Flags(), gpuMemory, "vram")
 	cmd.Flags().BoolVar(&list, "list", false, "list the built-in shapes and the GPUs, and stop")
 	return cmd
-}
-
-// planValues are the words that flags take.
-var planValues = map[string][]string{
-	"method":        {"qlora", "lora", "full", "norms"},
-	"dtype":         {"auto", "bfloat16", "float16", "float32"},
-	"precision":     {"auto", "pure", "mixed", "autocast"},
-	"adapter-dtype": {"float32", "bfloat16", "float16"},
-	"experts":       {"keep", "quantize"},
-	"towers":        {"keep", "quantize"},
-	"optimizer":     memplan.Optimizers(),
-	"attention":     {"sdpa", "eager"},
-	"loss":          {"standard", "chunked", "fused"},
-	"sharding":      {"none", "zero1", "zero2", "zero3", "fsdp"},
-}
-
-// AddFlags declares the flags with their defaults.
-func (o *PlanOptions) AddFlags(fs *pflag.FlagSet) {
-	list := func(flag string) string { return strings.Join(planValues[flag], ", ") }
-	fs.StringVar(&o.Method, "method", "qlora", "what is trained: "+list("method"))
-	fs.StringVar(&o.DType, "dtype", "auto", "dtype of the base weights and of the products: auto is config.json's, else bfloat16")
-	fs.StringVar(&o.Precision, "precision", "auto", "full fine-tuning: pure (one copy of the weights, as Trainer has it), mixed (a float32 master copy beside it, as DeepSpeed and FSDP have it), autocast (float32 weights); auto is pure, or mixed with --sharding; adapters: autocast for a loop that uses it (bf16=True)")
-	fs.Int64Var(&o.Rank, "rank", memplan.DefaultRank, "LoRA rank")
-	fs.StringVar(&o.Targets, "targets", "all-linear", "layers with an adapter: all-linear, attention, mlp, a list such as q_proj,v_proj, or re:REGEX on the whole path")
-	fs.StringVar(&o.AdapterDType, "adapter-dtype", "float32", "dtype of the adapters: "+list("adapter-dtype"))
-	fs.Float64Var(&o.Dropout, "dropout", 0, "LoRA dropout")
-	fs.BoolVar(&o.DoubleQuant, "double-quant", true, "QLoRA: scales in 8 bits")
-	fs.Int64Var(&o.BlockSize, "block-size", memplan.DefaultBlockSize, "QLoRA: weights per scale")
-	fs.BoolVar(&o.KbitPrep, "kbit-prep", true, "QLoRA: peft's prepare_model_for_kbit_training, which makes embeddings, norms and head float32")
-	fs.StringVar(&o.Experts, "experts", "keep", "QLoRA: routed experts in 16 bits, as transformers 5 has them, or quantize")
-	fs.StringVar(&o.Towers, "towers", "keep", "QLoRA: vision and audio towers in 16 bits, as convert keeps them, or quantize")
-	fs.StringVar(&o.Optimizer, "optimizer", "adamw", list("optimizer"))
-	fs.BoolVar(&o.Foreach, "foreach", false, "torch's for-each optimizer step, which copies a state; the default is a fused one")
-	fs.BoolVar(&o.InBackward, "optimizer-in-backward", false, "step each parameter as soon as it has its gradient")
-	fs.Int64Var(&o.MicroBatch, "micro-batch", 1, "sequences per GPU and step")
-	fs.Int64Var(&o.Seq, "seq", memplan.DefaultSeq, "tokens per sequence")
-	fs.Int64Var(&o.Accumulate, "accumulate", 1, "micro-batches per optimizer step")
-	fs.BoolVar(&o.Padded, "padded", false, "batches with padding, hence an attention mask")
-	fs.BoolVar(&o.Checkpointing, "checkpointing", true, "gradient checkpointing")
-	fs.BoolVar(&o.Offload, "offload", false, "checkpoints wait in host memory")
-	fs.StringVar(&o.Attention, "attention", "sdpa", "sdpa (flash or memory-efficient) or eager, which holds the scores")
-	fs.StringVar(&o.Loss, "loss", "standard", "cross-entropy: standard, chunked, or fused with the output projection (Liger)")
-	fs.BoolVar(&o.Compile, "compile", false, "torch.compile")
-	fs.BoolVar(&o.DropOutputs, "drop-outputs", true, "let go of the model's outputs before backward, as Trainer does; false for a loop that holds them")
-	fs.Int64Var(&o.GPUs, "gpus", 1, "data-parallel GPUs; figures are of one of them")
-	fs.StringVar(&o.Sharding, "sharding", "none", "over the GPUs: "+list("sharding"))
-	fs.StringVar(&o.Overhead, "overhead", "5%", "what the allocator reserves beyond what is allocated (not in the script)")
-	fs.StringVar(&o.Context, "context", "512MiB", "memory of the CUDA context (not in the script)")
-	fs.Int64Var(&o.Generate, "generate", 0, "also plan generation with a KV cache for `TOKENS` per sequence (not in the script)")
-	fs.StringVar(&o.GPU, "gpu", "", "say how it fits this GPU, such as \"RTX 4090\", and what to change (not in the script)")
-	fs.StringVar(&o.VRAM, "vram", "", "the same for a GPU with this much memory, such as 24GiB (not in the script)")
-	fs.BoolVar(&o.MustFit, "must-fit", false, "exit with 4 if the plan does not fit --gpu or --vram (not in the script)")
-	fs.BoolVar(&o.NoAdvice, "no-advice", false, "without guidance from the literature (not in the script)")
-	fs.StringVar(&o.HTML, "html", "", "also write a page with sliders to `FILE` (not in the script)")
 }
 
 // run turns the flags into a run; a wrong one is a usage error.
@@ -171,6 +128,7 @@ func (o *PlanOptions) run(dtype memplan.DType) (memplan.Run, error) {
 		MicroBatch: o.MicroBatch, Seq: o.Seq, Accumulate: o.Accumulate, Padded: o.Padded, NoCheckpointing: !o.Checkpointing, Offload: o.Offload,
 		Attention: memplan.Attention(o.Attention), Loss: memplan.Loss(o.Loss), Compile: o.Compile, DropOutputs: o.DropOutputs,
 		GPUs: o.GPUs, Sharding: memplan.Sharding(o.Sharding),
+		Task: memplan.Task(o.Task), Bits: o.Bits, DoRA: o.DoRA, Embeddings: o.Embeddings, OnHost: o.OnHost,
 	}
 	for _, f := range []struct {
 		name string
@@ -184,6 +142,9 @@ func (o *PlanOptions) run(dtype memplan.DType) (memplan.Run, error) {
 		if f[1] != "keep" && f[1] != "quantize" {
 			return r, usagef("--%s %q: want keep or quantize", f[0], f[1])
 		}
+	}
+	if o.Bits != 4 && o.Bits != 8 {
+		return r, usagef("--bits: %d; want 4 or 8", o.Bits)
 	}
 	if o.DType == "auto" {
 		r.Base = memplan.BF16
@@ -325,7 +286,11 @@ func runPlan(ctx context.Context, g *globals, o PlanOptions) error {
 			return err
 		}
 	} else {
-		p.print(g.Stdout, g.Verbose)
+		if o.Brief {
+			p.printBrief(g.Stdout)
+		} else {
+			p.print(g.Stdout, g.Verbose)
+		}
 	}
 	if o.HTML != "" && !g.Quiet {
 		noticef(g.Stderr, "wrote %s", o.HTML)
@@ -364,14 +329,14 @@ func (p *planned) compare(m *modelshape.Model, r memplan.Run) error {
 		name  string
 		apply func(*memplan.Run)
 	}{
-		{"full, float32 master", func(r *memplan.Run) { r.Method, r.Precision = memplan.Full, memplan.Mixed }},
-		{"full", func(r *memplan.Run) { r.Method, r.Precision = memplan.Full, memplan.Pure }},
+		{"full, float32 master", func(r *memplan.Run) { fullRun(r, memplan.Mixed) }},
+		{"full", func(r *memplan.Run) { fullRun(r, memplan.Pure) }},
 		{"LoRA", func(r *memplan.Run) { r.Method, r.Precision = memplan.LoRA, p.opts.precision(memplan.LoRA) }},
 		{"QLoRA NF4", func(r *memplan.Run) {
-			r.Method, r.NoDoubleQuant, r.Precision = memplan.QLoRA, true, p.opts.precision(memplan.QLoRA)
+			r.Method, r.Bits, r.NoDoubleQuant, r.Precision = memplan.QLoRA, 4, true, p.opts.precision(memplan.QLoRA)
 		}},
 		{"QLoRA NF4+DQ", func(r *memplan.Run) {
-			r.Method, r.NoDoubleQuant, r.Precision = memplan.QLoRA, false, p.opts.precision(memplan.QLoRA)
+			r.Method, r.Bits, r.NoDoubleQuant, r.Precision = memplan.QLoRA, 4, false, p.opts.precision(memplan.QLoRA)
 		}},
 	} {
 		x := r
@@ -389,6 +354,11 @@ func (p *planned) compare(m *modelshape.Model, r memplan.Run) error {
 		p.usual = append(p.usual, w)
 	}
 	return nil
+}
+
+// fullRun makes the run one of full fine-tuning, without what adapters alone have.
+func fullRun(r *memplan.Run, p memplan.Precision) {
+	r.Method, r.Precision, r.DoRA, r.Embeddings = memplan.Full, p, false, false
 }
 
 // chosen is the row of the comparison that is the plan itself, -1 if none is.

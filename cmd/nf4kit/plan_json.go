@@ -58,6 +58,9 @@ type planRunJSON struct {
 	Loss          memplan.Loss      `json:"loss"`
 	GPUs          int64             `json:"gpus"`
 	Sharding      memplan.Sharding  `json:"sharding"`
+	Task          memplan.Task      `json:"task"`
+	Bits          int64             `json:"bits,omitempty"`
+	Preset        string            `json:"preset,omitempty"`
 }
 
 // planShownJSON is what nvidia-smi will probably show.
@@ -111,7 +114,7 @@ func (p *planned) json() planJSON {
 			m.Stack.Layers, m.Stack.Hidden, m.Stack.Vocab, m.Context},
 		Run: planRunJSON{Method: r.Method, DType: r.Base, DoubleQuant: !r.NoDoubleQuant && r.Method == memplan.QLoRA, BlockSize: r.BlockSize,
 			KbitPrep: !r.NoKbitPrep && r.Method == memplan.QLoRA, Optimizer: r.Optimizer, MicroBatch: r.MicroBatch, Seq: r.Seq, Accumulate: r.Accumulate,
-			Checkpointing: !r.NoCheckpointing, Attention: r.Attention, Loss: r.Loss, GPUs: r.GPUs, Sharding: r.Sharding},
+			Checkpointing: !r.NoCheckpointing, Attention: r.Attention, Loss: r.Loss, GPUs: r.GPUs, Sharding: r.Sharding, Task: r.Task, Preset: p.opts.Preset},
 		Weights: p.plan.Weights, Memory: p.plan.Memory, Trained: p.plan.Trained,
 		Adapter: planAdapterJSON{p.plan.AdapterParams, p.file, p.plan.Coefficients.Adapters},
 		Changes: p.changes, Chain: p.chain, Snippet: p.plan.Snippet(p.src.Load), Assumed: p.facts(),
@@ -121,6 +124,9 @@ func (p *planned) json() planJSON {
 		out.Run.Rank, out.Run.Targets, out.Run.AdapterDType = r.Rank, r.Targets, r.AdapterDType
 	} else {
 		out.Adapter.File = 0
+	}
+	if r.Method == memplan.QLoRA {
+		out.Run.Bits = r.Bits
 	}
 	if r.Method == memplan.Full || r.Precision == memplan.Autocast {
 		out.Run.Precision = r.Precision

@@ -53,139 +53,10 @@ func billions(n int64) string {
 	return countText(n)
 }
 
-// subtitle is the model in a line.
-func (p *planned) subtitle() string {
-	m := p.src.Model
-	s := billions(m.Params()) + " parameters"
-	if a := m.ActiveParams(); a != m.Params() {
-		s += fmt.Sprintf(", %s active per token", billions(a))
-	}
-	if k := m.Stack; k.Layers > 0 {
-		s += fmt.Sprintf("; %d layers of width %d", k.Layers, k.Hidden)
-	}
-	if m.Tied {
-		s += ", embedding tied"
-	}
-	return s + "; from " + p.src.From
-}
-
-// facts are what the figures rest on.
-func (p *planned) facts() []string {
-	r := p.plan.Run
-	out := []string{fmt.Sprintf("%s, base weights in %s, %s, %s attention, %s loss", r.Method, r.Base, r.Optimizer, r.Attention, r.Loss)}
-	switch r.Method {
-	case memplan.Full:
-		out[0] = fmt.Sprintf("full fine-tuning, %s precision, %s, %s attention, %s loss", r.Precision, r.Optimizer, r.Attention, r.Loss)
-	case memplan.LoRA, memplan.QLoRA:
-		auto := ""
-		if r.Precision == memplan.Autocast {
-			auto = ", under autocast"
-		}
-		out = append(out, fmt.Sprintf("rank %d on %s, adapters in %s%s", r.Rank, r.Targets, r.AdapterDType, auto))
-	}
-	if r.Method == memplan.QLoRA {
-		prep := "embeddings, norms and head made float32 by prepare_model_for_kbit_training"
-		if r.NoKbitPrep {
-			prep = "embeddings, norms and head left in 16 bits"
-		}
-		out = append(out, prep)
-	}
-	if r.NoCheckpointing {
-		out = append(out, "no gradient checkpointing")
-	} else {
-		out = append(out, "gradient checkpointing of every layer")
-	}
-	if r.Accumulate > 1 {
-		out = append(out, fmt.Sprintf("%d micro-batches per optimizer step", r.Accumulate))
-	}
-	if r.GPUs > 1 {
-		out = append(out, fmt.Sprintf("%d GPUs, sharding %s; figures are of one GPU", r.GPUs, r.Sharding))
-	}
-	out = append(out, fmt.Sprintf("allocator slack %.0f %%, CUDA context %s", 100*r.Slack, gibText(r.Context)))
-	m := p.src.Model
-	out = append(out, m.Notes...)
-	for _, n := range []struct {
-		on   bool
-		text string
-	}{
-		{m.Stack.Experts > 0 && r.Method == memplan.QLoRA && !r.QuantExperts,
-			"routed experts stay out of 4 bits, as in transformers 5" + map[bool]string{true: "", false: ", and kbit preparation makes them float32"}[r.NoKbitPrep]},
-		{m.Context > 0 && r.Seq > m.Context, fmt.Sprintf("%s tokens are more than the model's context of %s", countText(r.Seq), countText(m.Context))},
-		{m.Stack.Experts > 0, "activations of routed experts are an estimate"},
-		{m.Stack.LinearLayers > 0, "layers with linear attention are counted as plain attention: an estimate"},
-		{hasPart(m, modelshape.Encoder), "activations of the encoder are left out"},
-		{hasPart(m, modelshape.Tower), "activations of vision and audio towers are left out"},
-		{!m.Stack.RMSNorm && m.Stack.Layers > 0, "activations are exact for Llama's layers; with LayerNorm and other MLPs an estimate"},
-	} {
-		if n.on {
-			out = append(out, n.text)
-		}
-	}
-	return out
-}
-
-func hasPart(m *modelshape.Model, part modelshape.Part) bool {
-	for _, g := range m.Groups {
-		if g.Part == part {
-			return true
-		}
-	}
-	return false
-}
-
-// part is a row of the table of what is in memory at the peak.
-type part struct {
-	name  string
-	bytes int64
-	note  string
-}
-
-func (p *planned) parts() []part {
-	x, r, w := p.plan.Memory, p.plan.Run, p.plan.Weights
-	peak := x.PeakPhase()
-	weights := fmt.Sprintf("%s in %s", billions(w.Params), r.Base)
-	if r.Method == memplan.QLoRA {
-		weights = fmt.Sprintf("%s in 4 bits take %s, the rest %s", billions(w.QuantParams), gibText(w.Quantized), gibText(w.Device-w.Quantized))
-	}
-	if r.Sharding == memplan.ZeRO3 || r.Sharding == memplan.FSDP {
-		weights += fmt.Sprintf(", over %d GPUs", r.GPUs)
-	}
-	out := []part{{"weights", x.Weights, weights}}
-	if p.plan.AdapterParams > 0 {
-		out = append(out, part{"adapters", x.Adapters, fmt.Sprintf("%s parameters in %s", countText(p.plan.AdapterParams), r.AdapterDType)})
-	}
-	states := string(r.Optimizer)
-	if x.Paged > 0 {
-		states += ", what is not paged"
-	}
-	grads := ""
-	if peak.Gradients < x.Gradients {
-		grads = gibText(x.Gradients) + " when complete"
-	}
-	work := "one layer in backward"
-	if x.Peak == memplan.PhaseStep {
-		work = "copies of the step"
-	}
-	acts := "saved for backward"
-	if !r.NoCheckpointing {
-		acts = "inputs of the checkpointed layers"
-		if r.Offload {
-			acts = "the layers' inputs are on the host"
-		}
-	}
-	return append(out,
-		part{"optimizer", x.Optimizer, states},
-		part{"gradients", peak.Gradients, grads},
-		part{"activations", peak.Activations, acts},
-		part{"layer at work", peak.Work, work},
-		part{"logits", peak.Logits, fmt.Sprintf("%s words of vocabulary", countText(p.src.Model.Stack.Vocab))},
-		part{"workspace", x.Workspace, "cuBLAS, communication"})
-}
-
 // moments are the phases in words.
 var moments = map[string]string{
 	memplan.PhaseForward: "forward, loss", memplan.PhaseLoss: "backward, loss", memplan.PhaseLastLayer: "backward, last layer",
-	memplan.PhaseFirst: "backward, first layer", memplan.PhaseEmbedding: "backward, embedding", memplan.PhaseStep: "optimizer step",
+	memplan.PhaseGenerate: "generation", memplan.PhaseFirst: "backward, first layer", memplan.PhaseEmbedding: "backward, embedding", memplan.PhaseStep: "optimizer step",
 }
 
 // print writes the report for people.
@@ -229,24 +100,7 @@ func (p *planned) print(w io.Writer, verbose bool) {
 	alignRight(t, 2, 2)
 	t.Render()
 
-	escape.Fprintf(w, "\nWays to train it, otherwise the same:\n")
-	t = newTable(w)
-	t.AppendHeader(row("method", "weights file", "bits/param", "trained", "share", "adapter file", "needs"))
-	for i, v := range p.usual {
-		name, file := v.name, "-"
-		if i == p.chosen() {
-			name += " *"
-		}
-		if v.file > 0 {
-			file = bytesText(v.file)
-		}
-		q := v.plan
-		t.AppendRow(row(name, bytesText(q.Weights.File), fmt.Sprintf("%.2f", q.Weights.Bits()), countText(q.Trained),
-			fmt.Sprintf("%.3g %%", 100*float64(q.Trained)/float64(q.Weights.Params+q.AdapterParams)), file, gibText(q.Memory.Process)))
-	}
-	alignRight(t, 2, 7)
-	t.Render()
-
+	p.printMethods(w)
 	p.printGPUs(w, verbose)
 	p.printChanges(w)
 	p.printGeneration(w)
@@ -262,6 +116,41 @@ func (p *planned) print(w io.Writer, verbose bool) {
 	for line := range strings.Lines(p.plan.Snippet(p.src.Load)) {
 		escape.Fprintf(w, "%s\n", strings.TrimSuffix(line, "\n"))
 	}
+}
+
+// printBrief is --brief.
+func (p *planned) printBrief(w io.Writer) {
+	x := p.plan.Memory
+	state := x.Weights + x.Adapters + x.Gradients + x.Optimizer + x.Paged
+	escape.Fprintf(w, "%s: %s\n", p.src.Model.Name, p.subtitle())
+	escape.Fprintf(w, "  %s\n", p.facts()[0])
+	escape.Fprintf(w, "  weights, gradients and optimizer %s (%.2f bytes a parameter), allocated %s, needs at least %s\n",
+		bytesText(state), float64(state)/float64(max(p.plan.Weights.Params, 1)), gibText(x.Allocated), gibText(x.Process))
+	if x.Paged > 0 {
+		escape.Fprintf(w, "  with all paged states on the host %s\n", bytesText(x.Least))
+	}
+	p.printMethods(w)
+}
+
+// printMethods is the table of the usual methods.
+func (p *planned) printMethods(w io.Writer) {
+	escape.Fprintf(w, "\nWays to train it, otherwise the same:\n")
+	t := newTable(w)
+	t.AppendHeader(row("method", "weights file", "bits/param", "trained", "share", "adapter file", "needs"))
+	for i, v := range p.usual {
+		name, file := v.name, "-"
+		if i == p.chosen() {
+			name += " *"
+		}
+		if v.file > 0 {
+			file = bytesText(v.file)
+		}
+		q := v.plan
+		t.AppendRow(row(name, bytesText(q.Weights.File), fmt.Sprintf("%.2f", q.Weights.Bits()), countText(q.Trained),
+			fmt.Sprintf("%.3g %%", 100*float64(q.Trained)/float64(q.Weights.Params+q.AdapterParams)), file, gibText(q.Memory.Process)))
+	}
+	alignRight(t, 2, 7)
+	t.Render()
 }
 
 // shown is what nvidia-smi will probably show, on the GPU that was asked about.

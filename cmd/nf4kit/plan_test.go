@@ -245,11 +245,17 @@ func TestPlanFlagsChangePlanAndScript(t *testing.T) {
 		"gpus":                  {"llama-2-7b", nil, []string{"--gpus", "8"}},
 		"sharding":              {"llama-2-7b", []string{"--gpus", "8"}, []string{"--sharding", "fsdp"}},
 		"dtype":                 {"llama-2-7b", []string{"--method", "lora"}, []string{"--dtype", "float32"}},
+		"task":                  {"llama-2-7b", nil, []string{"--task", "dpo"}},
+		"preset":                {"llama-2-7b", nil, []string{"--preset", "axolotl"}},
+		"bits":                  {"llama-2-7b", nil, []string{"--bits", "8"}},
+		"dora":                  {"llama-2-7b", nil, []string{"--dora"}},
+		"train-embeddings":      {"llama-2-7b", nil, []string{"--train-embeddings"}},
+		"cpu-offload":           {"llama-2-7b", []string{"--gpus", "8", "--sharding", "zero3"}, []string{"--cpu-offload"}},
 		"overhead":              {"llama-2-7b", nil, []string{"--overhead", "20%"}},
 		"context":               {"llama-2-7b", nil, []string{"--context", "1GiB"}},
 	}
 	// What is printed beside the run.
-	beside := map[string]bool{"generate": true, "gpu": true, "vram": true, "must-fit": true, "no-advice": true, "html": true, "list": true}
+	beside := map[string]bool{"generate": true, "gpu": true, "vram": true, "must-fit": true, "no-advice": true, "html": true, "list": true, "sweep": true, "brief": true}
 	newPlanCommand(new(globals)).Flags().VisitAll(func(f *pflag.Flag) {
 		c, ok := rows[f.Name]
 		if ok == beside[f.Name] {
@@ -275,7 +281,9 @@ func TestPlanValuesHaveScripts(t *testing.T) {
 	for flag, values := range planValues {
 		with := []string{"llama-3.1-8b", "--method", "full", "--gpus", "8", "--seq", "512"}
 		switch flag {
-		case "method", "towers", "experts":
+		case "optimizer", "loss":
+			with = []string{"llama-3.1-8b", "--method", "full", "--seq", "512"}
+		case "method", "towers", "experts", "task", "preset":
 			with = []string{"llama-3.1-8b"}
 		case "adapter-dtype", "dtype":
 			with = []string{"llama-3.1-8b", "--method", "lora"}

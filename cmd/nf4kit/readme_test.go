@@ -36,10 +36,16 @@ var byCI = map[string]bool{
 	"go test ./...": true,
 }
 
-// TestREADME runs every command of the README, in order and in one directory, and
-// compares what it prints.
+// TestREADME runs every command of the README and of the pages in docs that show commands with their output, in order
+// and those of a page in one directory, and compares what they print.
 func TestREADME(t *testing.T) {
-	name, err := filepath.Abs("../../README.md")
+	for _, page := range []string{"README.md", "docs/article.md"} {
+		t.Run(page, func(t *testing.T) { testPage(t, page) })
+	}
+}
+
+func testPage(t *testing.T, page string) {
+	name, err := filepath.Abs(filepath.Join("../..", page))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +93,7 @@ func TestREADME(t *testing.T) {
 		return
 	}
 	if d := cmp.Diff(normalize(string(raw)), got); d != "" {
-		t.Errorf("output of the README's commands (-README +now; go test ./cmd/nf4kit -run README -update):\n%s", d)
+		t.Errorf("output of the page's commands (-page +now; go test ./cmd/nf4kit -run README -update):\n%s", d)
 	}
 }
 

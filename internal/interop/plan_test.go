@@ -150,6 +150,8 @@ func TestPlanSnippets(t *testing.T) {
 			r.Method, r.Targets, r.Dropout = memplan.LoRA, `re:model\.layers\.\d+\.mlp\.(up|down)_proj`, 0.1
 		}), true},
 		{memplan.Run{Method: memplan.LoRA, AdapterDType: memplan.BF16}, true},
+		{with(func(r *memplan.Run) { r.Method, r.DoRA = memplan.LoRA, true }), true},
+		{with(func(r *memplan.Run) { r.Method, r.Embeddings = memplan.LoRA, true }), true},
 		{trainer, true},
 		{with(func(r *memplan.Run) { r.NoDoubleQuant, r.Optimizer = true, "paged-adamw-8bit" }), false},
 		{with(func(r *memplan.Run) { r.NoKbitPrep, r.Precision = true, memplan.Autocast }), true},

@@ -123,6 +123,11 @@ func (r Run) base(s modelshape.Stack, z sizes, inter int64) layer {
 	default: // the activation's input
 		l.mlp = z.mid * inter
 	}
+	if r.Bits == 8 && r.Method == QLoRA { // MatMul8bitLt keeps the input of every product (bitsandbytes/autograd/_functions.py)
+		l.norm1 += 3 * z.lin * z.h
+		l.out += z.lin * z.o
+		l.mlp += 2*z.lin*z.h + z.lin*inter
+	}
 	if z.full { // inputs of the linear layers, for their weights' gradients
 		l.mlp += z.mid * inter
 		if r.Precision == Autocast { // cast for each layer by itself
@@ -167,6 +172,9 @@ func (r Run) adapt(l *layer, adapters []Adapter, layers int64, z sizes) {
 			}
 		}
 		l.loraRank[ro] += share(z.a)
+		if r.DoRA { // the unscaled result, in the adapter's dtype and in the layer's (one measurement)
+			l.lora[ro] += share(32 * a.Out / 5)
+		}
 	}
 }
 
@@ -316,6 +324,9 @@ func (k *Coefficients) activations(m *modelshape.Model, r Run) {
 	if k.Checkpointed {
 		if !r.Offload {
 			k.Boundaries = s.Layers * k.Boundary
+			if r.Sharding == FSDP && r.Method != Full { // measured (docs/plan.md, G), in the backward pass only
+				k.SecondToken = k.Boundaries
+			}
 		}
 		if z.c == 4 && s.RMSNorm {
 			k.LayerToken -= 4 * s.Hidden // the first norm's float32 input is the boundary itself
@@ -340,6 +351,11 @@ func (k *Coefficients) activations(m *modelshape.Model, r Run) {
 			}
 		}
 		k.DequantToken = quantEmbedded * inter
+	}
+	if r.DoRA { // B A and the norm of what it changes, in float32
+		for _, a := range k.Adapters {
+			k.Dequant = max(k.Dequant, 8*a.In*a.Out)
+		}
 	}
 	k.attention(r, s, z, heavy)
 	k.tail(m, r, z)
@@ -408,6 +424,9 @@ func (k *Coefficients) tail(m *modelshape.Model, r Run, z sizes) {
 	k.TailSeq = 2 * s.HeadDim * z.c
 	k.TailFixed = 4
 	k.casts(m, r)
+	if r.Embeddings { // the head's input and the ids
+		k.TailToken += z.lin*s.Hidden + 8
+	}
 	if z.full {
 		k.TailToken += z.lin*s.Hidden + 8
 		if r.Precision == Autocast { // the 16-bit copies of the weights, cached until the context ends

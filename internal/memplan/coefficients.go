@@ -39,11 +39,12 @@ type Coefficients struct {
 	// Activations, per token and summed over all layers.
 	Layers       int64 `json:"layers"`
 	Checkpointed bool  `json:"checkpointed"`
-	Boundaries   int64 `json:"boundaries"`  // inputs of checkpointed layers on the GPU
-	Boundary     int64 `json:"boundary"`    // of one of them
-	SavedToken   int64 `json:"saved_token"` // saved for backward
-	SavedRank    int64 `json:"saved_rank"`  // and per unit of rank
-	SavedSeq     int64 `json:"saved_seq"`   // and per token of the sequence (masks, scores)
+	Boundaries   int64 `json:"boundaries"`   // inputs of checkpointed layers on the GPU
+	Boundary     int64 `json:"boundary"`     // of one of them
+	SecondToken  int64 `json:"second_token"` // a second copy of the inputs that FSDP has while it goes backward
+	SavedToken   int64 `json:"saved_token"`  // saved for backward
+	SavedRank    int64 `json:"saved_rank"`   // and per unit of rank
+	SavedSeq     int64 `json:"saved_seq"`    // and per token of the sequence (masks, scores)
 	// One layer, the heaviest.
 	LayerToken int64 `json:"layer_token"`
 	LayerRank  int64 `json:"layer_rank"`
@@ -68,6 +69,9 @@ type Coefficients struct {
 	LossToken   int64 `json:"loss_token"`   // when its gradient has,
 	LossGrad    int64 `json:"loss_grad"`    // (not per token) the projection's gradient, if chunks of logits are still alive
 	HeldToken   int64 `json:"held_token"`   // and while the model's outputs live on
+
+	CacheToken int64 `json:"cache_token"` // keys and values of a generated token, of all that are generated together
+	HostFixed  int64 `json:"host_fixed"`  // what training keeps on the host
 
 	Persistent bool `json:"persistent"`  // gradients stay through the forward pass
 	InBackward bool `json:"in_backward"` // one gradient at a time
@@ -109,12 +113,17 @@ func Prepare(m *modelshape.Model, r Run) *Coefficients {
 	k.trained(m, r)
 	k.activations(m, r)
 	k.loss(m, r) // after trained, whose gradients it looks at
+	k.task(m, r)
+	k.onHost(r)
 	return k
 }
 
 func (k *Coefficients) weights(m *modelshape.Model, r Run) {
 	w := r.weights(m)
 	k.Weights = ceilDiv(w.Device, k.ShardWeights)
+	if r.shardsMasters() {
+		k.Weights = ceilDiv(4*w.Params, k.ShardWeights)
+	}
 	if k.ShardWeights == 1 {
 		return
 	}
@@ -123,7 +132,7 @@ func (k *Coefficients) weights(m *modelshape.Model, r Run) {
 	for _, g := range m.Groups {
 		size := g.Params() * r.keptSize()
 		if r.quantized(g) {
-			_, d := NF4Bytes(g.Elems(), r.BlockSize, !r.NoDoubleQuant)
+			_, d := r.quantBytes(g)
 			size = g.Count * d
 		}
 		if strings.Contains(g.Name, "*") {
@@ -135,11 +144,18 @@ func (k *Coefficients) weights(m *modelshape.Model, r Run) {
 	k.Gathered = 2*inLayers/max(m.Stack.Layers, 1) + outside
 }
 
+// shardsMasters reports whether the weights that are sharded are the float32 master copies, from which FSDP casts what
+// it gathers, and their gradients float32 too.
+func (r Run) shardsMasters() bool {
+	return r.Method == Full && r.Precision == Mixed && r.Sharding == FSDP
+}
+
 // trained sets what gradients and optimizer states cost.
 func (k *Coefficients) trained(m *modelshape.Model, r Run) {
 	if r.Method == LoRA || r.Method == QLoRA {
 		k.Adapters = r.adapters(m)
 		k.AdapterSize = r.AdapterDType.Size()
+		defer k.beside(m, r)
 		k.State = r.Optimizer.rule(k.AdapterSize)
 		k.StateTables = k.State.tables()
 		if r.Foreach && r.Optimizer.torchAdam() {
@@ -154,7 +170,10 @@ func (k *Coefficients) trained(m *modelshape.Model, r Run) {
 		param = 4 // the optimizer works on the master copy
 	}
 	k.State = r.Optimizer.rule(param)
-	if master {
+	switch {
+	case r.shardsMasters():
+		size = 4
+	case master:
 		k.State.Master = 4
 	}
 	var trained, largest, layer int64
@@ -169,6 +188,9 @@ func (k *Coefficients) trained(m *modelshape.Model, r Run) {
 			rows = g.Elems() / max(cols, 1)
 		}
 		device, paged := k.State.stateBytes(rows, cols)
+		if r.Optimizer == GaLore && (g.Kind == modelshape.Linear || g.Kind == modelshape.Kept) {
+			device = galoreBytes(rows, cols, param)
+		}
 		k.Optimizer += g.Count * device
 		k.Paged += g.Count * paged
 		k.Grads += g.Params() * size
@@ -193,7 +215,9 @@ func (k *Coefficients) trained(m *modelshape.Model, r Run) {
 	switch {
 	case k.ShardGrads > 1:
 		k.HeadGrad, k.LateGrad, k.EmbedGrad = ceilDiv(k.HeadGrad, k.ShardGrads), 0, 0
-		k.Workspace += min(total, zeroBucket*size)
+		if r.Sharding != FSDP { // which reduces layer by layer
+			k.Workspace += min(total, zeroBucket*size)
+		}
 	case k.Buckets > 0:
 		k.Workspace += total
 	}
@@ -248,6 +272,9 @@ func (k *Coefficients) loss(m *modelshape.Model, r Run) {
 			k.LossToken = 7 * v / 2
 			k.LossGrad = k.HeadGrad
 		}
+		k.ForwardLoss = k.LossToken
+	case InPlaceLoss: // logits and their gradient in one place, the copy that is shifted for the labels (fitted)
+		k.LossToken = (4 + 2*logit) * v
 		k.ForwardLoss = k.LossToken
 	case FusedLoss:
 		// Liger's chunks hold about as many logits as the hidden states have

@@ -29,12 +29,15 @@
 //	adapters          the same with a: 16 per parameter in float32
 //	8-bit             2 + 8/256 per element, 8 below 4096 elements; Lion 1 + 4/256
 //	Adafactor         4 (rows + columns)
+//	GaLore            of a layer's weight (shorter + 2 longer) sides x rank 128
 //	paged             tensors of 100,000 elements and more may be on the host
 //
 // Micikevicius et al. 2018; Rajbhandari et al. 2020 section 3.1; torch.optim;
 // bitsandbytes optim/optimizer.py (init_state, get_state_buffer). ZeRO-1, 2, 3 and
 // FSDP divide states, gradients, weights by the ranks (Rajbhandari et al. 2020,
-// figure 1); ZeRO-3 and FSDP hold two whole layers and the embedding, ZeRO-2 a
+// figure 1), of which FSDP's mixed precision shards the master copy itself, with
+// float32 gradients, and LoRA under FSDP has a second copy of the layers' inputs in
+// the backward pass (measured); on the host (offload) they leave the GPU. ZeRO-3 and FSDP hold two whole layers and the embedding, ZeRO-2 a
 // bucket of 5e8 gradients; plain data parallelism copies the gradients into buckets
 // (torch.nn.parallel.DistributedDataParallel, gradient_as_bucket_view).
 //
@@ -51,6 +54,8 @@
 //	MLP with gate         3 c i; without c i
 //	full fine-tuning      + 2 c h + c i, the inputs of the linear layers; eager + c q
 //	                      under autocast norms in float32, inputs cast per layer: 2 (5h + i) instead
+//	DoRA                  + 32/5 out per target (one measurement), and 8 in out at work
+//	LLM.int8              + 2 (3h + i) and the attention's result, the inputs of all products
 //	adapter               + a in, its own copy of the input, if a differs from c or there is
 //	                      dropout (then + in for the mask); else c in once per distinct input, none
 //	                      for o_proj, whose input SDPA saved; + a r
@@ -75,7 +80,10 @@
 // saved, its incoming and outgoing gradient: 2 + 4 + 4 + 4, less the cast's, which
 // is gone by then: 14; 16 with a float32 head; 12 if the loop drops the outputs
 // (transformers loss_utils.py). Chunked 3.5, LoRA 2, compiled 12 (fitted to
-// torchtune's README). Fused with the projection: 3 c h per token.
+// torchtune's README). In place, its gradient where the logits were: 8 (fitted to
+// fms-acceleration). Fused with the projection: 3 c h per token, as the losses of DPO
+// and GRPO, which have pairs of sequences, a reference model where all parameters are
+// trained, and before the step the KV cache of all that is generated for it.
 //
 // # The peak over time
 //

@@ -22,11 +22,12 @@ const (
 	Adafactor Optimizer = "adafactor"    // row and column sums in float32
 	Lion      Optimizer = "lion"         // one state
 	Lion8     Optimizer = "lion-8bit"    // one state in 8 bits
+	GaLore    Optimizer = "galore"       // AdamW on gradients projected to rank 128 (Zhao et al. 2024), of the layers' weights
 )
 
 const pagedPrefix = "paged-"
 
-var optimizers = []Optimizer{AdamW, AdamWF32, AdamWBF16, AdamW8, SGD, Momentum, Adafactor, Lion, Lion8}
+var optimizers = []Optimizer{AdamW, AdamWF32, AdamWBF16, AdamW8, SGD, Momentum, Adafactor, Lion, Lion8, GaLore}
 
 // pageable are those bitsandbytes has paged; paged AdamW is its 32-bit one.
 var pageable = []Optimizer{AdamW, AdamW8, Lion, Lion8}
@@ -66,7 +67,7 @@ type stateRule struct {
 func (o Optimizer) rule(paramSize int64) stateRule {
 	r := stateRule{Paged: o.Paged()}
 	switch o.base() {
-	case AdamW:
+	case AdamW, GaLore:
 		r.PerElem = 2 * paramSize
 		if r.Paged { // paged_adamw_32bit
 			r.PerElem = 8
@@ -129,4 +130,17 @@ func ceilDiv(a, b int64) int64 { return (a + b - 1) / b }
 // torch's for-each AdamW; Adafactor works on a float32 copy of one gradient.
 func (o Optimizer) torchAdam() bool {
 	return !o.Paged() && slices.Contains([]Optimizer{AdamW, AdamWF32, AdamWBF16}, o)
+}
+
+// galoreRank is the rank of GaLore's projection (transformers/trainer_optimizer.py).
+const galoreRank = 128
+
+// galoreBytes is what GaLore keeps of a weight of rows x cols: the projection of its shorter side and two states of the
+// projected gradient, in the parameter's dtype.
+func galoreBytes(rows, cols, paramSize int64) int64 {
+	short, long := min(rows, cols), max(rows, cols)
+	if short <= galoreRank {
+		return 2 * rows * cols * paramSize
+	}
+	return paramSize * galoreRank * (short + 2*long)
 }

@@ -24,6 +24,7 @@ const (
 	PhaseFirst     = "first layer"
 	PhaseEmbedding = "embedding"
 	PhaseStep      = "optimizer"
+	PhaseGenerate  = "generation" // of GRPO's sequences, before the step
 )
 
 // Memory is the result for one batch, sequence and rank, in bytes on one GPU.
@@ -59,8 +60,8 @@ func (k *Coefficients) inRange(batch, seq, rank int64) bool {
 		}
 		return f
 	}
-	perToken := sum(k.Boundaries, k.Boundary*k.Layers, k.SavedToken, k.LayerToken, k.WorkToken, k.DequantToken, k.NormToken, k.LeafToken, k.AttnToken,
-		k.TailToken, k.ForwardLoss, k.LossToken, k.HeldToken) + r*sum(k.SavedRank, k.LayerRank, k.AttnRank) +
+	perToken := sum(k.Boundaries, k.Boundary*k.Layers, k.SecondToken, k.SavedToken, k.LayerToken, k.WorkToken, k.DequantToken, k.NormToken, k.LeafToken, k.AttnToken,
+		k.TailToken, k.ForwardLoss, k.LossToken, k.HeldToken, k.CacheToken) + r*sum(k.SavedRank, k.LayerRank, k.AttnRank) +
 		s*sum(k.SavedSeq, k.LayerSeq, k.AttnSeq, k.MaskSeq)
 	fixed := sum(k.Weights, k.Gathered, k.Workspace, k.Optimizer, k.Paged, k.Grads, k.LargestGrad, k.StepCopy, k.TailFixed, k.Dequant, k.Context)
 	return 2*(b*s*perToken+s*float64(k.TailSeq)+fixed+64*params)*(1+float64(k.SlackBP)/10000) < 1<<62
@@ -86,7 +87,7 @@ func (k *Coefficients) At(batch, seq, rank int64) Memory {
 		Optimizer: k.Optimizer + ceilDiv(opt, k.ShardStates) + k.StateTables,
 		Paged:     k.Paged + ceilDiv(paged, k.ShardStates),
 		Gradients: k.Grads + grads,
-		Workspace: k.Workspace + k.Gathered + k.Buckets*grads,
+		Workspace: k.Workspace + k.Buckets*grads,
 	}
 	static := x.Weights + x.Adapters + x.Optimizer + x.Workspace // paged states are not the allocator's
 	total := x.Gradients
@@ -122,13 +123,19 @@ func (k *Coefficients) At(batch, seq, rank int64) Memory {
 	x.Phases = []Phase{
 		{PhaseForward, before, x.Saved, 0, n * k.ForwardLoss, 0},
 		{PhaseLoss, max(before, min(k.LossGrad, total)), x.Saved, 0, n * k.LossToken, 0},
-		{PhaseLastLayer, start, saved + always, max(layerWork, n*k.NormToken), held, 0},
+		{PhaseLastLayer, start, saved + n*k.SecondToken + always, max(layerWork, n*k.NormToken), held, 0},
 		{PhaseFirst, end, last + always, layerWork, held, 0},
 		{PhaseEmbedding, total + min(k.EmbedGrad, total), always, 0, held, 0},
 		{PhaseStep, total, n * k.LeafToken, k.StepCopy + ceilDiv(params*k.StepPerElem, k.ShardStates), held, 0},
 	}
+	if k.CacheToken > 0 {
+		x.Phases = append(x.Phases, Phase{PhaseGenerate, before, n * k.CacheToken, n * k.TailToken, 0, 0})
+	}
 	for i := range x.Phases {
 		p := &x.Phases[i]
+		if p.Name != PhaseStep {
+			p.Work += k.Gathered
+		}
 		p.Allocated = static + p.Gradients + p.Activations + p.Work + p.Logits
 		if p.Allocated >= x.Allocated { // of equals the later
 			x.Peak, x.Allocated = p.Name, p.Allocated
@@ -137,7 +144,7 @@ func (k *Coefficients) At(batch, seq, rank int64) Memory {
 	x.Reserved = x.Allocated + x.Allocated/10000*k.SlackBP
 	x.Process = x.Reserved + x.Paged + k.Context
 	x.Least = x.Process - x.Paged
-	x.Host = x.Paged
+	x.Host = x.Paged + k.HostFixed
 	if k.Checkpointed && k.Boundaries == 0 && k.Boundary > 0 {
 		x.Host += n * k.Boundary * k.Layers
 	}
@@ -174,7 +181,9 @@ type Plan struct {
 	Coefficients  *Coefficients
 
 	towers           []string // modules beside the language model; see [Plan.Snippet]
+	whole            []string // modules that are trained whole beside adapters
 	seq2seq, experts bool
+	tied             bool
 	context          int64 // the model's, 0 if it is not known
 }
 
@@ -192,7 +201,7 @@ func New(m *modelshape.Model, r Run) (*Plan, error) {
 		if idle := r.idleTarget(m); idle != "" {
 			return nil, &OptionError{"targets", fmt.Sprintf("%q matches no linear layer of the model", idle)}
 		}
-		if p.Trained = p.AdapterParams; p.Trained == 0 {
+		if p.Trained = p.AdapterParams + r.besideParams(m, k.Adapters); p.AdapterParams == 0 {
 			return nil, &OptionError{"targets", "match no linear layer of the model: " + r.Targets}
 		}
 	default:

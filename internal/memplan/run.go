@@ -64,6 +64,7 @@ const (
 	StandardLoss Loss = "standard" // all logits at once, in float32
 	ChunkedLoss  Loss = "chunked"  // torchtune's CEWithChunkedOutputLoss
 	FusedLoss    Loss = "fused"    // fused with the output projection (Liger): logits of one chunk at a time
+	InPlaceLoss  Loss = "inplace"  // a kernel that puts the gradient where the logits were (Unsloth's, fms-acceleration's)
 )
 
 // Sharding is how the training state is spread over data-parallel ranks.
@@ -78,6 +79,16 @@ const (
 	FSDP       Sharding = "fsdp"  // the same as ZeRO-3, by PyTorch
 )
 
+// Task is what the loss compares.
+type Task string
+
+// The tasks.
+const (
+	SFT  Task = "sft"  // next tokens
+	DPO  Task = "dpo"  // a chosen and a rejected sequence, under the model and a reference (Rafailov et al. 2023)
+	GRPO Task = "grpo" // sequences that the model itself generates (Shao et al. 2024)
+)
+
 // Run says what is trained and how. The zero value is QLoRA as the paper did
 // it and peft does it: rank 16 on all linear layers, adapters in float32,
 // AdamW, NF4 with double quantization, gradient checkpointing, one sequence of
@@ -86,6 +97,8 @@ type Run struct {
 	Method Method
 	Base   DType // dtype of the base weights and of the matrix products; "" is bfloat16
 
+	Task Task // "" is sft
+
 	Precision Precision // "" is mixed, which for adapters means without autocast
 
 	Rank         int64   // LoRA rank; 0 is 16
@@ -93,6 +106,10 @@ type Run struct {
 	AdapterDType DType   // "" is float32, as peft casts them
 	Dropout      float64 // LoRA dropout; above 0 each adapted layer keeps its own input and mask
 
+	DoRA       bool // a trained magnitude of each output beside A and B (Liu et al. 2024)
+	Embeddings bool // embeddings and head are trained whole beside the adapters (peft's modules_to_save)
+
+	Bits          int64 // QLoRA: of a base weight, 4 or 8 (LLM.int8); 0 is 4
 	NoDoubleQuant bool  // QLoRA: scales in float32
 	BlockSize     int64 // QLoRA: elements per scale; 0 is 64
 	NoKbitPrep    bool  // QLoRA: without prepare_model_for_kbit_training, which makes what is not 4-bit float32
@@ -117,6 +134,7 @@ type Run struct {
 
 	GPUs     int64 // data-parallel ranks; 0 is 1
 	Sharding Sharding
+	OnHost   bool // optimizer states and gradients on the host, with ZeRO-3 and FSDP weights too
 
 	Slack   float64 // reserved over allocated, less 1; 0 is DefaultSlack, negative is none
 	Context int64   // bytes outside the allocator; 0 is DefaultContext
@@ -142,6 +160,8 @@ func (e *OptionError) Error() string { return e.Option + ": " + e.Msg }
 // withDefaults fills the zero fields.
 func (r Run) withDefaults() Run {
 	def(&r.Method, QLoRA)
+	def(&r.Task, SFT)
+	def(&r.Bits, 4)
 	def(&r.Base, BF16)
 	def(&r.Precision, Mixed)
 	def(&r.Rank, DefaultRank)
@@ -197,7 +217,8 @@ func (r Run) Validate() error {
 		{"precision", string(d.Precision), []string{"mixed", "pure", "autocast"}},
 		{"adapter-dtype", string(d.AdapterDType), []string{"float32", "bfloat16", "float16"}},
 		{"attention", string(d.Attention), []string{"sdpa", "eager"}},
-		{"loss", string(d.Loss), []string{"standard", "chunked", "fused"}},
+		{"loss", string(d.Loss), []string{"standard", "inplace", "chunked", "fused"}},
+		{"task", string(d.Task), []string{"sft", "dpo", "grpo"}},
 		{"sharding", string(d.Sharding), []string{"none", "zero1", "zero2", "zero3", "fsdp"}},
 		{"optimizer", string(d.Optimizer), Optimizers()},
 	} {
@@ -220,7 +241,25 @@ func (r Run) Validate() error {
 	if _, err := ParseTargets(d.Targets); err != nil {
 		return err
 	}
+	return d.contradiction()
+}
+
+// contradiction is the first of two fields that do not go together.
+func (d Run) contradiction() error {
+	adapters := d.Method == LoRA || d.Method == QLoRA
 	switch {
+	case d.Bits != 4 && d.Bits != 8:
+		return &OptionError{"bits", fmt.Sprintf("%d: want 4 or 8", d.Bits)}
+	case d.DoRA && !adapters:
+		return &OptionError{"dora", "is a kind of LoRA"}
+	case d.Embeddings && !adapters:
+		return &OptionError{"train-embeddings", "goes with adapters; full fine-tuning trains them anyway"}
+	case d.Optimizer == GaLore && (d.Method != Full || d.Sharding != NoSharding || d.Precision == Mixed):
+		return &OptionError{"optimizer", "galore projects the gradients of full fine-tuning on one GPU without a master copy"}
+	case d.OnHost && d.Sharding != ZeRO2 && d.Sharding != ZeRO3 && d.Sharding != FSDP:
+		return &OptionError{"cpu-offload", "is of --sharding zero2, zero3 or fsdp"}
+	case d.Task != SFT && (d.Loss != StandardLoss || d.InBackward):
+		return &OptionError{"task", fmt.Sprintf("%s has a loss and a loop of its own", d.Task)}
 	case d.Sharding != NoSharding && d.GPUs == 1:
 		return &OptionError{"sharding", fmt.Sprintf("%s needs more than one GPU", d.Sharding)}
 	case d.Offload && d.NoCheckpointing:

@@ -32,13 +32,15 @@ type script struct {
 func (s *script) line(format string, args ...any) { fmt.Fprintf(s, format+"\n", args...) }
 
 // call writes a call whose arguments go on over lines of at most 80 columns.
-func (s *script) call(open string, args ...string) {
+func (s *script) call(open string, args ...string) { s.wrap(open, ")", args) }
+
+func (s *script) wrap(open, last string, args []string) {
 	col := len(open)
 	s.WriteString(open)
 	for i, a := range args {
 		end := ","
 		if i == len(args)-1 {
-			end = ")"
+			end = last
 		}
 		if col+1+len(a)+len(end) > width {
 			s.WriteString("\n    ")
@@ -74,7 +76,17 @@ func (p *Plan) Snippet(model string) string {
 	s.model(model)
 	s.adapters()
 	s.line("")
-	s.line("data = ...  # dicts of input_ids and labels, %s", map[bool]string{true: "at most SEQ tokens, padded, with attention_mask", false: "SEQ tokens each, packed"}[s.r.Padded])
+	switch {
+	case s.r.Task == DPO:
+		s.line("data = ...  # prompt, chosen and rejected, at most SEQ tokens together")
+	case s.r.Task == GRPO:
+		s.line("data = ...  # prompts; with what is generated at most SEQ tokens")
+		s.line("reward = ...  # a function of prompts and completions")
+	case s.r.Padded:
+		s.line("data = ...  # dicts of input_ids, attention_mask and labels, padded to SEQ")
+	default:
+		s.line("data = ...  # dicts of input_ids and labels, SEQ tokens each, packed")
+	}
 	if s.loops() {
 		s.loop()
 	} else {
@@ -85,7 +97,7 @@ func (p *Plan) Snippet(model string) string {
 
 // loops reports whether the run is one that Trainer does not do.
 func (s *script) loops() bool {
-	return s.r.InBackward || s.r.Loss == ChunkedLoss || !s.r.DropOutputs && s.r.Loss == StandardLoss
+	return s.r.Task == SFT && (s.r.InBackward || s.r.Loss == ChunkedLoss || !s.r.DropOutputs && s.r.Loss == StandardLoss)
 }
 
 // masters reports whether the loop itself keeps float32 copies of the weights.
@@ -109,7 +121,7 @@ func (s *script) lora() bool { return s.r.Method == LoRA || s.r.Method == QLoRA 
 
 // stored reports whether the 4-bit weights are of a kind that only a converted checkpoint has.
 func (s *script) stored() bool {
-	return s.r.Method == QLoRA && (s.r.BlockSize != DefaultBlockSize || s.r.QuantExperts && s.p.experts)
+	return s.r.Method == QLoRA && s.r.Bits == 4 && (s.r.BlockSize != DefaultBlockSize || s.r.QuantExperts && s.p.experts)
 }
 
 func (s *script) auto() string {
@@ -137,7 +149,7 @@ func (s *script) imports() {
 	if o.imports != "" && (s.loops() || o.optim == "") {
 		more = append(more, o.imports)
 	}
-	if s.loops() && r.Loss == FusedLoss {
+	if s.loops() && (r.Loss == FusedLoss || r.Loss == InPlaceLoss) {
 		more = append(more, "from liger_kernel.transformers import _apply_liger_kernel_to_instance")
 	}
 	if s.lora() {
@@ -154,13 +166,17 @@ func (s *script) imports() {
 	if r.Method == QLoRA && !s.stored() {
 		names = append(names, "BitsAndBytesConfig")
 	}
-	if !s.loops() {
+	if !s.loops() && r.Task == SFT {
 		names = append(names, "Trainer", "TrainingArguments")
 	}
 	if line := "from transformers import " + strings.Join(names, ", "); len(line) <= width {
 		more = append(more, line)
 	} else {
 		more = append(more, "from transformers import (\n    "+strings.Join(names, ", ")+")")
+	}
+	if r.Task != SFT {
+		trainer, config := s.trainerNames()
+		more = append(more, fmt.Sprintf("from trl import %s, %s", config, trainer))
 	}
 	if r.Offload {
 		more = append(more, "from trl.models.activation_offloading import get_act_offloading_ctx_manager")
@@ -204,13 +220,17 @@ func (s *script) model(model string) {
 	if r.Method == QLoRA && !s.stored() {
 		conf := []string{"load_in_4bit=True", `bnb_4bit_quant_type="nf4"`, "bnb_4bit_use_double_quant=" + py(!r.NoDoubleQuant),
 			"bnb_4bit_compute_dtype=torch." + string(r.Base)}
-		if r.Sharding == FSDP || r.Sharding == ZeRO3 { // FSDP shards what has one dtype only
+		if r.Bits == 8 {
+			conf = []string{"load_in_8bit=True"}
+		} else if r.Sharding == FSDP || r.Sharding == ZeRO3 { // FSDP shards what has one dtype only
 			conf = append(conf, "bnb_4bit_quant_storage=torch."+string(r.Base))
 		}
 		if len(s.p.towers) > 0 && !r.QuantTowers {
 			conf = append(conf, "llm_int8_skip_modules="+pyList(append([]string{"lm_head"}, s.p.towers...)))
 		}
-		s.line("# without quantization_config for a checkpoint that is NF4 already")
+		if r.Bits == 4 {
+			s.line("# without quantization_config for a checkpoint that is NF4 already")
+		}
 		s.call("bnb_config = BitsAndBytesConfig(", conf...)
 		args = append(args, "quantization_config=bnb_config")
 	}
@@ -231,8 +251,18 @@ func (s *script) adapters() {
 		if s.p.seq2seq {
 			task = "SEQ_2_SEQ_LM"
 		}
-		s.call("lora = LoraConfig(", fmt.Sprintf("task_type=%q", task), "r=RANK", "lora_alpha=2 * RANK", fmt.Sprintf("lora_dropout=%g", r.Dropout),
-			"target_modules="+pyTargets(r.Targets, s.p.Coefficients.Adapters))
+		conf := []string{fmt.Sprintf("task_type=%q", task), "r=RANK", "lora_alpha=2 * RANK", fmt.Sprintf("lora_dropout=%g", r.Dropout),
+			"target_modules=" + s.targets()}
+		if r.DoRA {
+			conf = append(conf, "use_dora=True")
+		}
+		if len(s.p.whole) > 0 {
+			conf = append(conf, "modules_to_save="+pyList(s.p.whole))
+			if s.p.tied {
+				conf = append(conf, "ensure_weight_tying=True")
+			}
+		}
+		s.call("lora = LoraConfig(", conf...)
 		args := []string{"model", "lora"}
 		if r.AdapterDType != F32 {
 			args = append(args, "autocast_adapter_dtype=False")
@@ -249,93 +279,22 @@ func (s *script) adapters() {
 	}
 }
 
-// amp is the name of the 16-bit type that the framework casts to, "" if it does not.
-func (s *script) amp() string {
-	if s.r.Precision == Autocast || s.r.Method == Full && s.r.Precision == Mixed {
-		if s.r.Base == F16 {
-			return "fp16"
-		}
-		return "bf16"
-	}
-	return ""
-}
-
-func (s *script) rate() string {
-	if s.lora() {
-		return "2e-4"
-	}
-	return "2e-5"
-}
-
-// trainer ends the script with TrainingArguments and Trainer.
-func (s *script) trainer() {
-	r, o := s.r, s.optimizer()
-	args := []string{`output_dir="out"`, "learning_rate=" + s.rate(), "per_device_train_batch_size=BATCH",
-		fmt.Sprintf("gradient_accumulation_steps=%d", r.Accumulate), "gradient_checkpointing=" + py(!r.NoCheckpointing)}
-	if o.optim != "" {
-		args = append(args, fmt.Sprintf("optim=%q", o.optim))
-	}
-	if o.args != "" {
-		args = append(args, fmt.Sprintf("optim_args=%q", o.args))
-	}
-	if amp := s.amp(); amp != "" {
-		args = append(args, amp+"=True")
-	}
-	if r.Loss == FusedLoss {
-		args = append(args, "use_liger_kernel=True")
-	}
-	if r.Compile {
-		args = append(args, "torch_compile=True")
-	}
-	switch d := s.deepspeed(); {
-	case r.Sharding == FSDP:
-		args = append(args, "fsdp=True")
-	case d != "":
-		s.line("deepspeed = %s", d)
-		args = append(args, "deepspeed=deepspeed")
-	}
-	s.call("args = TrainingArguments(", args...)
-	set := []string{"model", "args", "train_dataset=data"}
-	if o.optim == "" {
-		s.line("LR = args.learning_rate")
-		s.line("params = [p for p in model.parameters() if p.requires_grad]")
-		set = append(set, "optimizers=("+fmt.Sprintf(o.call, "params")+", None)")
-	}
-	s.call("trainer = Trainer(", set...)
-	if r.Offload {
-		s.line("with get_act_offloading_ctx_manager(model):")
-		s.line("    trainer.train()")
-		return
-	}
-	s.line("trainer.train()")
-}
-
-// deepspeed is the configuration that keeps a float32 master copy or shards; "" if the run has neither.
-func (s *script) deepspeed() string {
-	r := s.r
-	stage, ok := map[Sharding]int{ZeRO1: 1, ZeRO2: 2, ZeRO3: 3}[r.Sharding]
-	if !ok {
-		if r.Method != Full || r.Precision != Mixed || r.Sharding == FSDP {
-			return ""
-		}
-		stage = 1 // of one rank: nothing is sharded
-	}
-	half := ""
-	switch amp := s.amp(); {
-	case amp != "" && r.Precision == Mixed:
-		half = fmt.Sprintf(", %q: {\"enabled\": True}", amp)
-	case r.Precision == Pure && r.Base == BF16:
-		half = ",\n    \"bf16\": {\"enabled\": True, \"bf16_master_weights_and_grads\": True,\n             \"bf16_optimizer_states\": True}"
-	}
-	return fmt.Sprintf("{\"zero_optimization\": {\"stage\": %d}%s,\n    \"train_micro_batch_size_per_gpu\": \"auto\",\n    \"gradient_accumulation_steps\": \"auto\"}", stage, half)
-}
-
 func pyList(names []string) string {
 	var quoted []string
 	for _, n := range names {
 		quoted = append(quoted, strconv.Quote(n))
 	}
 	return "[" + strings.Join(quoted, ", ") + "]"
+}
+
+// targets is what LoraConfig is given as target_modules: a name for a list that is too long to stand there.
+func (s *script) targets() string {
+	t := pyTargets(s.r.Targets, s.p.Coefficients.Adapters)
+	if list, ok := strings.CutPrefix(t, "["); ok && len(t) > 55 {
+		s.wrap("targets = [", "]", strings.Split(strings.TrimSuffix(list, "]"), ", "))
+		return "targets"
+	}
+	return t
 }
 
 // pyTargets spells the targets for LoraConfig: by the leaf names they matched,
@@ -363,7 +322,7 @@ func pyTargets(spec string, adapters []Adapter) string {
 
 // facts sets what the script has to know of the model.
 func (p *Plan) facts(m *modelshape.Model) {
-	p.context = m.Context
+	p.context, p.tied, p.whole = m.Context, m.Tied, besideTargets(m, p.Run)
 	decoder := false
 	for _, g := range m.Groups {
 		switch g.Part {

@@ -44,6 +44,8 @@ func (r Run) optimizerOf(paramSize int64) optimizer {
 			return optimizer{"", "", "Lion(%s, lr=LR)", "from lion_pytorch import Lion"}
 		}
 		return optimizer{"lion_32bit", "", "bnb.optim.Lion(%s, lr=LR)", importBnb}
+	case GaLore:
+		return optimizer{"galore_adamw", "rank=128", "GaLoreAdamW([{\"params\": [p for p in %[1]s if p.dim() < 2]},\n    {\"params\": [p for p in %[1]s if p.dim() == 2], \"rank\": 128,\n     \"update_proj_gap\": 200, \"scale\": 0.25, \"proj_type\": \"std\"}], lr=LR)", "from galore_torch import GaLoreAdamW"}
 	case Lion8:
 		return optimizer{"lion_8bit", "", "bnb.optim.Lion8bit(%s, lr=LR)", importBnb}
 	case pagedPrefix + AdamW:
@@ -72,8 +74,12 @@ func (s *script) loop() {
 	if s.lora() {
 		base = "model.get_base_model()"
 	}
-	if r.Loss == FusedLoss {
-		s.line("_apply_liger_kernel_to_instance(model=%s)", base)
+	if r.Loss == FusedLoss || r.Loss == InPlaceLoss {
+		kind := ""
+		if r.Loss == InPlaceLoss {
+			kind = ",\n    cross_entropy=True, fused_linear_cross_entropy=False"
+		}
+		s.line("_apply_liger_kernel_to_instance(model=%s%s)", base, kind)
 	}
 	if r.Loss == ChunkedLoss {
 		s.line("base = %s", base)
@@ -120,7 +126,7 @@ func (s *script) accelerate() {
 	}
 	switch s.r.Sharding {
 	case FSDP:
-		s.line("fsdp = FullyShardedDataParallelPlugin(fsdp_version=2)")
+		s.line("fsdp = FullyShardedDataParallelPlugin(fsdp_version=2%s)", map[bool]string{true: ", cpu_offload=True"}[s.r.OnHost])
 		args = append(args, "fsdp_plugin=fsdp")
 	case ZeRO1, ZeRO2, ZeRO3:
 		s.line("deepspeed = %s", s.deepspeed())

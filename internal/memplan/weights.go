@@ -41,6 +41,16 @@ func (r Run) quantized(g modelshape.Group) bool {
 	return false
 }
 
+// quantBytes is what one quantized weight of the group takes: in 8 bits a byte an element and a float32 scale a row
+// (Dettmers et al. 2022, LLM.int8).
+func (r Run) quantBytes(g modelshape.Group) (file, device int64) {
+	if r.Bits == 8 {
+		n := g.Elems() + 4*g.Shape[0]
+		return n, n
+	}
+	return NF4Bytes(g.Elems(), r.BlockSize, !r.NoDoubleQuant)
+}
+
 // Weights is what the base weights take.
 type Weights struct {
 	Params      int64 `json:"params"`
@@ -76,10 +86,9 @@ func (r Run) weights(m *modelshape.Model) Weights {
 	var w Weights
 	kept := r.keptSize()
 	for _, g := range m.Groups {
-		n := g.Elems()
 		w.Params += g.Params()
 		if r.quantized(g) {
-			file, device := NF4Bytes(n, r.BlockSize, !r.NoDoubleQuant)
+			file, device := r.quantBytes(g)
 			w.QuantParams += g.Params()
 			w.File += g.Count * file
 			w.Device += g.Count * device

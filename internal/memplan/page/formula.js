@@ -42,7 +42,7 @@ function memoryAt(k, batch, seq, rank) {
     optimizer: k.optimizer + ceilDiv(opt, k.shard_states) + k.state_tables,
     optimizer_paged: k.paged + ceilDiv(paged, k.shard_states),
     gradients: k.grads + grads,
-    workspace: k.workspace + k.gathered + k.buckets * grads,
+    workspace: k.workspace + k.buckets * grads,
   };
   const fixed = x.weights + x.adapters + x.optimizer + x.workspace;
   const total = k.in_backward ? k.largest_grad + grads : x.gradients;
@@ -74,12 +74,15 @@ function memoryAt(k, batch, seq, rank) {
   x.phases = [
     ["forward", before, x.activations, 0, n * k.forward_loss],
     ["loss", Math.max(before, Math.min(k.loss_grad, total)), x.activations, 0, n * k.loss_token],
-    ["last layer", start, saved + always, Math.max(layerWork, n * k.norm_token), held],
+    ["last layer", start, saved + n * k.second_token + always, Math.max(layerWork, n * k.norm_token), held],
     ["first layer", end, last + always, layerWork, held],
     ["embedding", total + Math.min(k.embed_grad, total), always, 0, held],
     ["optimizer", total, n * k.leaf_token, k.step_copy + ceilDiv(params * k.step_per_elem, k.shard_states), held],
-  ].map(([name, gradients, activations, work, logits]) => (
-    { name, gradients, activations, work, logits, allocated: fixed + gradients + activations + work + logits }));
+    ...(k.cache_token > 0 ? [["generation", before, n * k.cache_token, n * k.tail_token, 0]] : []),
+  ].map(([name, gradients, activations, alone, logits]) => {
+    const work = alone + (name === "optimizer" ? 0 : k.gathered);
+    return { name, gradients, activations, work, logits, allocated: fixed + gradients + activations + work + logits };
+  });
   x.allocated = 0;
   for (const p of x.phases) {
     if (p.allocated >= x.allocated) {
@@ -90,7 +93,7 @@ function memoryAt(k, batch, seq, rank) {
   x.reserved = x.allocated + (x.allocated - (x.allocated % 10000)) / 10000 * k.slack_bp;
   x.process = x.reserved + x.optimizer_paged + k.context;
   x.least = x.process - x.optimizer_paged;
-  x.host = x.optimizer_paged;
+  x.host = x.optimizer_paged + k.host_fixed;
   if (k.checkpointed && k.boundaries === 0 && k.boundary > 0) x.host += n * k.boundary * k.layers;
   return x;
 }

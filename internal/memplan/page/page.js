@@ -10,7 +10,7 @@
   const names = ["weights", "adapters", "optimizer", "gradients", "activations", "layer at work", "logits", "workspace and context"];
   const moments = {
     "forward": "forward, loss", "loss": "backward, loss", "last layer": "backward, last layer", "first layer": "backward, first layer",
-    "embedding": "backward, embedding", "optimizer": "optimizer step",
+    "embedding": "backward, embedding", "optimizer": "optimizer step", "generation": "generation",
   };
   const gib = (n) => {
     const v = n / 2 ** 30;
