@@ -73,6 +73,7 @@ var rank = map[string]int{
 // owners lists who may import a dependency that must not spread.
 var owners = map[string][]string{
 	"github.com/nlpodyssey/safetensors": {"internal/verify"},
+	"github.com/aws/aws-sdk-go-v2":      {"internal/remote"},
 	"github.com/spf13/cobra":            {"cmd/nf4kit"},
 	"github.com/spf13/pflag":            {"cmd/nf4kit"},
 	"golang.org/x/sys/cpu":              {"internal/kernel"},

@@ -71,8 +71,8 @@ func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
 
 // sourceHelp says in the help of a command what its sources may be.
 const sourceHelp = `SRC may lie elsewhere: hf://org/name[@REVISION][/FOLDER], org/name where there is no such path,
-or the https:// address of a directory or file. docs/sources.md has the variables (HF_TOKEN,
-HF_ENDPOINT, ...) and limits.`
+the https:// address of a directory or file, or s3://, gs:// or azblob://BUCKET/FOLDER.
+docs/sources.md has the variables (HF_TOKEN, HF_ENDPOINT, AWS_REGION, ...) and limits.`
 
 // openSource is remote.Open, left behind when ctx ends, until which the source may be read.
 func (g *globals) openSource(ctx context.Context, src string) (*checkpoint.Source, error) {

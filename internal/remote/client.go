@@ -40,7 +40,8 @@ type client struct {
 	http  *http.Client
 	agent string
 	token string
-	hub   *url.URL // that the token is for
+	hub   *url.URL                  // that the token is for
+	sign  func(*http.Request) error // signs requests of an object store; nil elsewhere
 
 	conns int // requests for contents at once
 	stall time.Duration
@@ -154,6 +155,11 @@ func (c *client) send(ctx context.Context, u *url.URL, byteRange string) (*http.
 	if err != nil {
 		return nil, err
 	}
+	if c.sign != nil { // before what servers on the way may change
+		if err := c.sign(req); err != nil {
+			return nil, err
+		}
+	}
 	req.Header.Set("User-Agent", c.agent)
 	req.Header.Set("Accept-Encoding", "identity")
 	if byteRange != "" {
@@ -172,6 +178,9 @@ func redirect(path string, from *url.URL, resp *http.Response) (*url.URL, error)
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 	default:
 		return nil, nil
+	}
+	if resp.StatusCode == http.StatusMovedPermanently && resp.Header.Get("X-Amz-Bucket-Region") != "" {
+		return nil, nil // to another region, for which it would have to be signed anew
 	}
 	next, err := from.Parse(resp.Header.Get("Location"))
 	switch {

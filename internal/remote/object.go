@@ -242,7 +242,7 @@ func (o *object) pin(a *answer, from *url.URL) error {
 		}
 		o.linked = id
 	}
-	if id := a.Header.Get("ETag"); id != "" {
+	if id := strings.Trim(a.Header.Get("ETag"), `"`); id != "" {
 		if o.etag != "" && o.etag != id {
 			return o.changed("ETag "+clip(o.etag), clip(id))
 		}

@@ -70,7 +70,7 @@ func Open(ctx context.Context, src string, opt Options) (*checkpoint.Source, err
 	case "http", "https":
 		return openSite(ctx, c, loc)
 	}
-	return nil, &Error{Path: loc.String(), Found: "an object store, which this build does not read", Hint: "give an https:// address of it"}
+	return openBucket(ctx, c, opt.Getenv, loc)
 }
 
 // An impliedError is of a name that is no path, and was taken for a repository's.
