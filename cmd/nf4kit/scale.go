@@ -144,6 +144,7 @@ func (o *ScaleOptions) open(scale bnb.Scale) (in convert.Inputs, identity string
 type noGram struct{ *imatrix.Matrix }
 
 func (noGram) Gram(string, int64) (calibration, heldout []float32, err error) { return nil, nil, nil }
+func (noGram) Entry(string) string                                            { return "" }
 
 // fileDigest is the BLAKE3 digest of a file.
 func fileDigest(path string) (string, error) {

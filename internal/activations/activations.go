@@ -170,8 +170,8 @@ func (f *File) Sensitivity(weight string) (value float64, ok bool) {
 	return value, ok
 }
 
-// entry finds a weight by the name that it has in a checkpoint; "" if the file does not know it.
-func (f *File) entry(weight string) string {
+// Entry finds the entry of a weight by the name that it has in a checkpoint; "" if the file does not know it.
+func (f *File) Entry(weight string) string {
 	if e, ok := f.linears[weight]; ok {
 		return e
 	}
@@ -181,7 +181,7 @@ func (f *File) entry(weight string) string {
 // Columns are the mean squares of the inputs of a weight, one for each of its columns; nil if the file does not know the
 // weight. Another number of columns is an error: the file is of another model.
 func (f *File) Columns(weight string, columns int64) ([]float32, error) {
-	e := f.entry(weight)
+	e := f.Entry(weight)
 	if e == "" {
 		return nil, nil
 	}
@@ -212,7 +212,7 @@ func (f *File) otherModel(tensor, weight string, columns int64, t *safetensors.T
 // Gram are the Gram matrices of the inputs of a weight, of the calibration text and of the part held out, row by row; nil if
 // the file has none for it.
 func (f *File) Gram(weight string, columns int64) (calibration, held []float32, err error) {
-	e := f.entry(weight)
+	e := f.Entry(weight)
 	if e == "" || !f.gram {
 		return nil, nil, nil
 	}

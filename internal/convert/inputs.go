@@ -15,6 +15,8 @@ type Inputs interface {
 	Columns(weight string, columns int64) ([]float32, error)
 	// Gram are Gram matrices of the inputs, of a calibration text and of text held out; nil if they are not known.
 	Gram(weight string, columns int64) (calibration, heldout []float32, err error)
+	// Entry names the inputs of a weight: those of weights with the same are the same. "" if they are not known.
+	Entry(weight string) string
 }
 
 // checkInputs reads what is known of the inputs of every weight whose scales are searched for, and counts.
@@ -22,13 +24,14 @@ func (p *Plan) checkInputs(opt *Options) error {
 	p.inputs = opt.Inputs
 	var known int
 	var unknown []string
+	var feedback []*Item
 	for i := range p.Items {
 		it := &p.Items[i]
 		if !it.Quantize || it.Spec.Scale == bnb.AbsMax || it.Elems() == 0 {
 			continue
 		}
 		if it.Spec.Scale == bnb.Feedback {
-			p.Totals.MethodBytes = max(p.Totals.MethodBytes, quantize.FeedbackMemory(it.Shape[1]))
+			feedback = append(feedback, it)
 		}
 		if p.inputs == nil {
 			continue
@@ -43,6 +46,7 @@ func (p *Plan) checkInputs(opt *Options) error {
 			known++
 		}
 	}
+	p.share(feedback)
 	if len(unknown) == 0 {
 		return nil
 	}
@@ -52,6 +56,46 @@ func (p *Plan) checkInputs(opt *Options) error {
 	}
 	p.Notices = append(p.Notices, fmt.Sprintf("%s; their scales are found by the error of the weights alone: %s", text, firstNames(unknown)))
 	return nil
+}
+
+// share finds the weights that have their inputs in common, and what feedback takes of memory: what one of them does, beside what is
+// kept for others.
+func (p *Plan) share(list []*Item) {
+	p.shared = map[string]*quantize.Shared{}
+	left := map[string]int{}
+	entry := func(it *Item) string {
+		if p.inputs == nil {
+			return ""
+		}
+		return p.inputs.Entry(it.Name)
+	}
+	for _, it := range list {
+		if e := entry(it); e != "" {
+			if left[e]++; left[e] == 1 {
+				p.shared[e] = new(quantize.Shared)
+			}
+			p.shared[e].Add()
+		}
+	}
+	kept := map[string]int64{}
+	for _, it := range list {
+		e := entry(it)
+		need := quantize.FeedbackMemory(it.Shape[1])
+		for other, n := range kept {
+			if other != e {
+				need += n
+			}
+		}
+		p.Totals.MethodBytes = max(p.Totals.MethodBytes, need)
+		if e == "" {
+			continue
+		}
+		if left[e]--; left[e] > 0 {
+			kept[e] = quantize.SharedMemory(it.Shape[1])
+		} else {
+			delete(kept, e)
+		}
+	}
 }
 
 // firstNames lists the first of many names.
@@ -72,5 +116,6 @@ func (p *Plan) load(it *Item) (in quantize.Inputs, err error) {
 		return in, err
 	}
 	in.Gram, in.Heldout, err = p.inputs.Gram(it.Name, it.Shape[1])
+	in.Shared = p.shared[p.inputs.Entry(it.Name)]
 	return in, err
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/quantize"
 	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
@@ -83,6 +84,7 @@ type Plan struct {
 	Totals Totals
 
 	inputs    Inputs
+	shared    map[string]*quantize.Shared // by their entry, see Inputs
 	shardOf   map[string]int
 	indexName string
 	config    *checkpoint.Config // of the source; nil if it has none

@@ -183,15 +183,20 @@ func pack(u linalg.Matrix) []block {
 	for j := 0; j < u.Cols; j += blockCols {
 		w := min(blockCols, u.Cols-j)
 		b := newBlock(w, j)
+		var d [blockCols]float32
+		for k := range w {
+			d[k] = u.At(j+k, j+k)
+		}
+		for i := range j { // along the rows, as they lie
+			for k := range w {
+				b.set(i, k, j, u.At(i, j+k)/d[k])
+			}
+		}
 		inside := make([]float32, w*(w-1)/2)
 		for k := range w {
-			d := u.At(j+k, j+k)
-			for i := range j {
-				b.set(i, k, j, u.At(i, j+k)/d)
-			}
 			b.inside[k], inside = inside[:k], inside[k:]
 			for i := range b.inside[k] {
-				b.inside[k][i] = u.At(j+i, j+k) / d
+				b.inside[k][i] = u.At(j+i, j+k) / d[k]
 			}
 		}
 		blocks = append(blocks, b)

@@ -205,7 +205,7 @@ func TestFeedbackHelps(t *testing.T) {
 			t.Errorf("damping %g: held-out output error %.4g, without feedback %.4g", d, e, plain)
 		}
 	}
-	f, damping, err := Choose(l.gram, l.heldout, l.n, kernel.NF4, l.x, l.scales, blockSize, 1)
+	f, damping, err := NewFactors(l.gram, l.n, 1).Choose(l.heldout, l.n, kernel.NF4, l.x, l.scales, blockSize, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -107,11 +107,17 @@ func pack(dst []float32, m Matrix, width int, negate bool) {
 		if rows < width {
 			clear(strip)
 		}
-		if m.rowStride == 1 {
+		switch {
+		case m.rowStride == 1:
 			for k := range m.Cols {
 				copy(strip[k*width:], m.data[m.at+i+k*m.colStride:][:rows])
 			}
-		} else {
+		case m.colStride == 1 && rows == kernel.TileRows && width == kernel.TileRows:
+			interleave6(strip, width, m, i)
+		case m.colStride == 1 && rows == kernel.TileCols && width == kernel.TileCols:
+			interleave8(strip, width, m, i)
+			interleave8(strip[8:], width, m, i+8)
+		default:
 			for r := range rows {
 				at := m.at + (i+r)*m.rowStride
 				for q := r; q < len(strip); q += width {
@@ -125,5 +131,28 @@ func pack(dst []float32, m Matrix, width int, negate bool) {
 				strip[q] = -v
 			}
 		}
+	}
+}
+
+// interleave6 puts six contiguous rows of m, from row i on, into the first places of every width of dst: side by side, since what
+// is written one row at a time goes through the cache six times.
+func interleave6(dst []float32, width int, m Matrix, i int) {
+	a := m.row(i, 0)
+	n := len(a)
+	b, c, d, e, f := m.row(i+1, 0)[:n], m.row(i+2, 0)[:n], m.row(i+3, 0)[:n], m.row(i+4, 0)[:n], m.row(i+5, 0)[:n]
+	for k := range n {
+		to := dst[k*width:][:6]
+		to[0], to[1], to[2], to[3], to[4], to[5] = a[k], b[k], c[k], d[k], e[k], f[k]
+	}
+}
+
+// interleave8 is interleave6 of eight rows.
+func interleave8(dst []float32, width int, m Matrix, i int) {
+	a := m.row(i, 0)
+	n := len(a)
+	b, c, d, e, f, g, h := m.row(i+1, 0)[:n], m.row(i+2, 0)[:n], m.row(i+3, 0)[:n], m.row(i+4, 0)[:n], m.row(i+5, 0)[:n], m.row(i+6, 0)[:n], m.row(i+7, 0)[:n]
+	for k := range n {
+		to := dst[k*width:][:8]
+		to[0], to[1], to[2], to[3], to[4], to[5], to[6], to[7] = a[k], b[k], c[k], d[k], e[k], f[k], g[k], h[k]
 	}
 }

@@ -30,8 +30,38 @@ func (m *Feedback) Needs(w *Weight) Needs {
 }
 
 // FeedbackMemory is how many bytes the method takes on top of what other methods do, for one weight at a time: two Gram
-// matrices, and two factors while the damping is chosen.
-func FeedbackMemory(cols int64) int64 { return 2*4*cols*cols + 2*feedback.FactorMemory(cols) }
+// matrices, and the factors that the damping is chosen from while the last of them is made.
+func FeedbackMemory(cols int64) int64 {
+	return 2*4*cols*cols + feedback.FactorsMemory(cols) + feedback.RefineMemory(cols)
+}
+
+// SharedMemory is what of that Shared holds between weights.
+func SharedMemory(cols int64) int64 { return feedback.FactorsMemory(cols) }
+
+// Shared keeps the factors of the inputs that several weights have, from the first of them to the last. Weights that hold one are
+// worked on one after another, see Needs.Exclusive.
+type Shared struct {
+	uses    int
+	factors *feedback.Factors
+}
+
+// Add counts a weight.
+func (s *Shared) Add() { s.uses++ }
+
+// of are the factors of gram, made for the first weight and dropped with the last; a nil Shared makes them every time.
+func (s *Shared) of(gram []float32, n, jobs int) *feedback.Factors {
+	if s == nil {
+		return feedback.NewFactors(gram, n, jobs)
+	}
+	if s.factors == nil {
+		s.factors = feedback.NewFactors(gram, n, jobs)
+	}
+	f := s.factors
+	if s.uses--; s.uses <= 0 {
+		s.factors = nil
+	}
+	return f
+}
 
 // Prepare chooses the damping on the Gram matrix that was held out, and factors.
 func (m *Feedback) Prepare(w *Weight, sample func(first int64, n int) (*Panel, []float32, error), jobs int) error {
@@ -44,7 +74,7 @@ func (m *Feedback) Prepare(w *Weight, sample func(first int64, n int) (*Panel, [
 	if err != nil {
 		return err
 	}
-	m.factor, _, err = feedback.Choose(in.Gram, in.Heldout, n, w.Type, x, scale, w.BlockSize, jobs)
+	m.factor, _, err = in.Shared.of(in.Gram, n, jobs).Choose(in.Heldout, n, w.Type, x, scale, w.BlockSize, jobs)
 	if err == nil {
 		m.factor.Refine(in.Gram)
 		m.measure(w, x, scale, jobs)

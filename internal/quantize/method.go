@@ -65,6 +65,7 @@ type Inputs struct {
 	Moments []float32 // mean square of each column's; nil: not known
 	Gram    []float32 // mean products, Cols x Cols, row-major; nil: not known
 	Heldout []float32 // the same of other inputs, to choose settings on; there if Gram is
+	Shared  *Shared   // with other weights of these inputs; nil: there are none
 
 	weights search.Weights
 }

@@ -207,3 +207,24 @@ func TestMethodsNonFinite(t *testing.T) {
 		}
 	}
 }
+
+// Weights that share their inputs' factors have the bytes that each would have alone, and the last lets go of them.
+func TestShared(t *testing.T) {
+	const cols = 96
+	in := inputs(cols)
+	shared := new(Shared)
+	for range 3 {
+		shared.Add()
+	}
+	for i, rows := range []int64{40, 9, 64} {
+		alone := make4bit(t, bnb.Feedback, rows, cols, 32, true, in, stream.Options{Jobs: 2})
+		with := in
+		with.Shared = shared
+		if got := make4bit(t, bnb.Feedback, rows, cols, 32, true, with, stream.Options{Jobs: 2}); !equal(got.parts, alone.parts) {
+			t.Errorf("%d rows: other bytes with shared factors", rows)
+		}
+		if kept := shared.factors != nil; kept != (i < 2) {
+			t.Errorf("after weight %d the factors are kept: %v", i, kept)
+		}
+	}
+}
