@@ -29,7 +29,7 @@ func readAll(ctx context.Context, src string, opt Options) error {
 
 // TestMisbehaviour: what servers do wrong is tried again where that may help, and is an error that says what it is where it does not.
 func TestMisbehaviour(t *testing.T) {
-	dir := writeModel(t, 1, 20<<20)
+	dir := sparseModel(t, 20<<20)
 	var n atomic.Int64
 	serveRange := func(w http.ResponseWriter, r *http.Request, serve http.HandlerFunc, header string) {
 		r.Header.Set("Range", header)
@@ -247,7 +247,7 @@ func TestRefused(t *testing.T) {
 func TestCanceled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var n atomic.Int64
-	h := &standin.Hub{Repo: "org/name", Dir: writeModel(t, 1, 20<<20)}
+	h := &standin.Hub{Repo: "org/name", Dir: sparseModel(t, 20<<20)}
 	h.Contents = func(w http.ResponseWriter, r *http.Request, serve http.HandlerFunc) {
 		if n.Add(1) > 1 {
 			cancel()

@@ -27,9 +27,9 @@ type file struct {
 	size    int64
 
 	// Guarded by pool.mu.
-	last   int64 // the block furthest on that was read
-	window int64 // how many blocks after it are asked for
-	small  struct {
+	last   int64    // the block furthest on that was read
+	window int64    // how many blocks after it are asked for
+	apart  struct { // reads that lie by themselves: the block of the last, and how many it had
 		block int64
 		n     int
 	}
@@ -38,7 +38,7 @@ type file struct {
 func (f *file) open(ctx context.Context) error {
 	f.opening.Do(func() {
 		f.first, f.size, f.openErr = f.from.head(ctx, headSize)
-		f.last, f.small.block = -1, -1
+		f.last, f.apart.block = -1, -2
 		if len(f.first) >= 8 {
 			if n := binary.LittleEndian.Uint64(f.first); n < 1<<40 {
 				f.header = 8 + int64(n)
@@ -75,7 +75,7 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 		return len(p), eof
 	}
 	for done < len(p) {
-		n, err := f.readBlock(p[done:], off+int64(done))
+		n, err := f.readPart(p[done:], off+int64(done))
 		done += n
 		if err != nil {
 			return done, err
@@ -84,33 +84,46 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	return done, eof
 }
 
-// readBlock reads what one block has of p.
-func (f *file) readBlock(p []byte, off int64) (int, error) {
+// readPart reads what one block, page or request has of p.
+func (f *file) readPart(p []byte, off int64) (int, error) {
 	c := f.cache(len(p), off)
+	if c == nil {
+		if err := f.pool.fetch(f, p, off); err != nil {
+			return 0, err
+		}
+		return len(p), nil
+	}
 	i := off / c.unit
 	return f.pool.read(c, f, i, off-i*c.unit, p)
 }
 
-// cache decides how a read is served: by a block and those ahead of it, or by a page.
+// cache decides how a read of n bytes is served: by a block and those ahead of it where reading goes forward, and where it lies
+// apart by a page, or, if it is larger, by a request of its own, which is nil.
 func (f *file) cache(n int, off int64) *cache {
 	p := f.pool
 	i := off / blockSize
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n < smallRead && p.blocks.held[blockKey{f, i}] == nil && (f.last < 0 || i < f.last || i > f.last+1) {
-		if f.small.block != i {
-			f.small.block, f.small.n = i, 0
+	forward := f.last >= 0 && (i == f.last || i == f.last+1) || p.blocks.held[blockKey{f, i}] != nil
+	if !forward && n <= largestApart {
+		if f.apart.block != i && f.apart.block+1 != i {
+			f.apart.n = 0
 		}
-		if f.small.n++; f.small.n < manySmall {
+		f.apart.block = i
+		f.apart.n++
+		switch {
+		case n <= pageSize && f.apart.n < manySmall:
 			return &p.pages
+		case n > pageSize && f.apart.n == 1:
+			return nil
 		}
 	}
-	f.moveOn(i, int64(n))
+	f.moveOn(i)
 	return &p.blocks
 }
 
 // moveOn notes that block i is read, and asks for those that follow if reading goes forward.
-func (f *file) moveOn(i, n int64) {
+func (f *file) moveOn(i int64) {
 	switch {
 	case f.last >= 0 && i > f.last && i <= f.last+near:
 		f.last, f.window = i, min(mostAhead, 2*f.window+3)

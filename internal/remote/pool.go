@@ -14,9 +14,10 @@ const (
 	pageSize  = 64 << 10
 	pageSlots = 64
 
-	// A read of less than smallRead is of a record, unless there are several in one block.
-	smallRead = 256 << 10
-	manySmall = 4
+	// A read of at most largestApart that follows no other lies apart, as samples and records do, unless there are several in
+	// neighbouring blocks: manySmall of less than a page, else two.
+	largestApart = 2 << 20
+	manySmall    = 4
 
 	// mostAhead is how many blocks ahead of a reader that goes forward are asked for.
 	mostAhead = connections

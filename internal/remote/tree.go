@@ -28,8 +28,18 @@ type tree struct {
 type entry struct {
 	info
 	local string // where this machine has it, "" if it does not
+	id    string // of its content, as the server has it
 	file  *file
 }
+
+// A localFile is one that a cache has of what a server has.
+type localFile struct {
+	*os.File
+	id string
+}
+
+// Identity is the same as that of the file at the server.
+func (f *localFile) Identity() string { return f.id }
 
 // newTree makes an empty tree, whose requests end with ctx.
 func newTree(ctx context.Context, c *client, top string) *tree {
@@ -43,6 +53,7 @@ func (t *tree) add(name string, size int64, from fetcher, local string) *entry {
 	}
 	e := &entry{info: info{name: path.Base(name), size: size}, local: local}
 	if from != nil {
+		e.id = from.identity()
 		e.file = &file{pool: t.pool, from: from, path: t.top + "/" + name, name: e.name, size: size}
 	}
 	t.files[name] = e
@@ -84,7 +95,11 @@ func (t *tree) Open(name string) (fs.File, error) {
 	case e == nil:
 		return nil, &fs.PathError{Op: "open", Path: t.top + "/" + name, Err: fs.ErrNotExist}
 	case e.local != "":
-		return os.Open(e.local)
+		f, err := os.Open(e.local)
+		if err != nil {
+			return nil, err
+		}
+		return &localFile{f, e.id}, nil
 	}
 	if err := e.file.open(t.pool.ctx); err != nil {
 		if errors.Is(err, fs.ErrNotExist) && e.size < 0 {

@@ -30,7 +30,8 @@ type Model struct {
 	// Tensors are in the order of the source's files, then of offsets; decoded ones where the first of their parts is.
 	Tensors []Tensor
 
-	panels *panel.Cache
+	panels  *panel.Cache
+	regions *panel.Cache // see region
 }
 
 // Open joins a checkpoint, the way to decode it and the table of architectures. It reads headers, and what decides how

@@ -30,6 +30,31 @@ type turned struct {
 	size    int64 // bytes of an element
 
 	cache *panel.Cache
+	whole *region // of a source that is not on this machine; nil for panels
+}
+
+// A region is the stored rows that matrices of a part have in common: both projections of an expert, or all of a Conv1D. From a
+// server it comes whole, once, where panels of strips would ask for every block of it again and again.
+type region struct {
+	first int64 // element of src where it begins
+	cache *panel.Cache
+}
+
+// maxRegion bounds a region, and regions is how many are held: Llama-4 Maverick's experts have 168 MB.
+const (
+	maxRegion = 256 << 20
+	regions   = 2
+)
+
+// region is that of in rows of a tensor from element first on, nil where panels serve.
+func (m *Model) region(t *Tensor, first, in, stride int64) *region {
+	if m.Source == nil || m.Source.IsLocal() || in*stride*int64(t.DType.Bits()/8) > maxRegion {
+		return nil
+	}
+	if m.regions == nil {
+		m.regions = panel.NewCache(panel.Bytes / regions)
+	}
+	return &region{first, m.regions}
 }
 
 // A turnedPanel names some rows of the transpose, all that fit a panel.
@@ -58,6 +83,17 @@ func (r *turned) ReadAt(p []byte, off int64) (int, error) {
 		return 0, eof
 	}
 	first := off / r.size
+	if r.whole != nil {
+		held, err := r.whole.cache.Acquire(r.whole, r.in*r.stride*r.size, func(data []byte) error {
+			return stream.ReadFull(r.src, data, r.whole.first*r.size)
+		})
+		if err != nil {
+			return 0, err
+		}
+		r.turn(p, held.Data[(r.first-r.whole.first)*r.size:], first, r.stride)
+		r.whole.cache.Release(held)
+		return len(p), eof
+	}
 	end := first + int64(len(p))/r.size
 	width := r.panelRows()
 	for at := first; at < end; {
@@ -134,7 +170,8 @@ func (m *Model) turn(t *Tensor) Tensor {
 		return l
 	}
 	rows, cols := t.Shape[0], t.Shape[1]
-	l.Values = &turned{src: t.Values, in: rows, out: cols, stride: cols, size: int64(t.DType.Bits() / 8), cache: m.panels}
+	l.Values = &turned{src: t.Values, in: rows, out: cols, stride: cols, size: int64(t.DType.Bits() / 8), cache: m.panels,
+		whole: m.region(t, 0, rows, cols)}
 	l.Shape, l.Turned = []int64{cols, rows}, !t.Turned
 	return l
 }
@@ -163,12 +200,13 @@ func (m *Model) Experts(t *Tensor) ([]Tensor, error) {
 	size := int64(t.DType.Bits() / 8)
 	parts := make([]Tensor, 0, experts*n)
 	for e := range experts {
+		whole := m.region(t, e*in*width, in, width)
 		for i, name := range names {
 			module := fmt.Sprintf("%s%d.%s", stack, e, name)
 			parts = append(parts, Tensor{
 				Name: module + ".weight", File: t.File, Class: t.Class.OneOfStack(module), DType: t.DType, Shape: []int64{out, in},
 				Bytes: t.Bytes / (experts * n), Method: t.Method, Turned: true,
-				Values: &turned{src: t.Values, in: in, out: out, stride: width, first: e*in*width + int64(i)*out, size: size, cache: m.panels},
+				Values: &turned{src: t.Values, in: in, out: out, stride: width, first: e*in*width + int64(i)*out, size: size, cache: m.panels, whole: whole},
 			})
 		}
 	}
