@@ -14,7 +14,6 @@ import (
 	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/footprint"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
-	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
@@ -139,7 +138,7 @@ func runInspect(ctx context.Context, g *globals, o InspectOptions) error {
 	if err != nil {
 		return err
 	}
-	collectGarbage(stream.DefaultMemory)
+	collectGarbage(headerMemory)
 	src, err := g.open(ctx, o.Src)
 	if err != nil {
 		return err

@@ -116,6 +116,10 @@ func (g *globals) planned(ctx context.Context, newPlan func() (*convert.Plan, er
 	return p, nil
 }
 
+// headerMemory is collectGarbage's for commands that read headers alone: the largest take some 500 MB, and near the limit the collector
+// would run all the time.
+const headerMemory = 768 << 20
+
 // collectGarbage has the collector keep to --max-memory: what is held counts towards it, and garbage must not come on top.
 // Below 64 MiB, which a run may take on top of any --max-memory, it would collect all the time.
 func collectGarbage(maxMemory int64) {

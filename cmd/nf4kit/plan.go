@@ -16,7 +16,6 @@ import (
 	"github.com/nf4kit/nf4kit/internal/memplan/page"
 	"github.com/nf4kit/nf4kit/internal/memplan/source"
 	"github.com/nf4kit/nf4kit/internal/modelshape"
-	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // PlanOptions are the arguments and flags of plan.
@@ -264,7 +263,7 @@ func runPlan(ctx context.Context, g *globals, o PlanOptions) error {
 	if _, err := o.run(""); err != nil { // flags first, whatever SRC is
 		return err
 	}
-	collectGarbage(stream.DefaultMemory)
+	collectGarbage(headerMemory)
 	src, err := await(ctx, func() (*source.Source, error) {
 		return source.Open(o.Src, func(src string) (*checkpoint.Source, error) { return g.openSource(ctx, src) })
 	})

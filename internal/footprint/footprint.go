@@ -77,11 +77,13 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 	if stale != nil {
 		f.Stale = weights.Stale(stale, q)
 	}
-	groups, err := fourbit.Group(weights.BnbTensors(src))
+	stored := weights.BnbTensors(src)
+	groups, err := fourbit.Group(stored)
 	if err != nil {
 		return nil, err
 	}
 	f.Problems = groups.Problems
+	f.Tensors = make([]Tensor, 0, len(groups.Weights)+len(groups.Plain))
 	counted := make(map[string]bool)
 	for _, w := range groups.Weights {
 		t := Tensor{Name: w.Name, File: w.Packed.Shard, DType: w.State.Format.String(), Shape: w.State.Dims(), Params: w.Size.Elems, Quant: true}
@@ -97,7 +99,7 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 		}
 		f.Tensors = append(f.Tensors, t)
 	}
-	for _, w := range fourbit.Int8Weights(weights.BnbTensors(src)) {
+	for _, w := range fourbit.Int8Weights(stored) {
 		t := Tensor{Name: w.Weight.Name, File: w.Weight.Shard, DType: "int8", Shape: w.Weight.Shape, Params: w.Weight.Elems(), Quant: true}
 		for _, s := range []fourbit.Tensor{w.Weight, w.Scales, w.Format} {
 			if s.Tensor != nil {
