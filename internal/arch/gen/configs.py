@@ -103,6 +103,12 @@ FACTS_VARIANTS = {
     "wav2vec2-conformer": [{"output_hidden_size": 512}, {"add_adapter": True, "num_adapter_layers": 2}],
 }
 
+# Small values for facts.py of types that do not build with the few layers of others.
+FACTS_BASE = {
+    # layers that share keys and values need one of each kind before them
+    "gemma3n_text": {"num_hidden_layers": 10, "num_kv_shared_layers": 3},
+}
+
 # For one version only.
 SETTINGS_4 = {t: {"use_pretrained_backbone": False} for t in (
     "conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer")}

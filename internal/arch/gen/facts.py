@@ -72,7 +72,10 @@ def leaves(config, extras=()):
     for path in extras:
         at = config
         for part in path.split("."):
-            at = getattr(at, part, None)
+            try:
+                at = getattr(at, part, None)
+            except Exception:  # Gemma 4's head_dim is one of each layer
+                at = None
         out.setdefault(path, at if isinstance(at, (bool, int, float, str)) else None)
     out["num_labels"] = getattr(config, "num_labels", 2) or 2
     return out
@@ -120,7 +123,7 @@ class Maker:
                 self(base)
             except Exception:
                 continue
-            self.base = base
+            self.base = {**base, **configs.FACTS_BASE.get(model_type, {})}
             break
         # What config.json stands for when it lacks a value that is small here only to save time.
         self.real = {path: values[path] for path in self.base}
@@ -303,7 +306,7 @@ class Variants:
                         break
         groups = {}
         for p, v in base.items():
-            if isinstance(v, list) and 1 < len(v) <= 8 and all(isinstance(x, int) and not isinstance(x, bool) for x in v):
+            if isinstance(v, list) and 1 < len(v) <= 8 and all(isinstance(x, int) for x in v):  # flags of stages too
                 groups.setdefault((p.rpartition(".")[0], len(v)), []).append(p)
         for (_, n), paths in groups.items():
             for change in (lambda v: v[:-1], lambda v: v + v[-1:], lambda v: v[:2], lambda v: v[:-1] + v[-2:]):
