@@ -32,6 +32,7 @@ type ConvertOptions struct {
 	DType        string
 	ComputeDType string
 	QuantStorage string
+	ExactStorage bool
 	Skip, Only   []string
 	Rules        []string
 	Recipe       string
@@ -55,8 +56,8 @@ type ConvertOptions struct {
 }
 
 // outputFlags are the flags on which output bytes depend.
-var outputFlags = []string{"type", "block-size", "double-quant", "dtype", "compute-dtype", "quant-storage", "skip", "only", "rule",
-	"target", "towers", "moe", "as-bitsandbytes", "max-shard-size"}
+var outputFlags = []string{"type", "block-size", "double-quant", "dtype", "compute-dtype", "quant-storage", "exact-storage", "skip", "only",
+	"rule", "target", "towers", "moe", "as-bitsandbytes", "max-shard-size"}
 
 // given lists the flags that were set, by whatever means, as text.
 func given(fs *pflag.FlagSet, names []string) map[string]string {
@@ -141,6 +142,7 @@ func (o *ConvertOptions) addFlags(cmd *cobra.Command) {
 	fs.StringVar(&o.DType, "dtype", "auto", "dtype of what stays unquantized: auto (as config.json says), bfloat16 or float16")
 	fs.StringVar(&o.ComputeDType, "compute-dtype", "auto", "bnb_4bit_compute_dtype: auto (as --dtype), bfloat16, float16 or float32")
 	fs.StringVar(&o.QuantStorage, "quant-storage", "uint8", "dtype that the packed codes are labelled with: uint8; bfloat16, float16 or float32 for FSDP-QLoRA")
+	fs.BoolVar(&o.ExactStorage, "exact-storage", false, "with --quant-storage of floats, leave words of packed codes that are NaNs, which some frameworks change as they copy")
 	fs.StringArrayVar(&o.Skip, "skip", nil, "leave tensors whose name matches `REGEX` in 16 bits (repeatable)")
 	fs.StringArrayVar(&o.Only, "only", nil, "quantize only tensors whose name matches `REGEX` (repeatable)")
 	fs.StringArrayVar(&o.Rules, "rule", nil, "`REGEX=SPEC`: keep, or a list such as nf4,block=32,nodq; the first that matches decides (repeatable)")
@@ -199,6 +201,7 @@ func (o *ConvertOptions) plan() (convert.Options, error) {
 	if opt.Spec.Storage, err = bnb.ParseStorage(o.QuantStorage); err != nil {
 		return opt, usagef("--quant-storage: %w", err)
 	}
+	opt.ExactStorage = o.ExactStorage
 	opt.DType, opt.ComputeDType = o.DType, o.ComputeDType
 	if opt.Skip, err = compile("skip", o.Skip); err != nil {
 		return opt, err

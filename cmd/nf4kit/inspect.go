@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 
@@ -37,7 +38,8 @@ cache snapshot, quantized or not, and shows its tensors by dtype and format, the
 measured bits per parameter and the saving against 16 bits. It reads no weights, so
 it is as quick on 700 GB as on 7. A weight that bitsandbytes has quantized is one tensor
 with its scales and tables, in a format such as nf4,block=64,dq (dq: its scales are
-quantized too) or int8 (LLM.int8). What the model lacks, or has too much, by its class and
+quantized too) or int8 (LLM.int8); one of another method that convert decodes likewise, in
+a format such as fp8,f8_e4m3. Scales are no parameters. What the model lacks, or has too much, by its class and
 config.json is listed on standard error; of more than 131,072 tensors, or of some that
 REGEX chooses, that is not judged.
 
@@ -190,6 +192,9 @@ func runInspect(ctx context.Context, g *globals, o InspectOptions) error {
 		escape.Fprintf(w, "\nquantized part: %.3f bits/param (%.3f codes and constants, the rest tables); %.1f %% saved against 16 bits\n",
 			f.QuantBits(), f.CodeBits(), 100-percent(f.Bytes, f.Plain16()))
 	}
+	if f.OtherParams > 0 {
+		escape.Fprintf(w, "\nquantized part: %.3f bits/param with its scales; %.1f %% saved against 16 bits\n", f.OtherBits(), 100-percent(f.Bytes, f.Plain16()))
+	}
 	fold(f.Problems, func(p *fourbit.Problem) fourbit.Kind { return p.Kind }, g.Verbose, func(p *fourbit.Problem) { warnf(g.Stderr, "%s", p) },
 		func(p *fourbit.Problem, n int) { warnf(g.Stderr, "%s: %d more; -v lists them", p.Kind, n) })
 	for _, line := range lacks {
@@ -200,16 +205,20 @@ func runInspect(ctx context.Context, g *globals, o InspectOptions) error {
 	}
 	if g.Verbose || selected {
 		fmt.Fprintln(w)
-		t := newTable(w)
-		t.AppendHeader(row("tensor", "shape", "format", "bytes", "file"))
-		for i := range f.Tensors {
-			x := &f.Tensors[i]
-			t.AppendRow(row(x.Name, shapeText(x.Shape), x.DType, countText(x.Bytes), x.File))
-		}
-		alignRight(t, 4, 4)
-		t.Render()
+		listTensors(w, f)
 	}
 	return nil
+}
+
+func listTensors(w io.Writer, f *footprint.Footprint) {
+	t := newTable(w)
+	t.AppendHeader(row("tensor", "shape", "format", "bytes", "file"))
+	for i := range f.Tensors {
+		x := &f.Tensors[i]
+		t.AppendRow(row(x.Name, shapeText(x.Shape), x.DType, countText(x.Bytes), x.File))
+	}
+	alignRight(t, 4, 4)
+	t.Render()
 }
 
 // maxJudged is of how many tensors inspect asks whether the model is complete; convert and verify do of any number.
@@ -256,6 +265,8 @@ type inspection struct {
 	QuantParams int64              `json:"quantized_parameters"`
 	QuantBits   float64            `json:"bits_per_parameter_quantized"`
 	CodeBits    float64            `json:"bits_per_parameter_codes_and_constants"`
+	OtherParams int64              `json:"decoded_parameters,omitempty"`
+	OtherBits   float64            `json:"bits_per_parameter_decoded,omitempty"`
 	Plain16     int64              `json:"bytes_in_16_bits"`
 	Formats     []formatJSON       `json:"formats"`
 	Tensors     []inspectionTensor `json:"tensors"`
@@ -280,7 +291,8 @@ type inspectionTensor struct {
 
 func inspectJSON(src *checkpoint.Source, f *footprint.Footprint) inspection {
 	out := inspection{Schema: "nf4kit.inspect/1", Path: src.Path, Method: f.Method, Parameters: f.Params, Bytes: f.Bytes,
-		Bits: f.Bits(), QuantParams: f.QuantParams, QuantBits: f.QuantBits(), CodeBits: f.CodeBits(), Plain16: f.Plain16(), Problems: []string{}, Tensors: []inspectionTensor{}, Formats: []formatJSON{}}
+		Bits: f.Bits(), QuantParams: f.QuantParams, QuantBits: f.QuantBits(), CodeBits: f.CodeBits(), Plain16: f.Plain16(),
+		OtherParams: f.OtherParams, OtherBits: f.OtherBits(), Problems: []string{}, Tensors: []inspectionTensor{}, Formats: []formatJSON{}}
 	for _, sh := range src.Shards {
 		size := sh.HeaderSize()
 		for _, t := range sh.Tensors() {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -38,7 +40,27 @@ func newSummary(o ConvertOptions, p *convert.Plan, results []convert.Result) (*s
 		SourceBytes: t.SrcBytes, OutputBytes: t.OutBytes,
 		QuantBits: t.QuantBitsPerParam(), QuantCodeBits: t.CodeBitsPerParam(), BitsPerParameter: t.BitsPerParam(),
 	}
+	r.Storage = storageOf(o, results)
 	return &summary{o: o, p: p, report: r}, nil
+}
+
+// storageOf sums what was changed in codes that are labelled as floats; nil if they are not, or nothing was written.
+func storageOf(o ConvertOptions, results []convert.Result) *report.Storage {
+	if s, err := bnb.ParseStorage(o.QuantStorage); err != nil || s == bnb.UInt8 || o.ExactStorage || results == nil {
+		return nil
+	}
+	st := &report.Storage{DType: o.QuantStorage}
+	var e2, added float64
+	for i := range results {
+		st.Changed += results[i].Freed.Codes
+		added += results[i].Freed.Added
+		e2 += results[i].Written.E2
+	}
+	if added < e2 {
+		grown := 1/math.Sqrt(1-added/e2) - 1
+		st.Added = &grown
+	}
+	return st
 }
 
 // converted pairs items with what was measured of them.
@@ -82,16 +104,6 @@ func (s *summary) print(w io.Writer) error {
 }
 
 func (s *summary) printSizes(w io.Writer) {
-	t := s.p.Totals
-	if t.ExpertParams > 0 {
-		escape.Fprintf(w, "  %.1f %% of the weights are routed experts and stay in 16 bits", percent(t.ExpertParams, t.Params))
-		if t.PackableExperts > 0 {
-			fmt.Fprint(w, ", as transformers 5 needs;\n  --moe per-expert with --target transformers4 or vllm quantizes them, for those loaders and Unsloth")
-		} else {
-			fmt.Fprint(w, ": they are stored\n  as one tensor a layer, which no loader takes packed")
-		}
-		fmt.Fprint(w, "\n\n")
-	}
 	line := func(label, format string, args ...any) {
 		escape.Fprintf(w, "  %-12s %s\n", label, fmt.Sprintf(format, args...))
 	}
@@ -107,11 +119,64 @@ func (s *summary) printSizes(w io.Writer) {
 	for _, l := range s.report.Lines() {
 		line(l[0], "%s", l[1])
 	}
+	if s.p.Totals.ExpertParams > 0 {
+		line("experts", "%s", s.o.expertsText(s.p))
+	}
 	if s.o.allocation != nil {
 		for _, l := range allocationLines(s.o.allocation) {
 			line(l[0], "%s", l[1])
 		}
 	}
+}
+
+// expertsText says what share of a mixture of experts stays in 16 bits, and the command that packs it.
+func (o *ConvertOptions) expertsText(p *convert.Plan) string {
+	text := fmt.Sprintf("%.1f %% of the weights are routed experts and stay in 16 bits", percent(p.Totals.ExpertParams, p.Totals.Params))
+	var ways []string
+	if p.UnslothPacks() {
+		ways = append(ways, o.command("-unsloth", "--target", "unsloth")+" packs them for Unsloth")
+	}
+	if p.Totals.PackableExperts > 0 {
+		ways = append(ways, o.command("-experts", "--moe", "per-expert", "--target", "transformers4", "--target", "vllm")+" for transformers 4 and vLLM")
+	}
+	if len(ways) == 0 {
+		return text + ": no loader is known to take them packed"
+	}
+	return text + "; " + strings.Join(ways, ", ")
+}
+
+// command is this conversion with other targets, into a directory beside DST.
+func (o *ConvertOptions) command(suffix string, flags ...string) string {
+	words := []string{"nf4kit", "convert", o.Src, strings.TrimRight(o.Dst, "/") + suffix}
+	for _, name := range outputFlags {
+		value, given := o.settings[name]
+		if !given || name == "target" || name == "moe" {
+			continue
+		}
+		for v := range strings.SplitSeq(value, "\n") {
+			words = append(words, "--"+name+"="+v)
+		}
+	}
+	for _, f := range []struct{ name, value string }{{"scale", o.Scale}, {"quality", o.Quality}, {"imatrix", o.Imatrix}, {"activations", o.Activations}} {
+		if f.value != "" {
+			words = append(words, "--"+f.name+"="+f.value)
+		}
+	}
+	for i, w := range words {
+		words[i] = shellWord(w)
+	}
+	return strings.Join(append(words, flags...), " ")
+}
+
+// plainWord is what a shell takes as it is.
+var plainWord = regexp.MustCompile(`^[-+.,:/@%_=0-9A-Za-z]+$`)
+
+// shellWord quotes a word of a command line.
+func shellWord(w string) string {
+	if plainWord.MatchString(w) {
+		return w
+	}
+	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 }
 
 // formatText says what the flags ask for; rules may differ by tensor.
@@ -311,6 +376,7 @@ type summaryJSON struct {
 	Tensors     []planTensorJSON  `json:"tensors"`
 	Formats     []report.Format   `json:"formats,omitempty"`
 	Gain        *report.Gain      `json:"gain,omitempty"`
+	Storage     *report.Storage   `json:"storage,omitempty"`
 	Allocation  *allocate.Outcome `json:"allocation,omitempty"`
 	Total       *report.Row       `json:"total,omitempty"`
 	Kinds       []report.Row      `json:"kinds,omitempty"`
@@ -339,7 +405,7 @@ func (s *summary) json() summaryJSON {
 	out := summaryJSON{
 		Schema: "nf4kit.convert/2", Source: r.Source, Destination: r.Destination, DryRun: s.o.DryRun, RunDType: r.RunDType, Sizes: *r.Sizes,
 		Seconds: s.took.Seconds(), SkipModules: s.p.SkipList, Warnings: s.p.Warnings, Notices: s.p.Notices,
-		Allocation: s.o.allocation,
+		Allocation: s.o.allocation, Storage: r.Storage,
 	}
 	if len(r.Formats) > 0 {
 		out.Formats, out.Total, out.Kinds, out.Gain = r.Formats, &r.Total, r.Kinds, r.Gain

@@ -176,7 +176,7 @@ func (x *execution) weight(it *Item) (*quantize.Weight, error) {
 	}
 	return &quantize.Weight{
 		Elem: elem, Run: run, Rows: it.Shape[0], Cols: it.Shape[1],
-		Type: kernelType(it.Spec.Type), BlockSize: it.Spec.Block(), DoubleQuant: !it.Spec.NoDoubleQuant, Method: method,
+		Type: kernelType(it.Spec.Type), BlockSize: it.Spec.Block(), DoubleQuant: !it.Spec.NoDoubleQuant, Method: method, Words: x.plan.words,
 		DynamicMap: !quantize.FitsMap(it.Name),
 		Load:       func() (quantize.Inputs, error) { return x.plan.load(it) },
 		State: func(offset float32) ([]byte, error) {

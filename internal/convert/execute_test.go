@@ -13,7 +13,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nf4kit/nf4kit/doublequant"
+	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/quantize"
 	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4"
@@ -37,6 +39,7 @@ func TestExecuteSameBytesForAnyJobsAndMemory(t *testing.T) {
 		{},
 		{Spec: bnb.Format{Type: nf4.FP4, BlockSize: 4096}},
 		{Spec: bnb.Format{NoDoubleQuant: true, BlockSize: 128}, DType: "float16"},
+		{Spec: bnb.Format{Storage: bnb.Float16}, Targets: arch.Transformers5},
 		{Spec: bnb.Format{BlockSize: 32}, Rules: []Rule{{Pattern: regexp.MustCompile("q_proj"), Change: bnb.Change{BlockSize: new(2048)}}}},
 	} {
 		t.Run(opt.Spec.String(), func(t *testing.T) {
@@ -64,6 +67,41 @@ func TestExecuteSameBytesForAnyJobsAndMemory(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Packed codes that are labelled as floats hold no NaN, one code of each word that would be one being another; with
+// ExactStorage they are those of bytes.
+func TestStorageWithoutNaN(t *testing.T) {
+	src := openTensors(t, []testTensor{{name: "a.q_proj.weight", dtype: safetensors.BF16, shape: []int64{600, 992}}}, 3)
+	const name = "a.q_proj.weight"
+	for _, scale := range []bnb.Scale{bnb.AbsMax, bnb.MSESigned} {
+		for _, storage := range []bnb.Storage{bnb.BFloat16, bnb.Float16, bnb.Float32} {
+			opt := Options{Spec: bnb.Format{Scale: scale}}
+			_, _, bytesOf := execute(t, src, opt, Execution{})
+			opt.Spec.Storage, opt.Targets = storage, arch.Transformers5
+			_, r, free := execute(t, src, opt, Execution{})
+			opt.ExactStorage = true
+			_, _, exact := execute(t, src, opt, Execution{})
+			if !bytes.Equal(exact[name], bytesOf[name]) {
+				t.Errorf("%v %v: --exact-storage changes codes", scale, storage)
+			}
+			words := quantize.WordsOf(storage)
+			changed := int64(0)
+			for i := range free[name] {
+				d := free[name][i] ^ exact[name][i]
+				changed += int64(min(d>>4, 1) + min(d&15, 1))
+			}
+			nans := words.Count(exact[name])
+			if nans == 0 || words.Count(free[name]) != 0 || changed != nans || r[0].Freed.Codes != nans || r[0].Freed.Added <= 0 {
+				t.Errorf("%v %v: %d NaNs, of which %d are left; %d codes differ, %+v", scale, storage, nans, words.Count(free[name]), changed, r[0].Freed)
+			}
+			for part := range free {
+				if part != name && !bytes.Equal(free[part], exact[part]) {
+					t.Errorf("%v %v: %s differs", scale, storage, part)
+				}
+			}
+		}
 	}
 }
 

@@ -74,6 +74,7 @@ type Options struct {
 	Formats map[string]Format
 	Inputs  Inputs // what is known of the inputs of weights; nil: nothing
 
+	ExactStorage bool  // leave words of packed codes that are NaNs in the dtype of Spec.Storage
 	MaxShardSize int64 // bytes of tensor data a file; 0: checkpoint.DefaultMaxShardSize
 }
 

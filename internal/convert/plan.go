@@ -85,6 +85,7 @@ type Plan struct {
 
 	inputs    Inputs
 	shared    map[string]*quantize.Shared // by their entry, see Inputs
+	words     *quantize.Words             // of which none may be a NaN
 	shardOf   map[string]int
 	indexName string
 	config    *checkpoint.Config // of the source; nil if it has none
@@ -214,6 +215,9 @@ func newPlan(m *weights.Model, opt *Options, common bool) (*Plan, error) {
 		return nil, err
 	}
 	p.checkReads(opt)
+	if !opt.ExactStorage {
+		p.words = quantize.WordsOf(opt.Spec.Storage)
+	}
 	if err := p.checkInputs(opt); err != nil {
 		return nil, err
 	}

@@ -29,6 +29,11 @@ func unslothExpert(m *arch.Model) string {
 	return fmt.Sprintf("a routed expert, and Unsloth is not known to run those of %s in 4 bits%s", m.Type, unslothStays)
 }
 
+// UnslothPacks reports whether --target unsloth packs the routed experts of the plan's model.
+func (p *Plan) UnslothPacks() bool {
+	return p.Model != nil && p.Totals.ExpertParams > 0 && unslothExpert(p.Model) == ""
+}
+
 // unslothStack is the same for a stack of experts.
 func unslothStack(m *arch.Model, name string, shape []int64) string {
 	leaf := name[strings.LastIndexByte(name, '.')+1:]

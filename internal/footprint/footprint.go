@@ -5,22 +5,25 @@ package footprint
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/decode"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
-// A Tensor is one logical tensor: a plain one, or a weight that bitsandbytes has
-// quantized, 4-bit or LLM.int8, with its sidecars.
+// A Tensor is one logical tensor: a plain one, or a weight that bitsandbytes or
+// another method that package decode undoes has quantized, with its sidecars.
 type Tensor struct {
 	Name   string
 	File   string
-	DType  string  // as stored; of a quantized weight its format, e.g. "nf4,block=64,dq"
+	DType  string  // as stored; of a quantized weight its format, e.g. "nf4,block=64,dq" or "fp8,f8_e4m3"
 	Shape  []int64 // logical
 	Params int64
 	Bytes  int64 // sidecars included
 	Quant  bool  // by bitsandbytes
+	Other  bool  // by another method
 
 	codes int64 // of Bytes, codes and constants of a quantized weight
 }
@@ -46,15 +49,20 @@ type Footprint struct {
 	QuantParams int64
 	QuantBytes  int64 // tables and records included
 	CodeBytes   int64 // of them codes and constants
+	OtherParams int64 // of weights that another method has quantized
+	OtherBytes  int64 // scales included
 }
 
 // Bits per parameter, measured: 8 x bytes / logical parameters.
 func (f *Footprint) Bits() float64      { return bits(f.Bytes, f.Params) }
 func (f *Footprint) QuantBits() float64 { return bits(f.QuantBytes, f.QuantParams) }
 func (f *Footprint) CodeBits() float64  { return bits(f.CodeBytes, f.QuantParams) }
+func (f *Footprint) OtherBits() float64 { return bits(f.OtherBytes, f.OtherParams) }
 
 // Plain16 is what the same parameters take with the quantized ones in 16 bits.
-func (f *Footprint) Plain16() int64 { return f.Bytes - f.QuantBytes + 2*f.QuantParams }
+func (f *Footprint) Plain16() int64 {
+	return f.Bytes - f.QuantBytes + 2*f.QuantParams - f.OtherBytes + 2*f.OtherParams
+}
 
 func bits(bytes, n int64) float64 {
 	if n == 0 {
@@ -110,6 +118,7 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 		t.codes = w.Weight.Size() + w.Scales.Size()
 		f.Tensors = append(f.Tensors, t)
 	}
+	scheme := f.decoded(src, q, counted)
 	f.Problems = slices.DeleteFunc(f.Problems, func(p *fourbit.Problem) bool { return p.Kind == fourbit.EightBit && counted[p.Tensor] })
 	plain := make(map[string]bool, len(groups.Plain))
 	for _, t := range groups.Plain {
@@ -120,7 +129,8 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 			continue
 		}
 		x := Tensor{Name: t.Name, File: t.Shard.Name, DType: t.DType.String(), Shape: t.Shape, Bytes: t.Size()}
-		if plain[t.Name] { // else part of a packed weight that lacks another: no parameters
+		// Not of a packed weight that lacks another part, nor a scale of activations.
+		if plain[t.Name] && (scheme == nil || !scheme.Consumes(t.Name)) {
 			x.Params = t.Elems()
 		}
 		f.Tensors = append(f.Tensors, x)
@@ -128,6 +138,32 @@ func Of(src *checkpoint.Source) (*Footprint, error) {
 	slices.SortFunc(f.Tensors, func(a, b Tensor) int { return cmp.Compare(a.Name, b.Name) })
 	f.total()
 	return f, nil
+}
+
+// decoded adds the weights that another method than bitsandbytes has quantized, each with its scales; nil where there are none, or
+// nobody can undo the method.
+func (f *Footprint) decoded(src *checkpoint.Source, q *fourbit.Quantized, counted map[string]bool) *decode.Scheme {
+	scheme, err := weights.OtherScheme(src, q)
+	if err != nil || scheme == nil {
+		return nil // inspect describes what others refuse
+	}
+	for i := range scheme.Logical {
+		l := &scheme.Logical[i]
+		codes, ok := src.Lookup(l.Parts[0])
+		if !ok {
+			continue
+		}
+		t := Tensor{Name: l.Name, File: l.File, DType: scheme.Method + "," + strings.ToLower(codes.DType.String()), Shape: l.Shape, Params: 1,
+			Bytes: l.SrcBytes, Other: true}
+		for _, n := range l.Shape {
+			t.Params *= n
+		}
+		for _, part := range l.Parts {
+			counted[part] = true
+		}
+		f.Tensors = append(f.Tensors, t)
+	}
+	return scheme
 }
 
 // Select is the footprint of the tensors that keep is true for. Problems are
@@ -162,6 +198,10 @@ func (f *Footprint) total() {
 			f.QuantParams += t.Params
 			f.QuantBytes += t.Bytes
 			f.CodeBytes += t.codes
+		}
+		if t.Other {
+			f.OtherParams += t.Params
+			f.OtherBytes += t.Bytes
 		}
 	}
 	for _, c := range byType {

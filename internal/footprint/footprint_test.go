@@ -113,6 +113,55 @@ func TestOf(t *testing.T) {
 	}
 }
 
+// TestScales: the scales of other methods are no parameters, and bits per parameter count them.
+func TestScales(t *testing.T) {
+	norm := safetensors.Entry{Name: "model.norm.weight", DType: safetensors.BF16, Shape: []int64{256}}
+	for _, c := range []struct {
+		name, config string
+		entries      []safetensors.Entry
+		format       string
+		params       int64
+		bits         float64
+	}{
+		{"fp8", `{"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}`, []safetensors.Entry{
+			{Name: "model.layers.0.mlp.up_proj.weight", DType: safetensors.F8_E4M3, Shape: []int64{300, 256}},
+			{Name: "model.layers.0.mlp.up_proj.weight_scale_inv", DType: safetensors.F32, Shape: []int64{3, 2}},
+		}, "fp8,f8_e4m3", 300 * 256, 8 + 8*24./(300*256)},
+		{"mxfp4", `{"quantization_config": {"quant_method": "mxfp4"}}`, []safetensors.Entry{
+			{Name: "model.layers.0.mlp.experts.down_proj_blocks", DType: safetensors.U8, Shape: []int64{2, 64, 3, 16}},
+			{Name: "model.layers.0.mlp.experts.down_proj_scales", DType: safetensors.U8, Shape: []int64{2, 64, 3}},
+		}, "mxfp4,u8", 2 * 64 * 96, 4.25},
+		{"unknown", `{"quantization_config": {"quant_method": "gptq", "bits": 4}}`, []safetensors.Entry{
+			{Name: "model.layers.0.mlp.up_proj.qweight", DType: safetensors.I32, Shape: []int64{8, 64}},
+			{Name: "model.layers.0.mlp.up_proj.qzeros", DType: safetensors.I32, Shape: []int64{1, 8}},
+			{Name: "model.layers.0.mlp.up_proj.scales", DType: safetensors.F16, Shape: []int64{1, 64}},
+			{Name: "model.layers.0.mlp.up_proj.g_idx", DType: safetensors.I32, Shape: []int64{64}},
+		}, "", 0, 0},
+	} {
+		dir := t.TempDir()
+		write(t, filepath.Join(dir, "model.safetensors"), append(c.entries, norm))
+		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(c.config), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		f := of(t, dir)
+		if size := open(t, dir).TensorBytes(); f.Bytes != size {
+			t.Errorf("%s: %d bytes, the files have %d", c.name, f.Bytes, size)
+		}
+		if f.OtherParams != c.params || f.OtherBits() != c.bits || f.QuantParams != 0 {
+			t.Errorf("%s: %d parameters in %v bits, want %d in %v", c.name, f.OtherParams, f.OtherBits(), c.params, c.bits)
+		}
+		if c.params == 0 {
+			continue
+		}
+		if f.Params != c.params+256 || f.Plain16() != 2*f.Params || len(f.Tensors) != 2 {
+			t.Errorf("%s: %d parameters, want %d; %d bytes in 16 bits; %d tensors", c.name, f.Params, c.params+256, f.Plain16(), len(f.Tensors))
+		}
+		if x := f.Tensors[0]; x.DType != c.format || !x.Other {
+			t.Errorf("%s: %+v, want format %s", c.name, x, c.format)
+		}
+	}
+}
+
 // TestOrphanScales: 8-bit scales without their weight are no LLM.int8 weight.
 func TestOrphanScales(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "orphan.safetensors")

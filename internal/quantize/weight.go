@@ -55,6 +55,7 @@ type Weight struct {
 	DoubleQuant bool
 	DynamicMap  bool // double quantization is by bitsandbytes' own 8-bit map whatever the method, see FitsMap
 	Method      Method
+	Words       *Words                 // of which none may be a NaN; nil: packed codes are bytes
 	Load        func() (Inputs, error) // what is known of the inputs, when the weight's turn comes; nil: nothing
 	Inputs      Inputs                 // loaded
 
@@ -73,6 +74,7 @@ type Result struct {
 	// that is not absmax, the error of absmax in the same type, before any double quantization.
 	Written, Other kernel.Sums
 	Weighted       WeightedSums
+	Freed          Freed
 }
 
 // WeightedSums are sums of squares times the second moments of the inputs, of each element's column: the mean square of a
@@ -115,6 +117,7 @@ type Job struct {
 	slabs          [][]byte
 	written, other []kernel.Sums // of each chunk
 	weighted       []WeightedSums
+	freed          []Freed // of each panel
 }
 
 // New decides, from sizes alone, what of a weight is kept in memory.
@@ -213,14 +216,17 @@ func (j *Job) Quantize(each stream.Each[*Worker]) (Result, error) {
 			return Result{}, err
 		}
 	}
+	r := Result{Measured: j.run.Measure, ReadTwice: j.run.Measure && !j.held}
+	for _, f := range j.freed { // in the order of the weight
+		r.Freed.add(f)
+	}
 	if !j.run.Measure {
-		return Result{}, nil
+		return r, nil
 	}
 	if err := each(ranges, j.sums); err != nil {
 		return Result{}, err
 	}
-	r := Result{Measured: true, ReadTwice: !j.held}
-	for i := range j.written { // in the order of the weight
+	for i := range j.written {
 		r.Written.Add(&j.written[i])
 		r.Other.Add(&j.other[i])
 	}
@@ -267,6 +273,9 @@ func (j *Job) begin() (err error) {
 			j.weighted = make([]WeightedSums, chunks)
 		}
 	}
+	if j.Words != nil {
+		j.freed = make([]Freed, ceilDiv(j.n, j.panel))
+	}
 	return j.scales.begin()
 }
 
@@ -301,7 +310,7 @@ func (j *Job) scale(w *Worker, task int) error {
 		}
 	}
 	if codes != nil {
-		if err := writeFull(j.Parts.Codes, codes, p.First/2); err != nil {
+		if err := j.writeCodes(p, task, scale, codes); err != nil {
 			return err
 		}
 	}
@@ -326,6 +335,14 @@ func (j *Job) codes(w *Worker, task int) error {
 	}
 	codes := j.codesOf(w, task, p.N)
 	j.Method.Codes(p, scale, codes)
+	return j.writeCodes(p, task, scale, codes)
+}
+
+// writeCodes writes the codes of a panel, without NaNs.
+func (j *Job) writeCodes(p *Panel, task int, scale []float32, codes []byte) error {
+	if j.Words != nil {
+		j.freed[task] = j.Words.Free(p, scale, codes, nil)
+	}
 	return writeFull(j.Parts.Codes, codes, p.First/2)
 }
 

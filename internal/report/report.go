@@ -27,8 +27,9 @@ type Report struct {
 	RunDType     string        `json:"run_dtype,omitempty"`
 	Sample       float64       `json:"sample,omitempty"` // share of the chunks; 0: all
 	Imatrix      string        `json:"imatrix,omitempty"`
-	Sizes        *Sizes        `json:"sizes,omitempty"` // of a conversion, and of what was verified
-	Gain         *Gain         `json:"gain,omitempty"`  // of a conversion whose scales are not by absmax
+	Sizes        *Sizes        `json:"sizes,omitempty"`   // of a conversion, and of what was verified
+	Gain         *Gain         `json:"gain,omitempty"`    // of a conversion whose scales are not by absmax
+	Storage      *Storage      `json:"storage,omitempty"` // of a conversion whose codes are labelled as floats
 	Verification *Verification `json:"verification,omitempty"`
 	Merge        *Merge        `json:"merge,omitempty"`
 	Formats      []Format      `json:"formats"`
@@ -57,6 +58,13 @@ func (s *Sizes) Saved() float64 {
 		return 0
 	}
 	return 100 - 100*float64(s.OutputBytes)/float64(s.SourceBytes)
+}
+
+// Storage is what it took that no word of packed codes is a NaN in the dtype that they are labelled with.
+type Storage struct {
+	DType   string   `json:"dtype"`
+	Changed int64    `json:"changed_codes"`
+	Added   *float64 `json:"added_relative_rmse"` // the share by which it grew; null where no error was measured
 }
 
 // Gain is by which share a conversion's errors are lower than those of absmax in the same type and blocks, whose scales are

@@ -106,6 +106,13 @@ func (r *Report) Lines() [][2]string {
 	if r.Merge != nil {
 		out = append(out, r.Merge.lines()...)
 	}
+	if st := r.Storage; st != nil {
+		text := fmt.Sprintf("%s codes changed so that no word is a NaN in %s", comma(st.Changed), st.DType)
+		if st.Added != nil {
+			text += fmt.Sprintf(", which adds %.3f %% to the relative RMSE", 100**st.Added)
+		}
+		out = append(out, [2]string{"storage", text + "; --exact-storage changes none"})
+	}
 	return out
 }
 

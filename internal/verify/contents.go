@@ -8,8 +8,10 @@ import (
 	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/fourbit"
+	"github.com/nf4kit/nf4kit/internal/quantize"
 	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/nf4"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // rangeBytes is how much of a tensor one task reads, a multiple of every block's bytes of codes.
@@ -39,7 +41,7 @@ func grow[T any](p *[]T, n int) []T {
 
 // contents checks every code and constant of every quantized weight.
 func (r *Report) contents(ctx context.Context, groups *fourbit.Groups, opt Options) error {
-	found := make([][]Finding, len(groups.Weights))
+	found, words := make([][]Finding, len(groups.Weights)), make([]nanWords, len(groups.Weights))
 	var mu sync.Mutex
 	err := stream.Run(ctx, opt.Stream, newScratch, len(groups.Weights), func(i int) int64 {
 		return groups.Weights[i].Size.Nested * 4
@@ -55,7 +57,7 @@ func (r *Report) contents(ctx context.Context, groups *fourbit.Groups, opt Optio
 		}); err != nil {
 			return err
 		}
-		found[i] = c.found
+		found[i], words[i] = c.found, c.words
 		return nil
 	})
 	if err != nil {
@@ -64,7 +66,30 @@ func (r *Report) contents(ctx context.Context, groups *fourbit.Groups, opt Optio
 	for _, f := range found {
 		r.Findings = append(r.Findings, f...)
 	}
+	r.nans(groups, words)
 	return nil
+}
+
+// nanWords counts the words of packed codes that are labelled as floats, and the NaNs among them.
+type nanWords struct{ all, nan int64 }
+
+// nans tells of codes that not every copy leaves as they are.
+func (r *Report) nans(groups *fourbit.Groups, words []nanWords) {
+	var sum nanWords
+	first := -1
+	for i, n := range words {
+		sum.all += n.all
+		sum.nan += n.nan
+		if n.nan > 0 && first < 0 {
+			first = i
+		}
+	}
+	if first < 0 {
+		return
+	}
+	w := groups.Weights[first].Packed
+	r.find(fourbit.Notice, w.Shard, w.Name, "packed codes: %d of %d words in all weights, this the first, are NaNs as %s: a copy that makes all NaNs alike, "+
+		"as some of FSDP's do, changes them; convert writes none", sum.nan, sum.all, w.DType)
 }
 
 // content checks one weight.
@@ -72,6 +97,7 @@ type content struct {
 	w      *fourbit.Weight
 	absmax bool // scales may be expected to be largest magnitudes
 	found  []Finding
+	words  nanWords
 }
 
 func (c *content) add(s fourbit.Severity, t fourbit.Tensor, format string, args ...any) {
@@ -156,6 +182,8 @@ func (c *content) codes(each stream.Each[*scratch], progress func(int64)) error 
 	blockBytes := w.State.BlockSize / 2
 	tasks := int((w.Size.Packed + rangeBytes - 1) / rangeBytes)
 	loose := make([]int64, tasks) // blocks
+	storage, _ := bnb.StorageOf(w.Packed.DType)
+	words, nans := quantize.WordsOf(storage), make([]int64, tasks)
 	var pad byte
 	err := each(tasks, func(s *scratch, i int) error {
 		off := int64(i) * rangeBytes
@@ -167,6 +195,9 @@ func (c *content) codes(each stream.Each[*scratch], progress func(int64)) error 
 			pad = p[len(p)-1] & 15
 		}
 		progress(int64(len(p)))
+		if words != nil {
+			nans[i] = words.Count(p)
+		}
 		for len(p) > 0 {
 			block := p[:min(blockBytes, len(p))]
 			p = p[len(block):]
@@ -188,10 +219,14 @@ func (c *content) codes(each stream.Each[*scratch], progress func(int64)) error 
 		return err
 	}
 	var n int64
-	for _, k := range loose {
+	for i, k := range loose {
 		n += k
+		c.words.nan += nans[i]
 	}
-	if n > 0 && c.absmax {
+	if words != nil {
+		c.words.all = words.Of(w.Size.Packed)
+	}
+	if n > 0 && c.absmax && words == nil { // where a NaN was avoided, the code of the largest may be another
 		c.add(fourbit.Notice, w.Packed, "%d of %d blocks have no code of +1 or -1: their scales are no largest magnitudes, as after a search for better ones",
 			n, w.Size.Blocks)
 	}

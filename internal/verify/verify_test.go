@@ -295,6 +295,24 @@ func TestFinds(t *testing.T) {
 		{"deleted quant_state", drop(".quant_state.bitsandbytes__nf4"), false, "missing sidecar"},
 		{"deleted quant_map", drop(".quant_map"), false, "missing sidecar"},
 		{"deleted weight", drop(""), false, "orphan sidecar"},
+		// unsloth issues 10276 and 10010: loaders fail in the first forward pass
+		{"a packed weight without any sidecar", func(dir string) {
+			rewrite(t, dir, func(name string, data []byte) (string, []byte) {
+				if strings.HasPrefix(name, q0+".") {
+					return "", nil
+				}
+				return name, data
+			})
+		}, false, "model.layers.0.self_attn.q_proj.weight"},
+		{"a lost layer, by the source", func(dir string) {
+			os.Remove(filepath.Join(dir, manifest.Name))
+			rewrite(t, dir, func(name string, data []byte) (string, []byte) {
+				if strings.HasPrefix(name, "model.layers.3.") {
+					return "", nil
+				}
+				return name, data
+			})
+		}, true, "expected 4 layers (num_hidden_layers), found 3"},
 		{"stale type in config", config(`"bnb_4bit_quant_type": "nf4"`, `"bnb_4bit_quant_type": "fp4"`), false, "config mismatch"},
 		{"stale double quantization in config", config(`"bnb_4bit_use_double_quant": true`, `"bnb_4bit_use_double_quant": false`), false, "config mismatch"},
 		{"compute dtype", config(`"bnb_4bit_compute_dtype": "bfloat16"`, `"bnb_4bit_compute_dtype": "junk"`), false, "no such dtype of torch"},

@@ -111,6 +111,15 @@ func schemeOf(src *checkpoint.Source, q *fourbit.Quantized) (*decode.Scheme, err
 	return s, nil
 }
 
+// OtherScheme is the way to decode what another method than bitsandbytes has quantized, by headers alone; nil for plain weights and
+// bitsandbytes'.
+func OtherScheme(src *checkpoint.Source, q *fourbit.Quantized) (*decode.Scheme, error) {
+	if q == nil || q.Method == bitsandbytes {
+		return nil, nil
+	}
+	return detect(src, q)
+}
+
 // refusal is the error for a source that is quantized.
 func refusal(src *checkpoint.Source, q *fourbit.Quantized) *SourceError {
 	e := &SourceError{Path: src.Path, Msg: q.Error(), Hint: "start from 16-bit weights: another release of the model, or what the method's own tools decode this one to"}
