@@ -226,6 +226,9 @@ func candidates(m *arch.Model, q arch.Query, v *values) []*facts {
 		return nil
 	}
 	all := factsOf(m.Type)
+	if f := pair(m.Type, v); f != nil {
+		return []*facts{f}
+	}
 	class := ""
 	if len(q.Architectures) > 0 {
 		class = q.Architectures[0]

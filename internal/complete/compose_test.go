@@ -36,6 +36,16 @@ class OtherLM in=5 prefix=other auto=causal
 layout from=Other/0
 head.weight - [words,hidden] 1 !t:tie
 `,
+	"reader": `class Reader in=5 base=reader auto=base
+layout
+norm.weight - [width] 1 1
+class ReaderLM in=5 prefix=reader auto=causal
+default tie true
+layout from=Reader/0
+count reader.layers.# depth
+reader.layers.#.crossattention.q.weight - [width,width] t:add_cross_attention 1
+head.weight - [words,width] 1 !t:tie reader.norm.weight
+`,
 	"outer": `class Outer in=5 auto=base
 nested text inner
 default tie false
@@ -58,6 +68,9 @@ func tensorsOf(list string) []Tensor {
 	var out []Tensor
 	for line := range strings.Lines(list) {
 		f := strings.Fields(line)
+		if len(f) == 0 {
+			continue
+		}
 		t := Tensor{Name: f[0], DType: safetensors.BF16}
 		for _, d := range f[1:] {
 			n, _ := index(d)
@@ -206,5 +219,65 @@ layers.#.odd.weight - [4] cyc:0:pattern:odd 1
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+// A pair is held to the facts of both sides, each in its own config; a side without facts, or a decoder whose facts know no
+// cross-attention, to itself.
+func TestPair(t *testing.T) {
+	const encoder, decoder = `"encoder": {"model_type": "inner", "width": 4, "depth": 4}`,
+		`"decoder": {"model_type": "reader", "width": 6, "depth": 1, "words": 9, "add_cross_attention": true}`
+	whole := `encoder.layers.0.proj.weight 4 4
+		encoder.layers.1.proj.weight 4 4
+		encoder.layers.2.proj.weight 4 4
+		encoder.layers.3.proj.weight 4 4
+		encoder.norm.weight 4
+		decoder.reader.norm.weight 6
+		decoder.reader.layers.0.crossattention.q.weight 6 6
+		`
+	for _, c := range []struct {
+		name, config, list string
+		want               []string
+	}{
+		{"whole", encoder + "," + decoder, whole, nil},
+		{"sizes that differ", encoder + "," + decoder, whole + "enc_to_dec_proj.weight 6 4\nenc_to_dec_proj.bias 6", nil},
+		{"a lost layer", encoder + "," + decoder, strings.Replace(whole, "encoder.layers.3.proj.weight 4 4", "", 1),
+			[]string{"encoder.layers: expected 4 layers (depth), found 3"}},
+		{"misshapen", encoder + "," + decoder, strings.Replace(whole, "crossattention.q.weight 6 6", "crossattention.q.weight 6 4", 1),
+			[]string{"decoder.reader.layers.0.crossattention.q.weight: expected shape [6, 6], found [6, 4]"}},
+		{"foreign", encoder + "," + decoder, whole + "decoder.reader.layers.0.self.weight 6 6",
+			[]string{"decoder.reader.layers.0.self.weight: expected only tensors of EncoderDecoderModel, found it"}},
+		{"a decoder of which nothing is known", encoder + `, "decoder": {"model_type": "nobody"}`,
+			strings.ReplaceAll(whole, "decoder.reader", "decoder.x") + "decoder.x.layers.1.crossattention.q.weight 6 6", nil},
+		{"an encoder that decodes", encoder + `, "decoder": {"model_type": "inner", "width": 6, "depth": 1, "words": 9, "add_cross_attention": true}`,
+			strings.ReplaceAll(whole, "decoder.reader", "decoder.inner"), nil},
+		{"nothing known of either", `"encoder": {"model_type": "x"}, "decoder": {"model_type": "y"}`, whole, nil},
+	} {
+		m := &arch.Model{Type: "encoder-decoder"}
+		r, err := Check(m, arch.Query{Architectures: []string{"EncoderDecoderModel"}}, []byte(`{"model_type": "encoder-decoder", `+c.config+`}`), tensorsOf(c.list))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want, r.Lines()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		}
+	}
+}
+
+// A decoder's cross-attention is not held against facts that were made without.
+func TestCrossAttention(t *testing.T) {
+	list := `inner.layers.0.proj.weight 4 4
+		inner.norm.weight 4
+		inner.layers.0.crossattention.q.weight 4 4
+		head.weight 9 4`
+	for config, want := range map[string]int{`"add_cross_attention": true`: 0, `"add_cross_attention": false`: 1} {
+		r, err := Check(&arch.Model{Type: "inner"}, arch.Query{Architectures: []string{"InnerLM"}},
+			[]byte(`{"model_type": "inner", "depth": 1, "words": 9, `+config+`}`), tensorsOf(list))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Count() != want {
+			t.Errorf("%s: %d problems, want %d: %v", config, r.Count(), want, r.Lines())
+		}
 	}
 }

@@ -354,6 +354,9 @@ func (c *checker) stranger(name string) {
 	if c.ignored(name) || slices.ContainsFunc(harmless, func(s string) bool { return name == s || strings.HasSuffix(name, "."+s) }) {
 		return
 	}
+	if crossAttention(name) && c.values.asks() && !c.facts.crosses() {
+		return // BERT as a decoder: the facts were not asked for it
+	}
 	for _, n := range [...]string{name, c.facts.prefix + "." + name, strings.TrimPrefix(name, c.facts.base+"."), strings.TrimPrefix(name, c.facts.prefix+".")} {
 		if c.root.listed(n) {
 			return
