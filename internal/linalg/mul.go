@@ -108,6 +108,12 @@ func pack(dst []float32, m Matrix, width int, negate bool) {
 			clear(strip)
 		}
 		switch {
+		case m.rowStride == 1 && rows == kernel.TileCols && width == kernel.TileCols:
+			for k := range m.Cols { // a call of copy for so little would take longer
+				to, from := strip[k*width:][:kernel.TileCols], m.data[m.at+i+k*m.colStride:][:kernel.TileCols]
+				to[0], to[1], to[2], to[3], to[4], to[5], to[6], to[7] = from[0], from[1], from[2], from[3], from[4], from[5], from[6], from[7]
+				to[8], to[9], to[10], to[11], to[12], to[13], to[14], to[15] = from[8], from[9], from[10], from[11], from[12], from[13], from[14], from[15]
+			}
 		case m.rowStride == 1:
 			for k := range m.Cols {
 				copy(strip[k*width:], m.data[m.at+i+k*m.colStride:][:rows])

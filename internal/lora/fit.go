@@ -93,10 +93,11 @@ func (v *values) read(dst []float32, row int) error {
 	return nil
 }
 
-// difference is w less q as rows, each column times scale; q or scale may be nil.
+// difference is w less q as rows, each column times scale; q or scale may be nil. What is not finite is an error of the first pass.
 func difference(w, q *weights.Tensor, scale []float32) rows {
 	a, b := &values{t: w}, &values{t: q}
 	var other []float32
+	checked := 0 // rows
 	return rows{m: int(w.Shape[0]), n: int(w.Shape[1]), fill: func(dst []float32, row int) error {
 		if err := a.read(dst, row); err != nil {
 			return err
@@ -105,21 +106,30 @@ func difference(w, q *weights.Tensor, scale []float32) rows {
 			if cap(other) < len(dst) {
 				other = make([]float32, len(dst))
 			}
-			if err := b.read(other[:len(dst)], row); err != nil {
+			other := other[:len(dst)]
+			if err := b.read(other, row); err != nil {
 				return err
 			}
-			for i, x := range other[:len(dst)] {
+			for i, x := range other {
 				dst[i] -= x
 			}
 		}
-		for i := range dst {
-			if scale != nil {
-				dst[i] *= scale[i%len(scale)]
-			}
-			if x := dst[i]; x-x != 0 {
-				return fmt.Errorf("%s: row %d holds a NaN or an infinity", w.Name, row+i/int(w.Shape[1]))
+		n := int(w.Shape[1])
+		for at := 0; scale != nil && at < len(dst); at += n {
+			line := dst[at : at+n]
+			for j, s := range scale[:n] {
+				line[j] *= s
 			}
 		}
+		if row < checked {
+			return nil
+		}
+		for i, x := range dst {
+			if x-x != 0 {
+				return fmt.Errorf("%s: row %d holds a NaN or an infinity", w.Name, row+i/n)
+			}
+		}
+		checked = row + len(dst)/n
 		return nil
 	}}
 }
