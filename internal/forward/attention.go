@@ -35,6 +35,11 @@ func (p *pass) attention(out, x linalg.Matrix) error {
 	if err := p.normHeads(l.kNorm, k); err != nil {
 		return err
 	}
+	if a.clip > 0 {
+		for _, h := range []heads{q, k, v} {
+			p.eachRow(h.m, func(row []float32) { clamp(row, float32(a.clip)) })
+		}
+	}
 	if a.rope != nil {
 		p.rotate(q)
 		p.rotate(k)
@@ -91,6 +96,12 @@ func (p *pass) normHeads(n *boundNorm, h heads) error {
 		}
 	}
 	return nil
+}
+
+func clamp(v []float32, limit float32) {
+	for i, x := range v {
+		v[i] = min(max(x, -limit), limit)
+	}
 }
 
 // ropeKey names a table of cosines and sines: of a sequence's length where the frequencies depend on it, else of any up to n.

@@ -52,10 +52,11 @@ type norm struct {
 type normKind uint8
 
 const (
-	rms        normKind = iota
-	rmsPlusOne          // the weight is stored less 1
-	centred             // LayerNorm
-	bare                // LayerNorm without a weight
+	rms            normKind = iota
+	rmsPlusOne              // the weight is stored less 1
+	centred                 // LayerNorm
+	centredPlusOne          // likewise stored less 1
+	bare                    // LayerNorm without a weight
 )
 
 // A linear is a module below the layer.
@@ -78,7 +79,8 @@ type attention struct {
 	window         int  // a token sees so many, itself included; 0: all before it
 	scale          float64
 	softcap        float64
-	sinks          string // logits of a token that is nowhere, by head
+	clip           float64 // bound of queries, keys and values; 0: none
+	sinks          string  // logits of a token that is nowhere, by head
 }
 
 type mlp struct {

@@ -37,7 +37,11 @@ func TestRefused(t *testing.T) {
 
 func TestDescribed(t *testing.T) {
 	for _, typ := range Types() {
-		if _, err := describe(typ, []byte(`{"model_type": "`+typ+`", "torch_dtype": "bfloat16", "pad_token_id": null}`)); err != nil {
+		more := ""
+		if typ == "glm4_moe" {
+			more = `, "head_dim": 128` // the class's own does not divide
+		}
+		if _, err := describe(typ, []byte(`{"model_type": "`+typ+`", "torch_dtype": "bfloat16", "pad_token_id": null`+more+`}`)); err != nil {
 			t.Errorf("%s with the defaults of its class: %v", typ, err)
 		}
 	}

@@ -120,6 +120,9 @@ func (m *model) check(c *config) {
 			c.refuse("hidden_act", "no activation %q", act)
 		}
 		if e := b.experts; e != nil {
+			if e.groups > 1 && (e.n%e.groups != 0 || e.topGroups > e.groups || e.topK > e.n/e.groups*e.topGroups) {
+				c.refuse("n_group", "%d experts of %d groups, %d of them chosen", e.n, e.groups, e.topGroups)
+			}
 			if e.topK > e.n {
 				c.refuse("num_experts_per_tok", "%d experts of %d", e.topK, e.n)
 			}

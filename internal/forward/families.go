@@ -42,16 +42,15 @@ var families = map[string]func(c *config) *model{
 		m.windows(c, nil, c.optional("sliding_window"))
 		return m
 	},
-	"olmo2": func(c *config) *model {
+	"olmo": func(c *config) *model {
 		m := llama(c)
-		m.each(func(i int, b *block) {
-			b.attnOut, b.mlpOut = b.mlpIn, b.mlpIn.named("post_feedforward_layernorm")
-			b.attnIn, b.mlpIn = norm{}, norm{}
-			b.attn.wholeNorm = true
-		})
-		m.headNorms("self_attn.q_norm", "self_attn.k_norm")
+		m.normKinds(bare, false, 1e-5)
+		m.each(func(i int, b *block) { b.attn.clip = c.number("clip_qkv") })
 		return m
 	},
+	"olmo2":   func(c *config) *model { return normedAfter(c, llama(c)) },
+	"olmo3":   olmo3,
+	"exaone4": exaone4,
 	"smollm3": smollm3,
 	"granite": func(c *config) *model {
 		m := llama(c)
@@ -62,14 +61,57 @@ var families = map[string]func(c *config) *model{
 		})
 		return m
 	},
-	"cohere":    cohere,
-	"glm4":      glm4,
-	"gpt2":      gpt2,
-	"gpt_neox":  gptNeoX,
-	"opt":       opt,
-	"mixtral":   mixtral,
-	"qwen3_moe": qwen3MoE,
-	"gpt_oss":   gptOSS,
+	"cohere": cohere,
+	"cohere2": func(c *config) *model {
+		m := cohere(c)
+		sliding := c.patterned(m, 4)
+		m.windows(c, sliding, c.optional("sliding_window"))
+		m.rotateOnly(sliding)
+		return m
+	},
+	"glm": func(c *config) *model {
+		m := glm4(c)
+		m.each(func(i int, b *block) { b.attnOut, b.mlpOut = norm{}, norm{} })
+		return m
+	},
+	"glm4":  glm4,
+	"arcee": func(c *config) *model { return plainMLP(llama(c)) },
+	"nemotron": func(c *config) *model {
+		m := plainMLP(llamaLike(c, true, 0.5))
+		m.normKinds(centredPlusOne, true, c.number("norm_eps"))
+		return m
+	},
+	"helium": func(c *config) *model {
+		m := llama(c)
+		m.each(func(i int, b *block) { b.attn.interleaved, b.attn.o.bias = true, false })
+		return m
+	},
+	"ernie4_5": func(c *config) *model {
+		m, bias := llama(c), c.truth("use_bias")
+		m.each(func(i int, b *block) {
+			b.attn.interleaved = true
+			b.attn.biases(bias, bias, bias, bias)
+			b.mlp.gate.bias, b.mlp.up.bias, b.mlp.down.bias = bias, bias, bias
+		})
+		return m
+	},
+	"seed_oss": func(c *config) *model {
+		m, bias := llama(c), c.truth("attention_out_bias")
+		m.each(func(i int, b *block) { b.attn.o.bias = bias })
+		return m
+	},
+	"gpt2":        gpt2,
+	"gpt_bigcode": gptBigCode,
+	"gpt_neo":     gptNeo,
+	"gpt_neox":    gptNeoX,
+	"gptj":        gptJ,
+	"opt":         opt,
+	"mixtral":     mixtral,
+	"qwen2_moe":   qwen2MoE,
+	"qwen3_moe":   qwen3MoE,
+	"olmoe":       olmoe,
+	"glm4_moe":    glm4MoE,
+	"gpt_oss":     gptOSS,
 }
 
 // Types lists the model types that there are descriptions of.
@@ -122,11 +164,11 @@ func llamaLike(c *config, rotary bool, partial float64) *model {
 	if kv == 0 {
 		kv = heads
 	}
-	dim := 0
-	if c.typ != "stablelm" { // whose modeling code alone does not ask for it
-		dim = c.optional("head_dim")
-	}
-	if dim == 0 {
+	dim := c.optional("head_dim")
+	if dim == 0 || c.typ == "stablelm" || c.typ == "cohere2" { // which derive it whatever the file says
+		if dim != 0 && dim != m.width/heads {
+			c.refuse("head_dim", "%d: this type divides hidden_size among the heads", dim)
+		}
 		dim = m.width / heads
 	}
 	a := attention{q: linear{"self_attn.q_proj", false}, k: linear{"self_attn.k_proj", false}, v: linear{"self_attn.v_proj", false},
@@ -215,169 +257,4 @@ func (m *model) windows(c *config, which []bool, window int) {
 func (m *model) lateWindows(c *config) {
 	first, window := c.optional("max_window_layers"), c.windowIfUsed()
 	m.windows(c, c.layerTypes(m, func(i int) bool { return window > 0 && i >= first }), window)
-}
-
-func mistral(c *config) *model {
-	m := llama(c)
-	m.windows(c, nil, c.optional("sliding_window"))
-	return m
-}
-
-func gemma(c *config) *model { return gemmaOf(c, llama(c)) }
-
-func gemmaOf(c *config, m *model) *model {
-	m.normKinds(rmsPlusOne, false, m.norm.eps)
-	m.embedScale = float64(float32(math.Sqrt(float64(m.width))))
-	c.only("use_bidirectional_attention", "false", "causal attention alone")
-	return m
-}
-
-func gemma2(c *config) *model {
-	m := gemma2Of(c, llama(c))
-	m.each(func(i int, b *block) { b.attn.softcap = c.number("attn_logit_softcapping") })
-	m.windows(c, c.layerTypes(m, func(i int) bool { return i%2 == 0 }), c.optional("sliding_window"))
-	return m
-}
-
-// gemma2Of is what Gemma 2 and 3 have in common.
-func gemma2Of(c *config, m *model) *model {
-	m = gemmaOf(c, m)
-	m.sandwich("post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
-	m.each(func(i int, b *block) { b.attn.scale = 1 / math.Sqrt(c.number("query_pre_attn_scalar")) })
-	m.softcap = c.number("final_logit_softcapping")
-	return m
-}
-
-// sandwich norms what attention and MLP put out.
-func (m *model) sandwich(attnOut, mlpIn, mlpOut string) {
-	m.each(func(i int, b *block) {
-		b.attnOut, b.mlpOut, b.mlpIn = b.attnIn.named(attnOut), b.attnIn.named(mlpOut), b.attnIn.named(mlpIn)
-	})
-}
-
-func gemma3(c *config) *model {
-	m := gemma2Of(c, llamaLike(c, false, 1))
-	c.only("attn_logit_softcapping", "null", "no cap on this type's attention")
-	m.headNorms("self_attn.q_norm", "self_attn.k_norm")
-	pattern := 6
-	if c.has("sliding_window_pattern") {
-		pattern = c.size("sliding_window_pattern")
-	} else if c.has("_sliding_window_pattern") {
-		pattern = c.size("_sliding_window_pattern")
-	}
-	sliding := c.layerTypes(m, func(i int) bool { return (i+1)%pattern != 0 })
-	m.windows(c, sliding, c.optional("sliding_window"))
-	dim := m.layers[0].attn.dim
-	var ropes [2]*rope
-	ropes[0], _ = ropeOf(c, "full_attention", or(c.number("rope_theta"), 1_000_000), 1, dim)
-	ropes[1], _ = ropeOf(c, "sliding_attention", or(c.number("rope_local_base_freq"), 10_000), 1, dim)
-	m.each(func(i int, b *block) {
-		b.attn.rope, b.attn.rotated = ropes[0], dim
-		if sliding[i] {
-			b.attn.rope = ropes[1]
-		}
-	})
-	return m
-}
-
-func or(v, otherwise float64) float64 {
-	if v != 0 {
-		return v
-	}
-	return otherwise
-}
-
-func phi(c *config) *model {
-	m := llamaLike(c, true, 0.5)
-	m.normKinds(centred, true, c.number("layer_norm_eps"))
-	m.norm.name, m.head.bias = "model.final_layernorm", true
-	m.each(func(i int, b *block) {
-		b.parallel, b.mlpIn = true, norm{}
-		b.attn.o.name = "self_attn.dense"
-		b.attn.biases(true, true, true, true)
-		b.mlp.gate, b.mlp.up, b.mlp.down = linear{}, linear{"mlp.fc1", true}, linear{"mlp.fc2", true}
-	})
-	if c.truth("qk_layernorm") {
-		m.headNorms("self_attn.q_layernorm", "self_attn.k_layernorm")
-	}
-	return m
-}
-
-func phi3(c *config) *model {
-	m := llama(c)
-	m.each(func(i int, b *block) {
-		b.attn.qkv = linear{"self_attn.qkv_proj", false}
-		b.mlp.gateUp = linear{"mlp.gate_up_proj", false}
-	})
-	m.windows(c, nil, c.optional("sliding_window"))
-	c.ignore("original_max_position_embeddings")
-	return m
-}
-
-func stablelm(c *config) *model {
-	m := llamaLike(c, true, 0.25)
-	m.normKinds(centred, true, c.number("layer_norm_eps"))
-	bias, parallel, qk := c.truth("use_qkv_bias"), c.truth("use_parallel_residual"), c.truth("qk_layernorm")
-	if qk {
-		m.headNorms("self_attn.q_layernorm", "self_attn.k_layernorm")
-	}
-	m.each(func(i int, b *block) {
-		b.attn.biases(bias, bias, bias, false)
-		if b.parallel = parallel; parallel {
-			b.mlpIn = norm{}
-		}
-		for _, n := range []*norm{&b.attn.qNorm, &b.attn.kNorm} {
-			n.bias, n.perHead, n.modules = false, qk, qk
-		}
-	})
-	return m
-}
-
-func smollm3(c *config) *model {
-	m := llama(c)
-	every := c.size("no_rope_layer_interval")
-	use := list[int](c, "no_rope_layers")
-	if use != nil && len(use) < len(m.layers) {
-		c.refuse("no_rope_layers", "expected one for each of %d layers, found %d", len(m.layers), len(use))
-		return m
-	}
-	rotated := func(i int) bool {
-		if use != nil {
-			return use[i] != 0
-		}
-		return (i+1)%every != 0
-	}
-	window := c.windowIfUsed()
-	m.windows(c, c.layerTypes(m, func(i int) bool { return window > 0 && !rotated(i) }), window)
-	m.each(func(i int, b *block) {
-		if !rotated(i) {
-			b.attn.rope, b.attn.rotated = nil, 0
-		}
-	})
-	return m
-}
-
-func cohere(c *config) *model {
-	m := llama(c)
-	m.normKinds(centred, false, c.number("layer_norm_eps"))
-	m.logitScale = c.number("logit_scale")
-	qk := c.truth("use_qk_norm")
-	if qk {
-		m.headNorms("self_attn.q_norm", "self_attn.k_norm")
-	}
-	m.each(func(i int, b *block) {
-		b.parallel, b.mlpIn, b.attn.interleaved = true, norm{}, true
-		b.attn.qNorm.perHead, b.attn.kNorm.perHead = qk, qk
-	})
-	return m
-}
-
-func glm4(c *config) *model {
-	m := llamaLike(c, true, 0.5)
-	m.each(func(i int, b *block) {
-		b.attnOut, b.mlpOut = b.attnIn.named("post_self_attn_layernorm"), b.attnIn.named("post_mlp_layernorm")
-		b.attn.interleaved, b.attn.o.bias = true, false
-		b.mlp.gateUp = linear{"mlp.gate_up_proj", false}
-	})
-	return m
 }

@@ -1,14 +1,15 @@
 package forward
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 )
 
 // gptLike is a model with LayerNorms, biases and a plain MLP. Its names are to be given.
 func gptLike(c *config, act string, width int) *model {
-	m := newModel(c, layerCount(c, "num_hidden_layers", "n_layer"))
-	heads := c.size("num_attention_heads", "n_head")
+	m := newModel(c, layerCount(c, "num_hidden_layers", "n_layer", "num_layers"))
+	heads := c.size("num_attention_heads", "n_head", "num_heads")
 	dim := m.width / heads
 	if dim*heads != m.width {
 		c.refuse("hidden_size", "%d elements are not to be divided among %d heads", m.width, heads)
@@ -19,20 +20,33 @@ func gptLike(c *config, act string, width int) *model {
 	return m
 }
 
-func gpt2(c *config) *model {
+// gpt2Like is gptLike with an inner width by GPT-2's key, and its names.
+func gpt2Like(c *config) *model {
 	inner := c.optional("n_inner")
 	if inner == 0 {
 		inner = 4 * c.size("hidden_size", "n_embd")
 	}
 	m := gptLike(c, c.text("activation_function"), inner)
+	m.gptNames(c)
+	return m
+}
+
+// gptNames gives GPT-2's names to all modules.
+func (m *model) gptNames(c *config) {
 	n := norm{kind: centred, bias: true, eps: c.number("layer_norm_epsilon")}
 	m.embed, m.positions, m.norm = "transformer.wte", "transformer.wpe", n.named("transformer.ln_f")
-	scaled, byLayer := c.truth("scale_attn_weights"), c.truth("scale_attn_by_inverse_layer_idx")
 	m.each(func(i int, b *block) {
 		b.prefix = fmt.Sprintf("transformer.h.%d.", i)
 		b.attnIn, b.mlpIn = n.named("ln_1"), n.named("ln_2")
 		b.attn.qkv, b.attn.o = linear{"attn.c_attn", true}, linear{"attn.c_proj", true}
 		b.mlp.up, b.mlp.down = linear{"mlp.c_fc", true}, linear{"mlp.c_proj", true}
+	})
+}
+
+func gpt2(c *config) *model {
+	m := gpt2Like(c)
+	scaled, byLayer := c.truth("scale_attn_weights"), c.truth("scale_attn_by_inverse_layer_idx")
+	m.each(func(i int, b *block) {
 		if !scaled {
 			b.attn.scale = 1
 		}
@@ -85,5 +99,96 @@ func opt(c *config) *model {
 		b.attn.o = linear{"self_attn.out_proj", bias}
 		b.mlp.up, b.mlp.down = linear{"fc1", bias}, linear{"fc2", bias}
 	})
+	return m
+}
+
+func gptBigCode(c *config) *model {
+	m := gpt2Like(c)
+	scaled, single := c.truth("scale_attn_weights"), c.truth("multi_query")
+	m.each(func(i int, b *block) {
+		if b.attn.byHead = !single; single {
+			b.attn.kvHeads = 1
+		}
+		if !scaled {
+			b.attn.scale = 1
+		}
+	})
+	if n := c.optional("num_key_value_heads"); n != 0 && n != m.layers[0].attn.kvHeads {
+		c.refuse("num_key_value_heads", "%d: multi_query makes it %d", n, m.layers[0].attn.kvHeads)
+	}
+	c.ignore("attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "inference_runner", "validate_runner_input", "pre_allocate_kv_cache",
+		"max_batch_size", "max_sequence_length", "pad_key_length")
+	return m
+}
+
+func gptNeo(c *config) *model {
+	inner := c.optional("intermediate_size")
+	if inner == 0 {
+		inner = 4 * c.size("hidden_size")
+	}
+	m := gptLike(c, c.text("activation_function"), inner)
+	m.gptNames(c)
+	var kinds []string
+	type repeated struct {
+		kinds []string
+		times int
+	}
+	for _, raw := range list[[2]json.RawMessage](c, "attention_types") {
+		var r repeated
+		if json.Unmarshal(raw[0], &r.kinds) != nil || json.Unmarshal(raw[1], &r.times) != nil || r.times < 0 || r.times*len(r.kinds) > len(m.layers) {
+			c.refuse("attention_types", "expected lists of kinds of layers, and how often each comes")
+			return m
+		}
+		for range r.times {
+			kinds = append(kinds, r.kinds...)
+		}
+	}
+	if kinds == nil {
+		for len(kinds) < 24 {
+			kinds = append(kinds, "global", "local")
+		}
+	}
+	if len(kinds) != len(m.layers) {
+		c.refuse("attention_types", "expected %d layers, found %d", len(m.layers), len(kinds))
+		return m
+	}
+	c.ignore("attention_layers")
+	window := c.optional("window_size")
+	m.each(func(i int, b *block) {
+		b.attn.scale = 1
+		b.attn.q, b.attn.k, b.attn.v = linear{"attn.attention.q_proj", false}, linear{"attn.attention.k_proj", false}, linear{"attn.attention.v_proj", false}
+		b.attn.qkv, b.attn.o = linear{}, linear{"attn.attention.out_proj", true}
+		switch kinds[i] {
+		case "local":
+			b.attn.window = window
+		case "global":
+		default:
+			c.refuse("attention_types", "no layers of type %q", kinds[i])
+		}
+	})
+	return m
+}
+
+func gptJ(c *config) *model {
+	m := gpt2Like(c)
+	m.positions, m.head.bias = "", true
+	rotated := c.optional("rotary_dim")
+	a := &m.layers[0].attn
+	if rotated == 0 || rotated%2 != 0 || rotated > a.dim {
+		c.refuse("rotary_dim", "%d of %d elements of a head would be rotated; want an even number", rotated, a.dim)
+		return m
+	}
+	rope := &rope{freqs: make([]float32, rotated/2), scale: 1}
+	for i := range rope.freqs {
+		rope.freqs[i] = 1 / power(10_000, i, rotated)
+	}
+	m.each(func(i int, b *block) {
+		b.parallel, b.mlpIn = true, norm{}
+		b.attn.rope, b.attn.rotated, b.attn.interleaved = rope, rotated, true
+		b.attn.q, b.attn.k, b.attn.v = linear{"attn.q_proj", false}, linear{"attn.k_proj", false}, linear{"attn.v_proj", false}
+		b.attn.qkv, b.attn.o = linear{}, linear{"attn.out_proj", false}
+		b.mlp.up, b.mlp.down = linear{"mlp.fc_in", true}, linear{"mlp.fc_out", true}
+	})
+	c.ignore("rotary", "n_ctx", "scale_attn_weights")
 	return m
 }

@@ -21,8 +21,18 @@ func qwen3MoE(c *config) *model {
 	m.headNorms("self_attn.q_norm", "self_attn.k_norm")
 	m.windows(c, nil, c.windowIfUsed())
 	c.ignore("max_window_layers")
-	e := experts{router: linear{"mlp.gate", false}, n: c.size("num_experts", "num_local_experts"), topK: c.size("num_experts_per_tok"),
+	m.sparse(c, qwenExperts(c, m))
+	return m
+}
+
+// qwenExperts are those of Qwen's keys.
+func qwenExperts(c *config, m *model) *experts {
+	return &experts{router: linear{"mlp.gate", false}, n: c.size("num_experts", "num_local_experts"), topK: c.size("num_experts_per_tok"),
 		normalize: c.truth("norm_topk_prob"), scale: 1, each: listed(m.layers[0].mlp.act, c.size("moe_intermediate_size")), stacks: "mlp.experts"}
+}
+
+// sparse gives the experts to the layers that Qwen's keys name.
+func (m *model) sparse(c *config, e *experts) {
 	dense := map[int]bool{}
 	for _, i := range list[int](c, "mlp_only_layers") {
 		dense[i] = true
@@ -30,9 +40,54 @@ func qwen3MoE(c *config) *model {
 	step := c.size("decoder_sparse_step")
 	m.each(func(i int, b *block) {
 		if !dense[i] && (i+1)%step == 0 {
+			b.experts = e
+		}
+	})
+}
+
+func qwen2MoE(c *config) *model {
+	m, bias := llama(c), c.truth("qkv_bias")
+	m.each(func(i int, b *block) { b.attn.biases(bias, bias, bias, false) })
+	last, window := c.optional("max_window_layers"), c.windowIfUsed()
+	m.windows(c, c.layerTypes(m, func(i int) bool { return window > 0 && i%2 == 0 && i < last }), window)
+	e, shared := qwenExperts(c, m), m.layers[0].mlp
+	shared.gate.name, shared.up.name, shared.down.name = "mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj", "mlp.shared_expert.down_proj"
+	shared.width = c.size("shared_expert_intermediate_size")
+	e.shared, e.sharedGate = &shared, "mlp.shared_expert_gate"
+	m.sparse(c, e)
+	return m
+}
+
+func olmoe(c *config) *model {
+	m := llama(c)
+	m.headNorms("self_attn.q_norm", "self_attn.k_norm")
+	e := experts{router: linear{"mlp.gate", false}, n: c.size("num_experts", "num_local_experts"), topK: c.size("num_experts_per_tok"),
+		normalize: c.truth("norm_topk_prob"), scale: 1, each: listed(m.layers[0].mlp.act, m.layers[0].mlp.width), stacks: "mlp.experts"}
+	m.each(func(i int, b *block) { b.experts, b.attn.wholeNorm, b.attn.clip = &e, true, c.number("clip_qkv") })
+	return m
+}
+
+func glm4MoE(c *config) *model {
+	m := llamaLike(c, true, 0.5)
+	if c.truth("use_qk_norm") {
+		m.headNorms("self_attn.q_norm", "self_attn.k_norm")
+	}
+	width := c.size("moe_intermediate_size")
+	e := experts{router: linear{"mlp.gate", false}, n: c.size("n_routed_experts", "num_local_experts"), topK: c.size("num_experts_per_tok"),
+		scores: sigmoids, correction: "mlp.gate.e_score_correction_bias", groups: c.size("n_group"), topGroups: c.size("topk_group"),
+		normalize: c.truth("norm_topk_prob"), scale: c.number("routed_scaling_factor"), each: listed(m.layers[0].mlp.act, width), stacks: "mlp.experts"}
+	shared := m.layers[0].mlp
+	shared.gate.name, shared.up.name, shared.down.name = "mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", "mlp.shared_experts.down_proj"
+	shared.width = width * c.size("n_shared_experts")
+	e.shared = &shared
+	first := c.optional("first_k_dense_replace")
+	m.each(func(i int, b *block) {
+		b.attn.o.bias = false
+		if i >= first {
 			b.experts = &e
 		}
 	})
+	c.ignore("num_nextn_predict_layers", "num_mtp_layers") // layers behind the last, that nothing here needs
 	return m
 }
 

@@ -293,7 +293,7 @@ func (d *Decoder) normWeights(n *boundNorm) (w, b []float32, err error) {
 	if w, err = read(n.weight); err != nil {
 		return nil, nil, err
 	}
-	if n.kind == rmsPlusOne {
+	if n.kind == rmsPlusOne || n.kind == centredPlusOne {
 		for i := range w {
 			w[i]++
 		}
@@ -305,7 +305,7 @@ func (d *Decoder) normWeights(n *boundNorm) (w, b []float32, err error) {
 // normRow norms one row. Sums are float64.
 func normRow(n *boundNorm, y, x, w, b []float32) {
 	var mean, sum float64
-	if n.kind == centred || n.kind == bare {
+	if n.kind != rms && n.kind != rmsPlusOne {
 		for _, v := range x {
 			mean += float64(v)
 		}

@@ -35,7 +35,9 @@ var forwardFew = []forwardCase{{Family: "llama-llama3", Variant: "bfloat16"}, {F
 
 var forwardAll = []string{"llama", "llama-bias", "llama-llama3", "llama-linear", "llama-dynamic", "llama-yarn", "mistral", "mistral-full", "qwen2", "qwen3",
 	"qwen3-yarn", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "phi3-longrope", "phi3-partial", "stablelm", "stablelm-parallel", "starcoder2", "olmo2",
-	"smollm3", "granite", "cohere", "glm4", "gpt2", "gpt2-scaled", "gpt_neox", "gpt_neox-serial", "opt", "opt-after", "mixtral", "qwen3_moe", "gpt_oss"}
+	"smollm3", "granite", "cohere", "glm4", "gpt2", "gpt2-scaled", "gpt_neox", "gpt_neox-serial", "opt", "opt-after", "mixtral", "qwen3_moe", "qwen2_moe", "olmoe",
+	"glm4_moe", "olmo", "olmo3", "exaone4", "cohere2", "glm", "arcee", "nemotron", "helium", "ernie4_5", "seed_oss", "gptj", "gpt_bigcode", "gpt_bigcode-heads",
+	"gpt_neo", "gpt_oss"}
 
 // TestForward compares log-probabilities with those that transformers computes in float32, on more tokens than a sliding
 // window has. With the build tag families it takes every family, in float32, bfloat16 and NF4.
