@@ -28,7 +28,9 @@ var defaults = sync.OnceValue(func() map[string]map[string]json.RawMessage {
 // inert are the keys of any config.json that have no part in what a decoder computes of given tokens: what the file is about
 // itself, how tokens are drawn, made and marked, training, and how the same is computed otherwise.
 var inert = keySet(`
-	model_type architectures auto_map _name_or_path name_or_path transformers_version _commit_hash torch_dtype dtype license
+	model_type architectures auto_map name_or_path transformers_version torch_dtype dtype license trust_remote_code transformers.js_config
+	is_llama_config cache_implementation model_max_length max_sequence_length bos_token eos_token pad_token padding_side
+	add_bos_token add_eos_token generation_config use_return_dict neftune_noise_alpha
 	bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id cls_token_id mask_token_id decoder_start_token_id
 	forced_bos_token_id forced_eos_token_id image_token_id boi_token_index eoi_token_index image_token_index tokenizer_class prefix
 	num_labels id2label label2id problem_type finetuning_task task_specific_params
@@ -41,10 +43,10 @@ var inert = keySet(`
 	embed_pdrop embed_dropout attn_dropout activation_dropout classifier_dropout layerdrop hidden_dropout_prob attention_probs_dropout_prob
 	output_router_logits router_aux_loss_coef router_jitter_noise router_z_loss_coef router_z_loss_coeff
 	summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout
-	_attn_implementation attn_implementation _flash_attn_2_enabled use_flash_attn use_flash_attention use_flash_attention_2 flash_attn
+	attn_implementation use_sdpa use_flash_attn use_flash_attention use_flash_attention_2 flash_attn
 	use_cache_quantization use_cache_kernel fp16 bf16 fp32 pretraining_tp tensor_parallel ep_size use_parallel_embedding
 	quantization_config compression_config unsloth_version unsloth_fixed unsloth_training_args tie_encoder_decoder is_decoder
-	cross_attention_hidden_size decoder tokens_per_second vision_config_absent chat_template gradient_checkpointing_kwargs
+	cross_attention_hidden_size chat_template gradient_checkpointing_kwargs
 `)
 
 // mustBe are keys that any configuration has, with the one value that leaves the forward pass as it is.
@@ -193,12 +195,16 @@ func (c *config) only(key, text, missing string) {
 	}
 }
 
-// rest refuses the first key of the file that nobody has asked for.
+// rest refuses the first key of the file that nobody has asked for and that may mean something.
 func (c *config) rest() {
 	for _, k := range slices.Sorted(maps.Keys(c.keys)) {
 		v := string(c.keys[k])
-		if c.asked[k] || inert[k] || v == "null" {
+		_, known := c.def[k]
+		switch {
+		case c.asked[k], inert[k], v == "null":
 			continue
+		case strings.HasPrefix(k, "_"), v == "false" && !known:
+			continue // what libraries note for themselves; a feature that the class lacks, and that is off
 		}
 		want, ok := mustBe[k]
 		switch {

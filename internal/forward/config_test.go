@@ -20,11 +20,13 @@ func TestRefused(t *testing.T) {
 		{"llama", `{` + small + `, "sliding_window": 4096}`, "sliding_window", "not a key that is known"},
 		{"llama", `{"num_hidden_layers": 100000000}`, "num_hidden_layers", "at most"},
 		{"llama", `{"hidden_size": "wide"}`, "hidden_size", "expected a number"},
-		{"mistral", `{` + small + `, "attention_bias": true}`, "attention_bias", "not a key that is known"},
+		{"mistral", `{` + small + `, "attention_bias": true, "mlp_bias": false, "_name": "x"}`, "attention_bias", "not a key that is known"},
 		{"qwen2", `{` + small + `, "layer_types": ["full_attention", "chunked_attention", "full_attention"]}`, "layer_types", `"chunked_attention"`},
 		{"qwen2", `{` + small + `, "layer_types": ["full_attention"]}`, "layer_types", "for each of 3 layers"},
 		{"gemma2", `{` + small + `, "use_bidirectional_attention": true}`, "use_bidirectional_attention", "causal"},
 		{"phi3", `{` + small + `, "rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [1, 2]}}`, "rope_parameters.short_factor", "expected 2 numbers"},
+		{"llama", `{` + small + `, "use_qk_norm": true}`, "use_qk_norm", "not a key that is known"},
+		{"cohere", `{` + small + `, "use_sparse": 0}`, "use_sparse", "not a key that is known"},
 		{"mamba", `{}`, "", ""},
 	} {
 		_, err := describe(c.typ, []byte(c.config))

@@ -140,7 +140,11 @@ func (d *Decoder) bind() error {
 	if m.embedWidth == 0 {
 		m.embedWidth = m.width
 	}
-	d.embed = b.find(m.embed+".weight", m.vocab, m.embedWidth)
+	embed := m.embed + ".weight"
+	if head := m.head.name + ".weight"; m.tied && d.tensors[b.prefix(embed)] == nil && d.tensors[b.prefix(head)] != nil {
+		embed = head
+	}
+	d.embed = b.find(embed, m.vocab, m.embedWidth)
 	if m.positions != "" {
 		d.positions = b.find(m.positions+".weight", m.context+m.skip, m.width)
 	}
@@ -171,26 +175,23 @@ func (d *Decoder) prefix() func(string) string {
 	return func(s string) string { return s }
 }
 
-// bindHead takes the table of embeddings for a tied head. A checkpoint that has a head beside a table that config.json ties it
-// to has written the same matrix twice.
+// bindHead finds the head: a tensor of its own where there is one, also where config.json ties it to the table of
+// embeddings, else the table. So does transformers 5, which does not tie what the checkpoint has twice (modeling_utils.py,
+// tie_weights); a table that is not there is the head that is.
 func (d *Decoder) bindHead(b *binder) {
 	m := d.desc
-	if !m.tied {
-		name := m.head.name + ".weight"
-		if d.tensors[b.prefix(name)] == nil {
-			b.fail(name, fmt.Sprintf("floats of shape [%d %d]", m.vocab, m.embedWidth), "no such tensor, and config.json does not tie the head to the embeddings",
-				"take a checkpoint of the causal language model, not of its base")
-			return
-		}
+	name := m.head.name + ".weight"
+	switch {
+	case d.tensors[b.prefix(name)] != nil:
 		d.head = b.linear("", m.head, m.vocab, m.embedWidth)
-		return
-	}
-	if d.embed == nil {
-		return
-	}
-	d.head = &product{Linear: Linear{Name: d.embed.Name, Expert: -1, Out: m.vocab, In: m.embedWidth}, t: d.embed}
-	if m.head.bias {
-		d.head.bias = b.find(m.head.name+".bias", m.vocab)
+	case !m.tied:
+		b.fail(name, fmt.Sprintf("floats of shape [%d %d]", m.vocab, m.embedWidth), "no such tensor, and config.json does not tie the head to the embeddings",
+			"take a checkpoint of the causal language model, not of its base")
+	case d.embed != nil:
+		d.head = &product{Linear: Linear{Name: d.embed.Name, Expert: -1, Out: m.vocab, In: m.embedWidth}, t: d.embed}
+		if m.head.bias {
+			d.head.bias = b.find(m.head.name+".bias", m.vocab)
+		}
 	}
 }
 

@@ -168,3 +168,42 @@ func TestStartErrors(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
+
+// A head that is there is taken, though config.json ties it; a table of embeddings that is not there is the tied head.
+func TestTied(t *testing.T) {
+	for _, c := range []struct {
+		tied        bool
+		without     string
+		embed, head string // "" where New refuses
+	}{
+		{true, "", "model.embed_tokens.weight", "lm_head.weight"},
+		{true, "lm_head.weight", "model.embed_tokens.weight", "model.embed_tokens.weight"},
+		{true, "model.embed_tokens.weight", "lm_head.weight", "lm_head.weight"},
+		{false, "lm_head.weight", "", ""},
+	} {
+		src, err := checkpoint.Open("../../testdata/llama")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer src.Close()
+		if c.tied {
+			src.Config = []byte(strings.Replace(string(src.Config), `"tie_word_embeddings": false`, `"tie_word_embeddings": true`, 1))
+		}
+		m, err := weights.Open(src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Tensors = slices.DeleteFunc(m.Tensors, func(x weights.Tensor) bool { return x.Name == c.without })
+		d, err := New(m, Options{})
+		if c.head == "" {
+			var in *checkpoint.InputError
+			if !errors.As(err, &in) || in.Tensor != "lm_head.weight" {
+				t.Errorf("%+v: error %v", c, err)
+			}
+			continue
+		}
+		if err != nil || d.embed.Name != c.embed || d.head.Name != c.head {
+			t.Errorf("%+v: %v, embeddings %s, head %s", c, err, d.embed.Name, d.head.Name)
+		}
+	}
+}

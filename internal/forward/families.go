@@ -34,6 +34,9 @@ var families = map[string]func(c *config) *model{
 		m := llama(c)
 		bias := c.truth("use_bias")
 		m.normKinds(centred, true, c.number("norm_epsilon"))
+		c.only("mlp_type", `"default"`, "the default MLP alone")
+		c.only("norm_type", `"layer_norm"`, "LayerNorm alone")
+		c.ignore("activation_function", "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "scale_attn_weights")
 		m.each(func(i int, b *block) {
 			b.attn.biases(bias, bias, bias, bias)
 			b.mlp.gate = linear{}
@@ -67,6 +70,11 @@ var families = map[string]func(c *config) *model{
 		sliding := c.patterned(m, 4)
 		m.windows(c, sliding, c.optional("sliding_window"))
 		m.rotateOnly(sliding)
+		c.only("position_embedding_type", `"rope_gptj"`, "rotary embeddings alone")
+		for _, k := range []string{"use_embedding_sharing", "use_gated_activation", "use_parallel_block"} {
+			c.only(k, "true", "true alone")
+		}
+		c.ignore("order_of_interleaved_layers", "layer_switch", "rotary_pct")
 		return m
 	},
 	"glm": func(c *config) *model {
@@ -180,8 +188,13 @@ func llamaLike(c *config, rotary bool, partial float64) *model {
 		a.biases(true, true, true, true)
 	}
 	mlpBias := c.flag("mlp_bias")
+	act := "hidden_act"
+	if _, known := c.def["hidden_activation"]; known {
+		c.ignore(act) // which older files have too
+		act = "hidden_activation"
+	}
 	f := mlp{gate: linear{"mlp.gate_proj", mlpBias}, up: linear{"mlp.up_proj", mlpBias}, down: linear{"mlp.down_proj", mlpBias},
-		act: c.text("hidden_act", "hidden_activation"), width: c.size("intermediate_size")}
+		act: c.text(act), width: c.size("intermediate_size")}
 	m.each(func(i int, b *block) {
 		*b = block{prefix: fmt.Sprintf("model.layers.%d.", i), attnIn: n.named("input_layernorm"), mlpIn: n.named("post_attention_layernorm"),
 			residual: 1, attn: a, mlp: f}

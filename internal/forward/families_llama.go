@@ -116,6 +116,8 @@ func phi3(c *config) *model {
 	})
 	m.windows(c, nil, c.optional("sliding_window"))
 	c.ignore("original_max_position_embeddings")
+	c.only("full_attn_mod", "1", "1 alone")
+	c.only("interpolate_factor", "1", "1 alone")
 	return m
 }
 
@@ -190,6 +192,7 @@ func smollm3(c *config) *model {
 		return (i+1)%every != 0
 	}
 	window := c.windowIfUsed()
+	c.ignore("max_window_layers")
 	m.windows(c, c.layerTypes(m, func(i int) bool { return window > 0 && !rotated(i) }), window)
 	m.each(func(i int, b *block) {
 		if !rotated(i) {
