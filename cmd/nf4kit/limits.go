@@ -81,7 +81,11 @@ func (g *globals) openSource(ctx context.Context, src string) (*checkpoint.Sourc
 			noticef(g.Stderr, "%s", text)
 		}
 	}}
-	return await(ctx, func() (*checkpoint.Source, error) { return remote.Open(ctx, src, opt) })
+	s, err := await(ctx, func() (*checkpoint.Source, error) { return remote.Open(ctx, src, opt) })
+	if err == nil && !s.IsLocal() {
+		debug.SetMemoryLimit(debug.SetMemoryLimit(-1) + remote.Memory) // see collectGarbage: it comes on top
+	}
+	return s, err
 }
 
 // open is openSource for what a command is about: it says what is odd about it.

@@ -257,7 +257,7 @@ func busy(path string, a *answer) error {
 		return nil
 	}
 	e := &Error{Path: path, Found: "the answer " + a.Status, status: a.StatusCode, Hint: "the server is at its limit: try later"}
-	after := retryAfter(a.Header.Get("Retry-After"), time.Now())
+	after := max(retryAfter(a.Header.Get("Retry-After"), time.Now()), rateLimit(a.Header.Get("RateLimit")))
 	if after > mostRetryAfter {
 		e.Found += fmt.Sprintf(" and the wish to wait %v", after.Round(time.Second))
 		return e
@@ -272,6 +272,16 @@ func retryAfter(s string, now time.Time) time.Duration {
 	}
 	if t, err := http.ParseTime(s); err == nil {
 		return max(0, t.Sub(now))
+	}
+	return 0
+}
+
+// rateLimit is when the hub's limit begins anew: "api";r=0;t=55 is in 55 seconds.
+func rateLimit(s string) time.Duration {
+	for part := range strings.SplitSeq(s, ";") {
+		if t, ok := strings.CutPrefix(strings.TrimSpace(part), "t="); ok {
+			return retryAfter(t, time.Time{})
+		}
 	}
 	return 0
 }

@@ -81,6 +81,10 @@ func TestMisbehaviour(t *testing.T) {
 			w.Header().Set("Retry-After", "86400")
 			w.WriteHeader(http.StatusTooManyRequests)
 		}, "the wish to wait 24h0m0s"},
+		"a rate limit of an hour": {func(w http.ResponseWriter, r *http.Request, serve http.HandlerFunc) {
+			w.Header().Set("RateLimit", `"api";r=0;t=3600`)
+			w.WriteHeader(http.StatusTooManyRequests)
+		}, "the wish to wait 1h0m0s"},
 		"busy twice": {func(w http.ResponseWriter, r *http.Request, serve http.HandlerFunc) {
 			if n.Load() < 3 {
 				w.WriteHeader(http.StatusBadGateway)

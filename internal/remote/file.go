@@ -104,6 +104,9 @@ func (f *file) cache(n int, off int64) *cache {
 	i := off / blockSize
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if n <= pageSize && p.pages.held[blockKey{f, off / pageSize}] != nil {
+		return &p.pages
+	}
 	forward := f.last >= 0 && (i == f.last || i == f.last+1) || p.blocks.held[blockKey{f, i}] != nil
 	if !forward && n <= largestApart {
 		if f.apart.block != i && f.apart.block+1 != i {
@@ -131,12 +134,12 @@ func (f *file) moveOn(i int64) {
 		f.last, f.window = i, 0
 	}
 	if f.pool.blocks.held[blockKey{f, i}] == nil { // before those ahead of it
-		if !f.pool.ahead(f, i) {
+		if !f.pool.ahead(&f.pool.blocks, f, i) {
 			return
 		}
 	}
 	for k := range f.window {
-		if !f.pool.ahead(f, f.last+1+k) {
+		if !f.pool.ahead(&f.pool.blocks, f, f.last+1+k) {
 			return
 		}
 	}
@@ -146,9 +149,14 @@ func (f *file) moveOn(i int64) {
 func (f *file) Prefetch(off, n int64) {
 	f.pool.mu.Lock()
 	defer f.pool.mu.Unlock()
+	end := off + n
 	off = max(off, int64(len(f.first)))
-	for i := off / blockSize; i*blockSize < off+n; i++ {
-		if !f.pool.ahead(f, i) {
+	c := &f.pool.blocks
+	if n <= pageSize && c.held[blockKey{f, off / blockSize}] == nil {
+		c = &f.pool.pages // a record
+	}
+	for i := off / c.unit; i*c.unit < end; i++ {
+		if !f.pool.ahead(c, f, i) {
 			return
 		}
 	}

@@ -123,6 +123,9 @@ func FuzzHeaders(f *testing.F) {
 			t.Errorf("%q: %d-%d/%d", span, first, last, total)
 		}
 		nextPage(link)
+		if d := rateLimit(after); d < 0 {
+			t.Errorf("%q: %v", after, d)
+		}
 		if d := retryAfter(after, time.Unix(0, 0)); d < 0 {
 			t.Errorf("%q: %v", after, d)
 		}

@@ -11,8 +11,8 @@ const (
 
 	// Files are read by blocks, each a request; records that lie far apart by pages.
 	blockSize = 4 << 20
-	pageSize  = 64 << 10
-	pageSlots = 64
+	pageSize  = 4 << 10
+	pageSlots = 8192
 
 	// A read of at most largestApart that follows no other lies apart, as samples and records do, unless there are several in
 	// neighbouring blocks: manySmall of less than a page, else two.
@@ -40,6 +40,9 @@ type pool struct {
 
 // blockSlots is the number of blocks that a source may hold: 64 MiB, in memory of its own.
 const blockSlots = 2 * connections
+
+// Memory is what a source holds at most, in bytes, beside what its readers do.
+const Memory = blockSlots*blockSize + pageSlots*pageSize
 
 func newPool(ctx context.Context, conns int) *pool {
 	p := &pool{conns: make(chan struct{}, conns)}
@@ -204,9 +207,8 @@ func (p *pool) acquire(c *cache, f *file, i int64) (*block, error) {
 	}
 }
 
-// ahead asks for a block that will be read, if there is room for it.
-func (p *pool) ahead(f *file, i int64) bool {
-	c := &p.blocks
+// ahead asks for a block or page that will be read, if there is room for it.
+func (p *pool) ahead(c *cache, f *file, i int64) bool {
 	if i*c.unit >= f.size || c.held[blockKey{f, i}] != nil {
 		return true
 	}

@@ -2,7 +2,7 @@
 // ranges, several at once and ahead of their readers, and nothing of them is kept on disk.
 //
 // A file is pinned when it is opened, by the commit of its repository, its size and its ETag; one that changes while it is read is an
-// error. Requests that fail are tried again, after a time that grows. Of a source at most 68 MiB are held in memory.
+// error. Requests that fail are tried again, after a time that grows. Of a source at most Memory is held.
 package remote
 
 import (

@@ -301,3 +301,34 @@ func BenchmarkConnections(b *testing.B) {
 		})
 	}
 }
+
+// TestRecords: records that were announced are asked for side by side, without what lies between.
+func TestRecords(t *testing.T) {
+	sizes := make([]int, 80)
+	for i := range sizes {
+		sizes[i] = 96 + i%2*(200<<10)
+	}
+	h := &standin.Hub{Repo: "org/name", Dir: writeModel(t, 1, sizes...)}
+	src, err := Open(t.Context(), "hf://org/name", start(t, h))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	before, asked := h.Sent.Load(), h.Asked.Load()
+	for _, w := range src.Tensors {
+		if w.Size() == 96 {
+			w.Prefetch(0, 96)
+		}
+	}
+	for _, w := range src.Tensors {
+		if w.Size() != 96 {
+			continue
+		}
+		if _, err := w.ReadAt(make([]byte, 96), 0); err != nil && err != io.EOF {
+			t.Fatal(err)
+		}
+	}
+	if n, m := h.Sent.Load()-before, h.Asked.Load()-asked; n > 80*pageSize || m > 80 {
+		t.Errorf("%d bytes in %d requests for 40 records", n, m)
+	}
+}

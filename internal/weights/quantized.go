@@ -3,10 +3,12 @@ package weights
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/decode"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
+	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
 // Quantized says what quantized the tensors of src, nil if they are plain. Where config.json or a file beside it says
@@ -129,10 +131,14 @@ func refusal(src *checkpoint.Source, q *fourbit.Quantized) *SourceError {
 	return e
 }
 
-// BnbTensors lists a source's tensors as package fourbit takes them.
+// BnbTensors lists a source's tensors as package fourbit takes them. Of one that is not on this machine the records, which lie
+// far apart and are read one after the other, are asked for together.
 func BnbTensors(src *checkpoint.Source) []fourbit.Tensor {
 	out := make([]fourbit.Tensor, len(src.Tensors))
 	for i, t := range src.Tensors {
+		if !src.IsLocal() && t.Size() <= bnb.MaxStateSize && strings.Contains(t.Name, bnb.StateSuffix) {
+			t.Prefetch(0, t.Size())
+		}
 		out[i] = fourbit.Tensor{Tensor: t.Tensor, Shard: t.Shard.Name}
 	}
 	return out
