@@ -88,6 +88,8 @@ func (p *planned) print(w io.Writer, verbose bool) {
 		t.AppendRow(row("host memory", gibText(x.Host), "", "at most, for paged states and offloaded activations"))
 	}
 	alignRight(t, 2, 2)
+	t.drops(3)
+	t.prose = true
 	t.Render()
 	median, high := p.shown()
 	escape.Fprintf(w, "nvidia-smi will show more, probably %s to %s: the cache grows while there is room.\n", gibText(median), gibText(high))
@@ -113,8 +115,15 @@ func (p *planned) print(w io.Writer, verbose bool) {
 		}
 	}
 	fmt.Fprintln(w)
-	for line := range strings.Lines(p.plan.Snippet(p.src.Load)) {
-		escape.Fprintf(w, "%s\n", strings.TrimSuffix(line, "\n"))
+	script := func() {
+		for line := range strings.Lines(p.plan.Snippet(p.src.Load)) {
+			escape.Fprintf(w, "%s\n", strings.TrimSuffix(line, "\n"))
+		}
+	}
+	if out, ok := w.(*stickyWriter); ok {
+		out.whole(script)
+	} else {
+		script()
 	}
 }
 
@@ -150,6 +159,7 @@ func (p *planned) printMethods(w io.Writer) {
 			fmt.Sprintf("%.3g %%", 100*float64(q.Trained)/float64(q.Weights.Params+q.AdapterParams)), file, gibText(q.Memory.Process)))
 	}
 	alignRight(t, 2, 7)
+	t.drops(6, 5, 2, 3)
 	t.Render()
 }
 
@@ -168,7 +178,7 @@ var usualGPUs = []string{"RTX 3060", "T4", "RTX 4080", "L4", "RTX 4090", "RTX 50
 func (p *planned) printGPUs(w io.Writer, verbose bool) {
 	escape.Fprintf(w, "\nGPUs:\n")
 	t := newTable(w)
-	t.AppendHeader(row("GPU", "memory", "verdict", "left", "largest micro-batch", "longest sequence"))
+	t.AppendHeader(row("GPU", "memory", "verdict", "left", "micro-batch", "sequence"))
 	list := memplan.GPUs()
 	if !verbose {
 		list = nil
@@ -246,16 +256,14 @@ func (p *planned) printChanges(w io.Writer) {
 		t.AppendRow(row(c.What, gibText(c.Saved), gibText(c.After), verdict, c.Price, c.Flag))
 	}
 	alignRight(t, 2, 3)
+	t.drops(5, 4)
 	t.Render()
 	if len(p.chain) > 0 {
-		escape.Fprintf(w, "One way down: ")
-		for i, c := range p.chain {
-			if i > 0 {
-				fmt.Fprint(w, ", then ")
-			}
-			escape.Fprintf(w, "%s", c.What)
+		var names []string
+		for _, c := range p.chain {
+			names = append(names, c.What)
 		}
-		escape.Fprintf(w, ": %s.\n", gibText(p.chain[len(p.chain)-1].After))
+		escape.Fprintf(w, "One way down: %s: %s.\n", strings.Join(names, ", then "), gibText(p.chain[len(p.chain)-1].After))
 	} else {
 		fmt.Fprintln(w, "No sequence of these changes makes it fit.")
 	}

@@ -19,6 +19,7 @@ type globals struct {
 	JSON    bool
 	Quiet   bool
 	Verbose bool
+	Wide    bool
 
 	getenv   func(name string) string
 	profiles profiles
@@ -31,7 +32,7 @@ type globals struct {
 // run is the program: it returns the exit code and is the only place that
 // prints errors.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	out := &stickyWriter{w: stdout}
+	out := &stickyWriter{w: stdout, columns: terminalWidth(stdout), colours: colours(stdout)}
 	g := &globals{Stdin: stdin, Stdout: out, Stderr: stderr, getenv: lookup(environ)}
 	root := newRootCommand(g, environ)
 	root.SetArgs(args)
@@ -87,17 +88,37 @@ func lookup(environ []string) func(name string) string {
 // stickyWriter keeps the first error of writing: most commands print line by
 // line, and none may end well whose result did not arrive.
 type stickyWriter struct {
-	w   io.Writer
-	err error
+	w       io.Writer
+	err     error
+	columns int  // of the terminal, beyond which lines are broken; 0: it is none, or nothing is to be broken
+	colours bool // it takes them
 }
 
 func (s *stickyWriter) Write(p []byte) (int, error) {
 	if s.err != nil {
 		return 0, s.err
 	}
-	n, err := s.w.Write(p)
-	s.err = err
-	return n, err
+	out := p
+	if s.columns > 0 {
+		lines := strings.Split(string(p), "\n")
+		for i := range lines {
+			lines[i] = wrapLine(lines[i], s.columns)
+		}
+		out = []byte(strings.Join(lines, "\n"))
+	}
+	if _, err := s.w.Write(out); err != nil {
+		s.err = err
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// whole writes what is not to be broken, such as a program.
+func (s *stickyWriter) whole(write func()) {
+	columns := s.columns
+	s.columns = 0
+	write()
+	s.columns = columns
 }
 
 // interrupted is the error of a run that a signal ended.
@@ -141,6 +162,9 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 			if err := applyEnv(cmd, environ, g.Stderr); err != nil {
 				return err
 			}
+			if out, ok := g.Stdout.(*stickyWriter); ok && (g.JSON || g.Wide || program(cmd)) {
+				out.columns = 0
+			}
 			return g.profiles.start()
 		},
 	}
@@ -148,6 +172,7 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 	fs.BoolVar(&g.JSON, "json", false, "print the result as JSON (versioned, additive) on stdout")
 	fs.BoolVarP(&g.Quiet, "quiet", "q", false, "print nothing but warnings and errors (inspect and plan: and the result)")
 	fs.BoolVarP(&g.Verbose, "verbose", "v", false, "say more: every tensor and why it is kept")
+	fs.BoolVar(&g.Wide, "wide", false, "all columns of tables, and no line broken, however narrow the terminal")
 	g.profiles.flags(fs)
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
@@ -173,6 +198,16 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 	}
 	misuse(root)
 	return root
+}
+
+// program reports whether what a command prints is for a program, and stays as it is.
+func program(cmd *cobra.Command) bool {
+	for ; cmd != nil; cmd = cmd.Parent() {
+		if slices.Contains([]string{"completion", "man", "calibration-script", cobra.ShellCompRequestCmd}, cmd.Name()) {
+			return true
+		}
+	}
+	return false
 }
 
 // newHelpCommand is cobra's own, but that it fails where there is no such command.

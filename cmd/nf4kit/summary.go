@@ -244,6 +244,11 @@ func (s *summary) printErrors(w io.Writer) {
 	t.AppendSeparator()
 	t.AppendRow(line(&r.Total))
 	alignRight(t, 2, len(head))
+	var least []int // the last figures of both types first
+	for i := len(errs); i > 1; i-- {
+		least = append(least, 4+len(errs)+i, 4+i)
+	}
+	t.drops(append(least, 3, 2)...)
 	t.Render()
 	s.printGain(w)
 	twice := 0

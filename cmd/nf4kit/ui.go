@@ -2,7 +2,8 @@ package main
 
 // Printing rules: data goes to stdout, everything else to stderr. An error is
 // one line "nf4kit: error: ...", printed in one place (run); warnings and notices
-// are lines too. There is no colour. -q drops notices and progress, never warnings or
+// are lines too. On a terminal what is wrong has a colour, unless NO_COLOR is set,
+// and nothing is wider than it is unless --wide is given. -q drops notices and progress, never warnings or
 // errors. Names come from files that strangers made: text goes out through package
 // escape (in tables by row), so that none acts on a terminal or forges a line of ours.
 
@@ -15,7 +16,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
@@ -24,11 +24,21 @@ import (
 )
 
 func errorf(w io.Writer, format string, args ...any) {
-	escape.Fprintf(w, "nf4kit: error: "+format+"\n", args...)
+	label(w, "error: ", text.FgRed)
+	escape.Fprintf(w, format+"\n", args...)
 }
 
 func warnf(w io.Writer, format string, args ...any) {
-	escape.Fprintf(w, "nf4kit: warning: "+format+"\n", args...)
+	label(w, "warning: ", text.FgYellow)
+	escape.Fprintf(w, format+"\n", args...)
+}
+
+// label begins a line, in colour where there is one.
+func label(w io.Writer, word string, c text.Color) {
+	if colours(w) {
+		word = c.EscapeSeq() + word + text.Reset.EscapeSeq()
+	}
+	_, _ = io.WriteString(w, "nf4kit: "+word) // of ours alone
 }
 
 func noticef(w io.Writer, format string, args ...any) {
@@ -58,20 +68,6 @@ func parseSize(flag, s string) (int64, error) {
 		return 0, usagef("--%s %q: want a size such as 512MiB or 5GB", flag, s)
 	}
 	return int64(n), nil
-}
-
-// newTable is a table in the one style of every report.
-func newTable(w io.Writer) table.Writer {
-	t := table.NewWriter()
-	t.SetOutputMirror(w)
-	style := table.StyleLight
-	style.Options.DrawBorder = false
-	style.Options.SeparateColumns = false
-	style.Format.Header = text.FormatDefault
-	style.Format.Footer = text.FormatDefault
-	t.SetStyle(style)
-	t.SuppressTrailingSpaces()
-	return t
 }
 
 // progress shows bytes, rate, time left and the current tensor: a bar on a
@@ -117,7 +113,7 @@ func (p *progress) advance(tensor string, n int64) {
 	if p.bar != nil {
 		if now.Sub(p.last) >= barInterval {
 			p.last = now
-			p.bar.Describe(p.verb + " " + shorten(escape.Line(tensor), 40))
+			p.bar.Describe(p.describe(tensor))
 		}
 		p.bar.Add64(n)
 		return
@@ -129,6 +125,19 @@ func (p *progress) advance(tensor string, n int64) {
 		noticef(p.w, "%s %s of %s (%d %%), %s/s, %s left, at %s", p.verb, bytesText(p.done), bytesText(p.total),
 			100*p.done/max(p.total, 1), bytesText(int64(rate)), left, tensor)
 	}
+}
+
+// barRoom is what the bar, its figures and the verb take of a line, beside the name of a tensor.
+const barRoom = 72
+
+// describe is the bar's text: the tensor as far as there is room on the line. A line that is too long would be
+// written again below itself with every change.
+func (p *progress) describe(tensor string) string {
+	room := min(terminalWidth(p.w)-barRoom, 40)
+	if room < 8 {
+		return p.verb
+	}
+	return p.verb + " " + shorten(escape.Line(tensor), room)
 }
 
 func (p *progress) finish() {
@@ -196,13 +205,4 @@ func wrapNames(names []string, most int) string {
 		return strings.Join(names, ", ")
 	}
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
-}
-
-// alignRight aligns columns from to to, counted from 1, to the right.
-func alignRight(t table.Writer, from, to int) {
-	var cols []table.ColumnConfig
-	for i := from; i <= to; i++ {
-		cols = append(cols, table.ColumnConfig{Number: i, Align: text.AlignRight, AlignHeader: text.AlignRight})
-	}
-	t.SetColumnConfigs(cols)
 }
