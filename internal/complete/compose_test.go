@@ -41,6 +41,7 @@ layout
 norm.weight - [width] 1 1
 class ReaderLM in=5 prefix=reader auto=causal
 default tie true
+ignore crossattention.bias
 layout from=Reader/0
 count reader.layers.# depth
 reader.layers.#.crossattention.q.weight - [width,width] t:add_cross_attention 1
@@ -240,6 +241,7 @@ func TestPair(t *testing.T) {
 		want               []string
 	}{
 		{"whole", encoder + "," + decoder, whole, nil},
+		{"a buffer that the decoder ignores", encoder + "," + decoder, whole + "decoder.reader.layers.0.crossattention.bias 1 1 8 8", nil},
 		{"sizes that differ", encoder + "," + decoder, whole + "enc_to_dec_proj.weight 6 4\nenc_to_dec_proj.bias 6", nil},
 		{"a lost layer", encoder + "," + decoder, strings.Replace(whole, "encoder.layers.3.proj.weight 4 4", "", 1),
 			[]string{"encoder.layers: expected 4 layers (depth), found 3"}},
@@ -278,6 +280,65 @@ func TestCrossAttention(t *testing.T) {
 		}
 		if r.Count() != want {
 			t.Errorf("%s: %d problems, want %d: %v", config, r.Count(), want, r.Lines())
+		}
+	}
+}
+
+// ViT with GPT-2, as nlpconnect/vit-gpt2-image-captioning is published: names of old, and the buffers that GPT-2 had.
+func TestPublishedPair(t *testing.T) {
+	config := `{"model_type": "vision-encoder-decoder", "architectures": ["VisionEncoderDecoderModel"],
+		"encoder": {"model_type": "vit", "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2, "num_hidden_layers": 1, "image_size": 4, "patch_size": 2,
+			"qkv_bias": true},
+		"decoder": {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 6, "vocab_size": 9, "add_cross_attention": true, "is_decoder": true}}`
+	var list strings.Builder
+	linear := func(name string, out, in string) {
+		list.WriteString(name + ".weight " + out + " " + in + "\n" + name + ".bias " + out + "\n")
+	}
+	turned := func(name string, in, out string) {
+		list.WriteString(name + ".weight " + in + " " + out + "\n" + name + ".bias " + out + "\n")
+	}
+	norm := func(name string) { list.WriteString(name + ".weight 8\n" + name + ".bias 8\n") }
+	list.WriteString("encoder.embeddings.cls_token 1 1 8\nencoder.embeddings.position_embeddings 1 5 8\n" +
+		"encoder.embeddings.patch_embeddings.projection.weight 8 3 2 2\nencoder.embeddings.patch_embeddings.projection.bias 8\n")
+	const el, dl = "encoder.encoder.layer.0.", "decoder.transformer.h.0."
+	for _, m := range []string{"attention.attention.query", "attention.attention.key", "attention.attention.value", "attention.output.dense"} {
+		linear(el+m, "8", "8")
+	}
+	linear(el+"intermediate.dense", "12", "8")
+	linear(el+"output.dense", "8", "12")
+	linear("encoder.pooler.dense", "8", "8")
+	for _, n := range []string{el + "layernorm_before", el + "layernorm_after", "encoder.layernorm", dl + "ln_1", dl + "ln_2", dl + "ln_cross_attn", "decoder.transformer.ln_f"} {
+		norm(n)
+	}
+	list.WriteString("decoder.transformer.wte.weight 9 8\ndecoder.transformer.wpe.weight 6 8\ndecoder.lm_head.weight 9 8\n")
+	turned(dl+"attn.c_attn", "8", "24")
+	turned(dl+"attn.c_proj", "8", "8")
+	turned(dl+"crossattention.c_attn", "8", "16")
+	turned(dl+"crossattention.q_attn", "8", "8")
+	turned(dl+"crossattention.c_proj", "8", "8")
+	turned(dl+"mlp.c_fc", "8", "32")
+	turned(dl+"mlp.c_proj", "32", "8")
+	for _, a := range []string{"attn", "crossattention"} {
+		list.WriteString(dl + a + ".bias 1 1 6 6\n" + dl + a + ".masked_bias\n")
+	}
+	for _, c := range []struct{ lost, want string }{
+		{"", ""},
+		{"decoder.lm_head.weight", ""}, // tied
+		{dl + "crossattention.q_attn.weight", dl + "crossattention.q_attn.weight"},
+		{el + "output.dense.bias", el + "output.dense.bias"},
+		{"encoder.layernorm.weight", "encoder.layernorm.weight"},
+	} {
+		tensors := slices.DeleteFunc(tensorsOf(list.String()), func(t Tensor) bool { return t.Name == c.lost })
+		q, err := arch.ParseConfig([]byte(config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := Check(&arch.Model{Type: "vision-encoder-decoder"}, q, []byte(config), tensors)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := r.Count(); c.want == "" && n != 0 || c.want != "" && (n != 1 || r.Problems[0].Tensor != c.want) {
+			t.Errorf("without %q: %v", c.lost, r.Lines())
 		}
 	}
 }

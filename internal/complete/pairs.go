@@ -35,6 +35,7 @@ func pair(modelType string, v *values) *facts {
 			continue
 		}
 		f.scopes[side.key] = inner
+		f.ignore = append(f.ignore, inner.ignore...) // buffers of old files, such as GPT-2's crossattention.bias
 		var all []*layout
 		for _, l := range layouts {
 			for _, il := range inner.layouts {
