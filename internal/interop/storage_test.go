@@ -22,23 +22,20 @@ type storageAnswer struct {
 // TestStorage: codes that are labelled as floats survive a copy that knows one NaN only, as transformers and bitsandbytes load
 // and decode them; those of --exact-storage, which are bitsandbytes' own, do not.
 func TestStorage(t *testing.T) {
-	for _, dtype := range []string{"bfloat16", "float16", "float32"} {
+	dtypes := []string{"bfloat16", "float16", "float32"}
+	var cases []storageCase
+	for _, dtype := range dtypes {
 		flags := []string{"--quant-storage", dtype, "--target", "transformers5", "--no-error"}
-		free, exact := convert(t, llama(), flags...), convert(t, llama(), append(flags, "--exact-storage")...)
-		got := python[storageCase, storageAnswer](t, t5, "storage.py", []storageCase{{free}, {exact}})
-		for _, a := range got {
-			if a.Error != "" {
-				t.Fatal(a.Error)
-			}
-			if a.DType != dtype || a.Weights != 28 {
-				t.Errorf("%s: %d weights, stored in %s", dtype, a.Weights, a.DType)
-			}
+		cases = append(cases, storageCase{convert(t, llama(), flags...)}, storageCase{convert(t, llama(), append(flags, "--exact-storage")...)})
+	}
+	got := python[storageCase, storageAnswer](t, t5, "storage.py", cases)
+	for i, a := range got {
+		dtype, exact := dtypes[i/2], i%2 == 1
+		if a.Error != "" || a.DType != dtype || a.Weights != 28 {
+			t.Errorf("%s: %d weights, stored in %q: %s", dtype, a.Weights, a.DType, a.Error)
 		}
-		if a := got[0]; a.NaNs != 0 || a.Same != a.Weights {
-			t.Errorf("%s: %d NaNs; %d of %d weights are the same after the copy", dtype, a.NaNs, a.Same, a.Weights)
-		}
-		if a := got[1]; a.NaNs == 0 || a.Same == a.Weights {
-			t.Errorf("%s, exact: %d NaNs; %d of %d weights are the same after the copy", dtype, a.NaNs, a.Same, a.Weights)
+		if exact != (a.NaNs > 0) || exact == (a.Same == a.Weights) {
+			t.Errorf("%s, exact %t: %d NaNs; %d of %d weights are the same after the copy", dtype, exact, a.NaNs, a.Same, a.Weights)
 		}
 	}
 }
