@@ -264,8 +264,11 @@ func (m *merging) open(ctx context.Context) (closeAll func(), err error) {
 // planMerge holds the adapters to the base and plans what is written.
 func (m *merging) planMerge(opt lora.Options) (*convert.Plan, error) {
 	o := m.o
+	note, err := m.untie()
+	if err != nil {
+		return nil, err
+	}
 	plain := convert.DequantizeOptions{DType: o.DType, AllowIncomplete: o.AllowIncomplete, Stored: true}
-	var err error
 	if plain.MaxShardSize, err = parseSize("max-shard-size", o.MaxShardSize); err != nil {
 		return nil, err
 	}
@@ -278,6 +281,7 @@ func (m *merging) planMerge(opt lora.Options) (*convert.Plan, error) {
 	if m.merge, err = lora.NewMerge(m.base.Tensors, m.adapters, opt); err != nil {
 		return nil, err
 	}
+	m.merge.Notes = append(m.merge.Notes, note...)
 	formats := m.formats()
 	merged := *m.base
 	if merged.Tensors, err = m.merge.Apply(m.base.Tensors); err != nil {
@@ -296,6 +300,16 @@ func (m *merging) planMerge(opt lora.Options) (*convert.Plan, error) {
 		return nil, err
 	}
 	return p, o.noteAdapters(m.adapters)
+}
+
+// untie gives the base an output head of its own where an adapter replaces the embeddings or the head alone.
+func (m *merging) untie() (note []string, err error) {
+	i := slices.IndexFunc(m.adapters, func(a *lora.Adapter) bool { return lora.Unties(m.base, a) })
+	if i < 0 {
+		return nil, nil
+	}
+	m.base, err = m.base.Untie()
+	return []string{m.adapters[i].Path + " replaces embeddings that the output head shares, or that head: as in PEFT the two are tied no longer, and DST has both"}, err
 }
 
 // formats are those that the weights of a 4-bit base have, unless flags ask for others.

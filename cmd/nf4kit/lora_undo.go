@@ -40,9 +40,12 @@ It takes the flags of merge.`,
 			if err != nil {
 				return err
 			}
-			same := slices.Equal(names, tensorNames(base[0]))
+			same := tensorNames(base[0])
+			if base[0].TiedHead() != nil { // a merge may have given it a head of its own
+				names = slices.DeleteFunc(names, func(n string) bool { return n == weights.HeadName })
+			}
 			done()
-			if !same {
+			if !slices.Equal(names, same) {
 				return &lora.Error{Path: o.Dst, Expect: "a merge of " + o.Src + ", with its tensors", Found: "a model of others", Hint: "nf4kit lora merge writes a new one"}
 			}
 			return runLoraMerge(cmd.Context(), g, o)

@@ -25,6 +25,7 @@ type Config struct {
 	DoRA       bool
 	LoraBias   bool
 	FanInOut   bool // weights are [in, out]
+	Tying      bool // ensure_weight_tying: a head that shares the embeddings goes on to
 	Bias       string
 	Ranks      Patterns // rank_pattern
 	Alphas     Patterns // alpha_pattern
@@ -108,6 +109,7 @@ func ParseConfig(file string, raw []byte) (*Config, error) {
 	}
 	d.read("r", &c.Rank, "a whole number")
 	d.read("lora_alpha", &c.Alpha, "a number")
+	d.read("ensure_weight_tying", &c.Tying, "true or false")
 	d.read("use_rslora", &c.RSLoRA, "true or false")
 	d.read("use_dora", &c.DoRA, "true or false")
 	d.read("lora_bias", &c.LoraBias, "true or false")

@@ -162,9 +162,7 @@ func (b *base) bind(a *Adapter, weight float64, edits map[string]*edit, notes *[
 		}
 		if !slices.Equal(t.Shape, s.Tensor.Shape) {
 			e := &Error{Path: a.file.Name(), Key: s.Tensor.Name, Expect: fmt.Sprintf("shape %v, as the base's %s has", t.Shape, t.Name), Found: fmt.Sprint(s.Tensor.Shape)}
-			if t.Class.Embedding || t.Class.Head {
-				e.Hint = "the vocabulary was resized before training: resize the base's with resize_token_embeddings, save it, and merge into that"
-			}
+			e.Hint = resized(t)
 			return e
 		}
 		if weight != 1 {
@@ -198,6 +196,14 @@ func (b *base) bind(a *Adapter, weight float64, edits map[string]*edit, notes *[
 		}
 	}
 	return nil
+}
+
+// resized is what to do where a tensor of another shape was trained.
+func resized(t *weights.Tensor) string {
+	if t.Class.Embedding || t.Class.Head {
+		return "the vocabulary was resized before training: resize the base's with resize_token_embeddings, save it, and merge into that"
+	}
+	return ""
 }
 
 // bare is the path of the module that a wrapper, or a nest of them, stands in the place of.
@@ -262,7 +268,7 @@ func (b *base) bindModule(a *Adapter, m *Module, t *weights.Tensor, weight float
 	}
 	if len(shape) < 2 || shape[0] != p.rows || t.Elems() != p.rows*p.cols || len(m.A.Shape) > 2 && !slices.Equal(m.A.Shape[1:], shape[1:]) {
 		return &Error{Path: a.file.Name(), Key: m.A.Name, Expect: fmt.Sprintf("factors of an update of shape %v, as the base's %s has", shape, t.Name),
-			Found: fmt.Sprintf("%v and %v, an update of [%d, %d]", m.A.Shape, m.B.Shape, out, in)}
+			Found: fmt.Sprintf("%v and %v, an update of [%d, %d]", m.A.Shape, m.B.Shape, out, in), Hint: resized(t)}
 	}
 	u.parts = []part{p}
 	u.scale = a.scaled(m, name, u.rank, weight)

@@ -110,3 +110,14 @@ func (m *Merge) Apply(tensors []weights.Tensor) ([]weights.Tensor, error) {
 	}
 	return out, nil
 }
+
+// Unties reports whether an adapter replaces the embeddings of a model or the output head that shares them, but not both as one:
+// modules_to_save are copies of PEFT's, and the other of the two stays what it was.
+func Unties(m *weights.Model, a *Adapter) bool {
+	tied := m.TiedHead()
+	if tied == nil || a.Config != nil && a.Config.Tying {
+		return false
+	}
+	b := newBase(m.Tensors, true)
+	return slices.ContainsFunc(a.Saved, func(s Saved) bool { return b.tensor(s.Name) == b.byName[tied.Name] })
+}

@@ -64,6 +64,11 @@ def gpt_oss():
                                                 num_key_value_heads=2, head_dim=12, num_local_experts=4, vocab_size=96))
 
 
+def llama4():
+    return tf.Llama4ForCausalLM(tf.Llama4TextConfig(hidden_size=48, intermediate_size=40, intermediate_size_mlp=40, num_hidden_layers=2, num_attention_heads=4,
+                                                    num_key_value_heads=2, head_dim=12, num_local_experts=4, vocab_size=96, attention_chunk_size=32))
+
+
 def opt():
     return tf.OPTForCausalLM(tf.OPTConfig(hidden_size=48, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=96,
                                           max_position_embeddings=32, word_embed_proj_dim=48))
@@ -115,6 +120,10 @@ MERGES = {
     "embeddings": case(llama, r=4, target_modules=["embed_tokens", "lm_head", "q_proj"]),
     "tied": case(lambda: llama(tie_word_embeddings=True), r=4, target_modules=["embed_tokens", "q_proj"]),
     "tied-head": case(lambda: llama(tie_word_embeddings=True), r=4, target_modules=["lm_head", "q_proj"]),
+    "tied-saved-embeddings": case(lambda: llama(tie_word_embeddings=True), r=4, target_modules=QV, modules_to_save=["embed_tokens"]),
+    "tied-saved-head": case(lambda: llama(tie_word_embeddings=True), r=4, target_modules=QV, modules_to_save=["lm_head"]),
+    "tied-saved-both": case(lambda: llama(tie_word_embeddings=True), r=4, target_modules=QV, modules_to_save=["embed_tokens", "lm_head"]),
+    "llama4": case(llama4, r=4, target_modules=QV, target_parameters=["feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"]),
     "tokens": case(llama, r=4, target_modules=QV, trainable_token_indices=[3, 90, 17]),
     "tokens-head": case(llama, r=4, target_modules=QV, trainable_token_indices={"embed_tokens": [5], "lm_head": [7, 1]}),
     "dora": case(llama, r=8, target_modules=ALL, use_dora=True, exact=False),
