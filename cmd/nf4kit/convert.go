@@ -46,6 +46,7 @@ type ConvertOptions struct {
 	NoError bool
 	DryRun  bool
 	Force   bool
+	Restart bool
 	ScaleOptions
 	AllocateOptions
 
@@ -92,6 +93,8 @@ other 4-bit type at the same block size and double quantization.
 DST appears when it is complete, and not before. The bytes written do not depend
 on --jobs or --max-memory.
 
+` + resumeHelp + `
+
 ` + scaleHelp + `
 
 ` + allocateHelp + `
@@ -127,10 +130,12 @@ The command line wins over the environment, and the environment over the recipe.
 				return err
 			}
 			o.settings = given(cmd.Flags(), outputFlags)
+			g.tellLeft(o.Dst, o.Restart)
 			return runConvert(cmd.Context(), g, o)
 		},
 	}
 	o.addFlags(cmd)
+	restart(cmd.Flags(), &o.Restart)
 	return cmd
 }
 
@@ -359,7 +364,7 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	}
 	var s *summary
 	err = write(ctx, g, p, o.Dst, convert.WriteOptions{
-		Execution: x, Force: o.Force,
+		Execution: x, Force: o.Force, Resume: o.resume(),
 		Manifest: &manifest.Manifest{Tool: "nf4kit " + versionText(), Settings: o.settings, Source: manifest.SourceOf(src)},
 		Files: func(results []convert.Result) (map[string][]byte, error) {
 			var err error
@@ -388,7 +393,13 @@ func optionMistake(err error) error {
 // write is Plan.Write with progress, and says what was found on the way.
 func write(ctx context.Context, g *globals, p *convert.Plan, dst string, opt convert.WriteOptions) error {
 	bar := newProgress(g.Stderr, "converting", p.Totals.SrcBytes, g.Quiet)
-	opt.Progress = bar.advance
+	opt.Progress = func(tensor string, bytes int64) { bar.advance(tensor, bytes) }
+	if opt.Resume != nil {
+		opt.Resume.Begin = func(c convert.Continued) {
+			g.tellContinued(c)
+			bar = newProgress(g.Stderr, "converting", p.Totals.SrcBytes-c.Source, g.Quiet)
+		}
+	}
 	opt.Abandoned = func(left []string) {
 		if !g.Quiet {
 			noticef(g.Stderr, "left by runs that did not end, to be removed or written again: %s", wrapNames(left, foldAt))

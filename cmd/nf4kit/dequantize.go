@@ -17,9 +17,12 @@ type DequantizeOptions struct {
 	DType        string
 	MaxShardSize string
 	Limits
-	Force bool
+	Force   bool
+	Restart bool
 
 	AllowIncomplete bool
+
+	settings map[string]string // flags that were given and reach the output
 }
 
 func newDequantizeCommand(g *globals) *cobra.Command {
@@ -37,12 +40,15 @@ It takes LLM.int8, FP8, MXFP4, NVFP4 and compressed-tensors' FP8, int8 and packe
 weights too, as convert does. Of a single file without a config.json beside it, tensors that are not
 quantized keep their dtype unless --dtype is given.
 
+` + resumeHelp + `
+
 ` + sourceHelp,
 		Example: `  nf4kit dequantize Llama-3.2-1B-nf4 Llama-3.2-1B-bf16
   nf4kit dequantize Llama-3.2-1B-nf4 out --dtype float32`,
 		Args: arguments("SRC", "DST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Src, o.Dst = args[0], args[1]
+			o.settings = given(cmd.Flags(), []string{"dtype", "max-shard-size"})
 			return runDequantize(cmd.Context(), g, o)
 		},
 	}
@@ -51,6 +57,7 @@ quantized keep their dtype unless --dtype is given.
 	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file")
 	o.Limits.addFlags(fs)
 	fs.BoolVar(&o.Force, "force", false, "replace DST, once the new one is complete")
+	restart(fs, &o.Restart)
 	allowIncomplete(fs, &o.AllowIncomplete)
 	enum(cmd, "dtype", "auto", "bfloat16", "float16", "float32")
 	return cmd
@@ -69,6 +76,7 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	x.NoError = true
 	collectGarbage(x.MaxMemory)
 	start := time.Now()
+	g.tellLeft(o.Dst, o.Restart)
 	src, err := g.open(ctx, o.Src)
 	if err != nil {
 		return err
@@ -80,7 +88,8 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := write(ctx, g, p, o.Dst, convert.WriteOptions{Execution: x, Force: o.Force}); err != nil {
+	resume := &convert.Resume{Tool: "nf4kit " + versionText(), Command: "dequantize", Settings: o.settings, Restart: o.Restart}
+	if err := write(ctx, g, p, o.Dst, convert.WriteOptions{Execution: x, Force: o.Force, Resume: resume}); err != nil {
 		return err
 	}
 	t := p.Totals

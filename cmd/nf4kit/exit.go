@@ -97,7 +97,17 @@ func hint(err error) string {
 	var adapter *lora.Error
 	var missing *checkpoint.MissingError
 	var server *remote.Error
+	var unfinished *convert.UnfinishedError
+	var refused *convert.ResumeError
 	switch {
+	case errors.As(err, &unfinished):
+		text := unfinishedHint(unfinished)
+		if inner := hint(unfinished.Err); inner != "" {
+			text = inner + "; " + text
+		}
+		return text
+	case errors.As(err, &refused):
+		return refused.Hint()
 	case errors.As(err, &adapter):
 		return adapter.Hint
 	case errors.As(err, &in):

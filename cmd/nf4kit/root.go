@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 )
 
@@ -51,7 +52,7 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 	case g.complete != "":
 		err = fmt.Errorf("%s is complete, but: %w", g.complete, err)
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
-		err = interrupted{}
+		err = interrupt(err)
 	}
 	code := exitCode(err)
 	if err != nil {
@@ -122,10 +123,27 @@ func (s *stickyWriter) whole(write func()) {
 }
 
 // interrupted is the error of a run that a signal ended.
-type interrupted struct{}
+type interrupted struct{ dst string } // which was not written; "" where nothing is kept
 
-func (interrupted) Error() string { return "interrupted: nothing was written" }
+func (e interrupted) Error() string {
+	if e.dst == "" {
+		return "interrupted: nothing was written"
+	}
+	return fmt.Sprintf("interrupted: %s was not written", e.dst)
+}
+
 func (interrupted) Unwrap() error { return context.Canceled }
+
+// interrupt is the error of a run that a signal ended, by what it says of itself.
+func interrupt(err error) error {
+	var u *convert.UnfinishedError
+	if !errors.As(err, &u) {
+		return interrupted{}
+	}
+	kept := *u
+	kept.Err = interrupted{u.Dst}
+	return &kept
+}
 
 func newRootCommand(g *globals, environ []string) *cobra.Command {
 	showVersion := false

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -27,8 +28,8 @@ func (o *Output) Commit(ctx context.Context) error {
 		slices.Sort(names)
 		return fmt.Errorf("commit %s: not closed: %s", o.dir, strings.Join(names, ", "))
 	}
-	if err := o.root.RemoveAll(spillDir); err != nil {
-		return fmt.Errorf("commit %s: %w", o.dir, err)
+	if o.task != "" {
+		panic("checkpoint: Commit of a task")
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -37,6 +38,10 @@ func (o *Output) Commit(ctx context.Context) error {
 		if err := o.writeFile(configName, o.config); err != nil {
 			return err
 		}
+		o.config = nil
+	}
+	if err := o.root.RemoveAll(partialDir); err != nil {
+		return fmt.Errorf("commit %s: %w", o.dir, err)
 	}
 	for _, dir := range slices.Sorted(maps.Keys(o.dirs)) {
 		if err := syncDir(filepath.Join(o.staging, filepath.FromSlash(dir))); err != nil {
@@ -48,6 +53,10 @@ func (o *Output) Commit(ctx context.Context) error {
 	}
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	// Last, and at once before the rename: a run that dies in between begins anew.
+	if err := o.removeJournal(); err != nil {
+		return fmt.Errorf("commit %s: %w", o.dir, err)
 	}
 	switch err := o.publish(); {
 	case err == nil:
@@ -134,22 +143,70 @@ func recoverOld(dir string) error {
 	return nil
 }
 
-// Abort removes everything written and leaves the destination as it was. After Commit has succeeded it does nothing,
-// so that it can be deferred.
+// Abort removes everything written and leaves the destination as it was. Of a staging directory that tasks share it
+// removes what this attempt at one has made, its journal included. After Commit or Suspend it does nothing, so that it can be deferred.
 func (o *Output) Abort() error {
 	if o.done {
 		return nil
 	}
+	if o.task != "" {
+		withdraw := o.journal != nil
+		err := o.closeAll()
+		if withdraw {
+			err = errors.Join(err, os.Remove(filepath.Join(o.staging, journalDir, path.Base(o.attempt)+journalExt)))
+		}
+		return errors.Join(err, o.suspend())
+	}
+	errs := []error{o.closeAll(), os.RemoveAll(o.staging), o.lock.release()}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("abort %s: %w", o.dir, err)
+	}
+	return nil
+}
+
+// Suspend ends the run and leaves in the staging directory what has been recorded, and the destination as it was.
+func (o *Output) Suspend() error {
+	if o.done {
+		return nil
+	}
+	return errors.Join(o.closeAll(), o.suspend())
+}
+
+func (o *Output) suspend() error {
+	errs := []error{os.RemoveAll(filepath.Join(o.staging, filepath.FromSlash(o.attempt)))}
+	if o.turn != nil {
+		errs = append(errs, o.turn.release())
+		o.turn = nil
+	}
+	// What others have something in stays.
+	for _, dir := range []string{partialDir, journalDir, "."} {
+		_ = os.Remove(filepath.Join(o.staging, dir))
+	}
+	errs = append(errs, o.lock.release())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("suspend %s: %w", o.dir, err)
+	}
+	return nil
+}
+
+// closeAll closes what is open, before it is removed or left.
+func (o *Output) closeAll() error {
 	o.done = true
-	var errs []error
 	for f := range o.open {
 		_ = f.File.Close() // its content is about to go
 	}
 	clear(o.open)
 	_ = o.root.Close() // closed already if the rename failed
-	errs = append(errs, os.RemoveAll(o.staging), o.lock.release())
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("abort %s: %w", o.dir, err)
+	if o.journal != nil {
+		return o.journal.Close()
 	}
 	return nil
+}
+
+func (o *Output) releaseLocks() error {
+	var errs []error
+	if o.turn != nil {
+		errs = append(errs, o.turn.release())
+	}
+	return errors.Join(append(errs, o.lock.release())...)
 }

@@ -1,12 +1,14 @@
 package checkpoint
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
@@ -20,7 +22,12 @@ const (
 	stagingSuffix = ".nf4kit-staging" // the directory that is filled
 	lockSuffix    = ".nf4kit-lock"    // held by the run that fills it
 	oldSuffix     = ".nf4kit-old"     // the destination being replaced, where the system cannot exchange two names
-	spillDir      = ".spill"
+)
+
+// Directories of staging that the destination does not get.
+const (
+	partialDir = ".nf4kit-partial" // a directory for each attempt, with the files that it has not finished
+	journalDir = ".nf4kit-journal" // what is finished, see Output.Record
 )
 
 // maxName is what file systems take for a name, in bytes.
@@ -42,11 +49,14 @@ func beside(dir, suffix string) string {
 type Options struct {
 	Force   bool     // replace a destination that holds something, once the new one is complete
 	Sources []string // paths that the destination must neither be, nor be inside of, nor contain
+	Resume  bool     // keep a staging directory with a journal, which the caller then has to look into
+	Task    string   // a name among those that fill one staging directory at the same time, or ""; asks for Resume
 }
 
 // Output is a directory in the making. Everything is written into a staging directory beside the destination, under a
-// lock; Commit gives it its name, Abort removes it. A killed run leaves the staging directory, never a destination; the
-// next Create of the same destination removes it.
+// lock; Commit gives it its name, Abort removes it, Suspend leaves what is finished to a later run. A killed run leaves
+// the staging directory, never a destination; the next Create of the same destination removes it, or keeps what its
+// journal says is finished (Options.Resume). A file has its name in the staging directory from its Close on.
 //
 // Its methods may be called from several goroutines, Commit and Abort only after all others have returned.
 type Output struct {
@@ -55,6 +65,10 @@ type Output struct {
 	force   bool
 	root    *os.Root
 	lock    *dirLock
+	task    string
+	resumed bool
+	turn    *dirLock                // of the task, against a second run of it
+	attempt string                  // the directory below staging of files that are not finished
 	left    []string                // see Abandoned
 	swap    func(a, b string) error // exchange; tests replace it to reach the way without
 
@@ -63,8 +77,11 @@ type Output struct {
 	dirs   map[string]bool // directories made below staging
 	open   map[*File]bool
 	config []byte // held back until Commit
-	spills int
+	temps  int
 	done   bool
+
+	journal *os.File // of this attempt; nil before its first record
+	closing bool     // Commit has removed the journals
 }
 
 // Check is what Create finds wrong with dst before it touches anything.
@@ -92,14 +109,18 @@ func Create(dst string, opt Options) (*Output, error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, err := acquire(beside(dir, lockSuffix))
+	lock, err := acquire(beside(dir, lockSuffix), opt.Task != "")
 	if err != nil {
 		return nil, lockError(dst, dir, err)
 	}
-	o := &Output{dir: dir, staging: beside(dir, stagingSuffix), force: opt.Force, lock: lock, swap: exchange,
+	o := &Output{dir: dir, staging: beside(dir, stagingSuffix), force: opt.Force, lock: lock, task: opt.Task, swap: exchange,
 		left: abandoned(filepath.Dir(dir), beside(dir, stagingSuffix)), files: make(map[string]bool), dirs: make(map[string]bool), open: make(map[*File]bool)}
-	if err := o.prepare(dst); err != nil {
-		return nil, errors.Join(err, lock.release())
+	prepare := o.prepare
+	if opt.Task != "" {
+		prepare = o.join
+	}
+	if err := prepare(dst, opt.Resume); err != nil {
+		return nil, errors.Join(err, o.releaseLocks())
 	}
 	return o, nil
 }
@@ -114,7 +135,8 @@ func lockError(dst, dir string, err error) error {
 	return fmt.Errorf("lock %s: %w", dst, err)
 }
 
-func (o *Output) prepare(dst string) error {
+// prepare makes the staging directory of a whole run.
+func (o *Output) prepare(dst string, resume bool) error {
 	if err := recoverOld(o.dir); err != nil {
 		return err
 	}
@@ -122,6 +144,13 @@ func (o *Output) prepare(dst string) error {
 		return err
 	}
 	if o.lock.held() {
+		if o.resumed = isDir(filepath.Join(o.staging, journalDir)); o.resumed {
+			if !resume {
+				return &OutputError{Path: dst, Reason: o.staging + " holds finished weights files of a conversion that did not end",
+					Hint: "finish it with its own command, or remove that directory"}
+			}
+			return o.enter(os.RemoveAll(filepath.Join(o.staging, partialDir)))
+		}
 		if err := os.RemoveAll(o.staging); err != nil {
 			return fmt.Errorf("remove the staging directory of an earlier run: %w", err)
 		}
@@ -133,9 +162,24 @@ func (o *Output) prepare(dst string) error {
 		}
 		return fmt.Errorf("create staging directory: %w", err)
 	}
+	if err := o.enter(nil); err != nil {
+		return errors.Join(err, os.RemoveAll(o.staging))
+	}
+	return nil
+}
+
+// enter opens the staging directory and makes this attempt's own below it, unless err is one already.
+func (o *Output) enter(err error) error {
+	if err != nil {
+		return fmt.Errorf("open staging directory: %w", err)
+	}
 	root, err := os.OpenRoot(o.staging)
 	if err != nil {
-		return errors.Join(fmt.Errorf("open staging directory: %w", err), os.Remove(o.staging))
+		return fmt.Errorf("open staging directory: %w", err)
+	}
+	o.attempt = path.Join(partialDir, fmt.Sprintf("%s-%016x", cmp.Or(o.task, "run"), rand.Uint64()))
+	if err := root.MkdirAll(o.attempt, 0o777); err != nil {
+		return errors.Join(fmt.Errorf("open staging directory: %w", err), root.Close())
 	}
 	o.root = root
 	return nil
@@ -146,6 +190,12 @@ func (o *Output) Dir() string { return o.dir }
 
 // Staging is the absolute path the directory has until Commit.
 func (o *Output) Staging() string { return o.staging }
+
+// Resumed reports whether there may be something of earlier attempts.
+func (o *Output) Resumed() bool { return o.resumed }
+
+// Continuable reports whether Suspend would leave something to go on with: Commit has not come to its last step.
+func (o *Output) Continuable() bool { return !o.done && !o.closing }
 
 // Abandoned are the staging directories of other destinations beside this one that no run is filling, and what such a run
 // had moved aside: nothing removes them until their destination is written again.
@@ -179,11 +229,12 @@ func abandoned(parent, own string) []string {
 // goroutines.
 type File struct {
 	*os.File
-	out *Output
-	rel string
+	out     *Output
+	rel     string
+	partial string // its name until Close
 }
 
-// Close writes the file to the disk, past every cache, and closes it.
+// Close writes the file to the disk, past every cache, closes it and gives it its name.
 func (f *File) Close() error {
 	f.out.mu.Lock()
 	delete(f.out.open, f)
@@ -192,6 +243,9 @@ func (f *File) Close() error {
 		return errors.Join(fmt.Errorf("sync %s: %w", f.rel, err), f.File.Close())
 	}
 	if err := f.File.Close(); err != nil {
+		return fmt.Errorf("close %s: %w", f.rel, err)
+	}
+	if err := f.out.root.Rename(f.partial, filepath.FromSlash(f.rel)); err != nil {
 		return fmt.Errorf("close %s: %w", f.rel, err)
 	}
 	return nil
@@ -286,19 +340,21 @@ func (o *Output) CopyFile(rel, src string) (int64, error) {
 // Temp makes a file for data that does not outlive the run. It has no name where the system allows that, so that even
 // a killed run leaves nothing of it. The caller closes it.
 func (o *Output) Temp() (*os.File, error) {
-	o.mu.Lock()
-	o.spills++
-	name := path.Join(spillDir, fmt.Sprint(o.spills))
-	o.mu.Unlock()
-	if err := o.root.MkdirAll(spillDir, 0o777); err != nil {
-		return nil, fmt.Errorf("create spill file: %w", err)
-	}
+	name := o.nextPartial()
 	f, err := o.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("create spill file: %w", err)
 	}
 	_ = o.root.Remove(name) // refused on Windows while the file is open; Commit removes the directory
 	return f, nil
+}
+
+// nextPartial is a name that nothing has.
+func (o *Output) nextPartial() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.temps++
+	return filepath.FromSlash(path.Join(o.attempt, fmt.Sprint(o.temps)))
 }
 
 func (o *Output) create(rel string) (*File, error) {
@@ -320,11 +376,12 @@ func (o *Output) create(rel string) (*File, error) {
 			return nil, fmt.Errorf("create %s: %w", rel, err)
 		}
 	}
-	f, err := o.root.OpenFile(filepath.FromSlash(rel), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	partial := o.nextPartial()
+	f, err := o.root.OpenFile(partial, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", rel, err)
 	}
-	file := &File{File: f, out: o, rel: rel}
+	file := &File{File: f, out: o, rel: rel, partial: partial}
 	o.mu.Lock()
 	o.open[file] = true
 	o.mu.Unlock()
@@ -341,7 +398,7 @@ func UnsafeName(rel string) string {
 		return "not a path below the directory"
 	case strings.ContainsAny(rel, "\\:\x00"):
 		return "a character that not every system allows"
-	case rel == spillDir || strings.HasPrefix(rel, spillDir+"/"):
+	case reserved(rel):
 		return "a reserved name"
 	}
 	return ""

@@ -367,7 +367,7 @@ func TestLockRace(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range 300 {
-				l, err := acquire(path)
+				l, err := acquire(path, false)
 				if errors.Is(err, errLocked) {
 					continue
 				}
@@ -398,7 +398,7 @@ func TestLockRace(t *testing.T) {
 
 func TestCreateNames(t *testing.T) {
 	o := mustCreate(t, filepath.Join(t.TempDir(), "out"), Options{})
-	for _, name := range []string{"", ".", "..", "../x", "a/../../x", "/x", "a//b", "a/", "./a", `a\b`, "c:x", "a\x00", ".spill", ".spill/1"} {
+	for _, name := range []string{"", ".", "..", "../x", "a/../../x", "/x", "a//b", "a/", "./a", `a\b`, "c:x", "a\x00", ".nf4kit-partial", ".nf4kit-journal", ".NF4KIT-partial", ".nf4kit-journal/x"} {
 		if f, err := o.CreateFile(name, 1); err == nil {
 			f.Close()
 			t.Errorf("%q was created", name)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/quantize"
@@ -21,6 +22,11 @@ type Sink interface {
 	Temp() (*os.File, error) // a scratch file that the caller removes
 }
 
+// A Finisher is a Sink that is told when every tensor of a weights file is written, and will not be read again.
+type Finisher interface {
+	Finish(shard int, results []Result) error
+}
+
 // A Result is what execution found out about one item.
 type Result struct {
 	quantize.Result
@@ -34,6 +40,8 @@ type Execution struct {
 	MaxMemory int64 // bytes; 0: stream.DefaultMemory
 	NoError   bool  // skip the error figures
 	Progress  func(tensor string, bytes int64)
+
+	files []bool // weights files of the plan to write; nil: all
 }
 
 // Validate reports a limit that the workers cannot keep.
@@ -59,11 +67,14 @@ type execution struct {
 	resultsMu  sync.Mutex
 	progressMu sync.Mutex
 	progress   func(string, int64)
+
+	left []atomic.Int64 // tensors of each weights file that are not written
 }
 
 // work is that on one tensor.
 type work struct {
 	name string
+	file int
 	cost int64
 	do   func(stream.Each[*quantize.Worker]) error
 }
@@ -84,14 +95,15 @@ func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result,
 		run:      quantize.Run{Budget: limits.Budget(), Measure: !opt.NoError, Temp: sink.Temp, Jobs: limits.Workers()},
 		results:  make([]Result, len(p.Items)),
 		progress: opt.Progress,
+		left:     make([]atomic.Int64, len(p.Shards)),
 	}
 	list := make([]work, 0, len(p.Items))
 	for i := range p.Items {
 		it := &p.Items[i]
 		x.results[i].NonFinite = -1
-		w := work{name: it.Name}
+		w := work{name: it.Name, file: it.Shard}
 		switch {
-		case it.Elems() == 0:
+		case it.Elems() == 0 || opt.files != nil && !opt.files[it.Shard]:
 			continue
 		case it.Quantize:
 			weight, err := x.weight(it)
@@ -106,6 +118,7 @@ func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result,
 		default:
 			w.do = func(each stream.Each[*quantize.Worker]) error { return x.copy(it, each) }
 		}
+		x.left[w.file].Add(1)
 		list = append(list, w)
 	}
 	err := stream.Run(ctx, limits, quantize.NewWorker, len(list), func(i int) int64 { return list[i].cost },
@@ -115,12 +128,41 @@ func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result,
 			if err != nil {
 				return fmt.Errorf("%s: %w", list[i].name, err)
 			}
-			return nil
+			return x.written(list[i].file)
 		})
 	if err != nil {
 		return nil, err
 	}
-	return x.results, nil
+	return x.results, x.empty(opt.files, list)
+}
+
+// empty finishes the files in which no tensor has an element.
+func (x *execution) empty(files []bool, list []work) error {
+	f, ok := x.sink.(Finisher)
+	if !ok {
+		return nil
+	}
+	any := make([]bool, len(x.plan.Shards))
+	for i := range list {
+		any[list[i].file] = true
+	}
+	for i := range any {
+		if !any[i] && (files == nil || files[i]) {
+			if err := f.Finish(i, x.results); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// written follows the last byte of a tensor.
+func (x *execution) written(file int) error {
+	f, ok := x.sink.(Finisher)
+	if x.left[file].Add(-1) > 0 || !ok {
+		return nil
+	}
+	return f.Finish(file, x.results)
 }
 
 func (x *execution) advance(it *Item, bytes int64) {

@@ -18,6 +18,8 @@ type shardFiles struct {
 	out    *checkpoint.Output
 	shards []*checkpoint.ShardWriter
 	record *manifest.Recorder // nil: digests are not wanted
+	done   *resumed           // nil: no journal is kept
+	closed []bool
 
 	unflushed []atomic.Int64 // bytes written to each shard since the disk was last told
 }
@@ -36,13 +38,23 @@ type FileSink interface {
 // OpenSink creates the weights files of the plan in out, at their full size. If
 // record is not nil, it is given every byte that is written.
 func (p *Plan) OpenSink(out *checkpoint.Output, record *manifest.Recorder) (FileSink, error) {
-	s := &shardFiles{plan: p, out: out, record: record, unflushed: make([]atomic.Int64, len(p.Shards))}
-	for _, sh := range p.Shards {
+	return p.openSink(out, record, nil, nil)
+}
+
+// openSink is OpenSink for some of the files; nil: all of them.
+func (p *Plan) openSink(out *checkpoint.Output, record *manifest.Recorder, files []bool, done *resumed) (FileSink, error) {
+	n := len(p.Shards)
+	s := &shardFiles{plan: p, out: out, record: record, done: done, unflushed: make([]atomic.Int64, n),
+		shards: make([]*checkpoint.ShardWriter, n), closed: make([]bool, n)}
+	for i, sh := range p.Shards {
+		if files != nil && !files[i] {
+			continue
+		}
 		w, err := out.CreateShard(sh.Name, sh.Layout)
 		if err != nil {
 			return nil, err
 		}
-		s.shards = append(s.shards, w)
+		s.shards[i] = w
 		if record != nil {
 			for _, t := range sh.Layout.Tensors() {
 				record.Add(t.Name, t.Size)
@@ -94,10 +106,22 @@ func (t *shardPart) ReadAt(p []byte, off int64) (int, error) {
 
 func (s *shardFiles) Temp() (*os.File, error) { return s.out.Temp() }
 
+// Finish puts a file on the disk, and into the journal.
+func (s *shardFiles) Finish(shard int, results []Result) error {
+	s.closed[shard] = true
+	if err := s.shards[shard].Close(); err != nil || s.done == nil {
+		return err
+	}
+	return s.done.finish(shard, results, s.record)
+}
+
+// Close closes what Execute has not finished.
 func (s *shardFiles) Close() error {
 	var errs []error
-	for _, w := range s.shards {
-		errs = append(errs, w.Close())
+	for i, w := range s.shards {
+		if w != nil && !s.closed[i] {
+			errs = append(errs, w.Close())
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -2,7 +2,6 @@ package convert
 
 import (
 	"context"
-	"errors"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/manifest"
@@ -15,6 +14,7 @@ type WriteOptions struct {
 	Sources  []string           // that the destination must not be or contain, beside the plan's source
 	Manifest *manifest.Manifest // written as nf4kit.json, with the digests of what is written; nil: none
 
+	Resume    *Resume                                   // nil: nothing of a run that does not end is kept
 	Abandoned func(names []string)                      // told before the work what runs that did not end have left beside it
 	Files     func([]Result) (map[string][]byte, error) // makes further files from the results, in place of the source's of their names
 }
@@ -37,30 +37,41 @@ func (p *Plan) destination(opt *WriteOptions) checkpoint.Options {
 	if p.Source.IsLocal() && !p.Source.IsFile {
 		sources = append(sources, p.Source.Dir)
 	}
-	return checkpoint.Options{Force: opt.Force, Sources: append(sources, opt.Sources...)}
+	o := checkpoint.Options{Force: opt.Force, Sources: append(sources, opt.Sources...)}
+	if opt.Resume != nil {
+		o.Resume, o.Task = true, opt.Resume.Task.name()
+	}
+	return o
 }
 
 // Write executes the plan into a staging directory beside dst, which appears under that name when it is complete, and not
-// before. After an error nothing is left. There is no more than [checkpoint.CheckSpace] allows to begin with.
+// before. After an error nothing is left, or what a run with the same Resume can continue, and the error is an
+// [UnfinishedError]. There is no more than [checkpoint.CheckSpace] allows to begin with.
 func (p *Plan) Write(ctx context.Context, dst string, opt WriteOptions) (_ *Outcome, err error) {
 	out, err := checkpoint.Create(dst, p.destination(&opt))
 	if err != nil {
 		return nil, err
 	}
+	var s *resumed
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, out.Abort())
+			err = s.leave(out, &opt, err)
 		}
 	}()
 	if left := out.Abandoned(); len(left) > 0 && opt.Abandoned != nil {
 		opt.Abandoned(left)
 	}
-	if err := checkpoint.CheckSpace(out.Staging(), p.DiskBytes()); err != nil {
-		return nil, err
+	if opt.Resume != nil {
+		if s, err = p.resume(ctx, out, &opt); err != nil {
+			return nil, err
+		}
 	}
-	results, err := p.tensors(ctx, out, &opt)
+	results, err := p.tensors(ctx, out, &opt, s)
 	if err != nil {
 		return nil, err
+	}
+	if opt.Resume != nil && opt.Resume.Task != (Task{}) {
+		return &Outcome{Results: results}, out.Suspend()
 	}
 	var made map[string][]byte
 	if opt.Files != nil {
@@ -75,26 +86,44 @@ func (p *Plan) Write(ctx context.Context, dst string, opt WriteOptions) (_ *Outc
 }
 
 // tensors writes the weights files, and their digests into the manifest.
-func (p *Plan) tensors(ctx context.Context, out *checkpoint.Output, opt *WriteOptions) ([]Result, error) {
+func (p *Plan) tensors(ctx context.Context, out *checkpoint.Output, opt *WriteOptions, s *resumed) ([]Result, error) {
+	need := p.DiskBytes()
 	var record *manifest.Recorder
-	if opt.Manifest != nil {
+	if opt.Manifest != nil || s != nil {
 		record = manifest.NewRecorder()
 	}
-	sink, err := p.OpenSink(out, record)
+	x := opt.Execution
+	if s != nil {
+		var weights int64
+		x.files, weights = s.todo()
+		need += weights - p.Totals.FileBytes
+	}
+	if err := checkpoint.CheckSpace(out.Staging(), need); err != nil {
+		return nil, err
+	}
+	sink, err := p.openSink(out, record, x.files, s)
 	if err != nil {
 		return nil, err
 	}
-	results, err := p.Execute(ctx, sink, opt.Execution)
+	results, err := p.Execute(ctx, sink, x)
 	if err != nil {
 		return nil, err
 	}
 	if err := sink.Close(); err != nil {
 		return nil, err
 	}
+	if record == nil {
+		return results, nil
+	}
+	digests, err := record.Digests()
+	if err != nil {
+		return nil, err
+	}
+	if s != nil {
+		s.restore(results, digests)
+	}
 	if opt.Manifest != nil {
-		if opt.Manifest.Tensors, err = record.Digests(); err != nil {
-			return nil, err
-		}
+		opt.Manifest.Tensors = digests
 	}
 	return results, nil
 }

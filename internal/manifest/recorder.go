@@ -72,20 +72,38 @@ func (t *tensorHash) write(p []byte) {
 	t.next += int64(len(p))
 }
 
+// Digest returns the digest of a tensor that was announced. It fails if some byte was not written.
+func (r *Recorder) Digest(tensor string) (Digest, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.tensors[tensor]
+	if t == nil {
+		return Digest{}, fmt.Errorf("manifest: internal error: %s was not announced", tensor)
+	}
+	return t.digest(tensor)
+}
+
+func (t *tensorHash) digest(name string) (Digest, error) {
+	switch {
+	case t.next != t.size:
+		return Digest{}, fmt.Errorf("manifest: internal error: %d of %d bytes of %s were hashed", t.next, t.size, name)
+	case t.h == nil:
+		return Sum(nil), nil
+	}
+	return Digest(t.h.Sum(nil)), nil
+}
+
 // Digests returns the digest of every tensor announced. It fails if some byte was not written.
 func (r *Recorder) Digests() (map[string]Digest, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := make(map[string]Digest, len(r.tensors))
 	for name, t := range r.tensors {
-		if t.next != t.size {
-			return nil, fmt.Errorf("manifest: internal error: %d of %d bytes of %s were hashed", t.next, t.size, name)
+		d, err := t.digest(name)
+		if err != nil {
+			return nil, err
 		}
-		if t.h == nil {
-			out[name] = Sum(nil)
-			continue
-		}
-		out[name] = Digest(t.h.Sum(nil))
+		out[name] = d
 	}
 	return out, nil
 }

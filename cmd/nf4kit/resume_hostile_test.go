@@ -1,0 +1,5 @@
+//go:build hostile
+
+package main
+
+func init() { killTrials = 200 }

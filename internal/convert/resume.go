@@ -1,0 +1,439 @@
+package convert
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
+	"github.com/nf4kit/nf4kit/internal/manifest"
+	"github.com/nf4kit/nf4kit/internal/weights"
+)
+
+type shard = *checkpoint.Shard
+
+// Resume makes a run one that another can continue: finished weights files are journalled and stay where it does not end.
+type Resume struct {
+	Tool     string            // "nf4kit 1.0.0"
+	Command  string            // "convert"
+	Settings map[string]string // on which bytes and figures depend, beside the source
+	Args     json.RawMessage   // for whoever finishes the run
+	Restart  bool              // drop what an earlier run has finished
+	Task     Task              // of several that share the work; such a run does not commit
+	Finalize bool              // make no weights file: what is missing is a [MissingFilesError]
+
+	Begin func(Continued) // told before the work
+}
+
+// Continued is what a run finds of earlier ones.
+type Continued struct {
+	Staging string
+	Files   int // finished weights files that are kept
+	Of      int // of those that this run is to make
+	Bytes   int64
+	Source  int64    // bytes of the source that need not be read again
+	Redone  []string // files that were recorded and are made again, and why
+	Damaged []string // what of the journal cannot be read
+	Dropped bool     // Resume.Restart has dropped something
+}
+
+// A ResumeError says why what an earlier run has left cannot be continued.
+type ResumeError struct {
+	Staging string
+	Files   int
+	Reason  string
+}
+
+func (e *ResumeError) Error() string {
+	return fmt.Sprintf("%s holds %d finished weights files of another run: %s", e.Staging, e.Files, e.Reason)
+}
+
+// Hint says what to do next.
+func (e *ResumeError) Hint() string {
+	return "go on with the arguments of then, or begin anew: --restart, without --task, drops what is there"
+}
+
+// An UnfinishedError is an error that has left finished weights files for the next run.
+type UnfinishedError struct {
+	Dst       string
+	Staging   string
+	Files, Of int
+	Task      Task
+	Err       error
+}
+
+func (e *UnfinishedError) Error() string { return e.Err.Error() }
+func (e *UnfinishedError) Unwrap() error { return e.Err }
+
+// Kept says what there is.
+func (e *UnfinishedError) Kept() string {
+	return fmt.Sprintf("%d of %d weights files are finished and kept in %s", e.Files, e.Of, e.Staging)
+}
+
+// A MissingFilesError lists the weights files that tasks have not finished.
+type MissingFilesError struct {
+	Dst   string
+	Of    int
+	Files []string // with their tasks, where these are known
+}
+
+func (e *MissingFilesError) Error() string {
+	list := e.Files
+	more := ""
+	if len(list) > 10 {
+		list, more = list[:10], fmt.Sprintf(" and %d more", len(list)-10)
+	}
+	return fmt.Sprintf("finalize %s: %d of %d weights files are missing: %s%s", e.Dst, len(e.Files), e.Of, strings.Join(list, ", "), more)
+}
+
+// resumed is what is known of each weights file, in the course of a run.
+type resumed struct {
+	plan  *Plan
+	out   *checkpoint.Output
+	begun *Begun
+	task  Task
+	mine  []bool  // to be made by this run
+	done  []*done // nil: not finished
+	fresh int     // finished by this run
+
+	mu  sync.Mutex
+	was Continued
+}
+
+// resume looks into what earlier runs have left.
+func (p *Plan) resume(ctx context.Context, out *checkpoint.Output, opt *WriteOptions) (*resumed, error) {
+	r := opt.Resume
+	begun, err := p.begun(r)
+	if err != nil {
+		return nil, err
+	}
+	s := &resumed{plan: p, out: out, begun: begun, task: r.Task, mine: p.mine(r.Task), done: make([]*done, len(p.Shards))}
+	s.was.Staging, s.was.Dropped = out.Staging(), r.Restart && out.Resumed()
+	if out.Resumed() && !r.Restart {
+		if err := s.read(true); err != nil {
+			return nil, err
+		}
+	}
+	limits := opt.stream()
+	if err := s.verify(ctx, limits.Workers()); err != nil {
+		return nil, err
+	}
+	s.count()
+	if r.Begin != nil {
+		r.Begin(s.was)
+	}
+	if r.Finalize {
+		if err := s.missing(); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.begin()
+}
+
+// begin clears the staging directory of what is not kept. A task says that it is there.
+func (s *resumed) begin() error {
+	if s.task == (Task{}) {
+		return s.out.Sweep(s.was.Files > 0)
+	}
+	for i, mine := range s.mine {
+		if mine && s.done[i] == nil {
+			if err := s.out.Discard(s.plan.Shards[i].Name); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.announce(); err != nil {
+		return err
+	}
+	return s.read(false) // others may have begun at the same moment
+}
+
+func (s *resumed) announce() error {
+	raw, err := record{Run: s.begun.Run, Begun: s.begun}.encode()
+	if err != nil {
+		return err
+	}
+	return s.out.Record(raw)
+}
+
+func (s *resumed) count() {
+	bytes := s.plan.shardBytes()
+	for i, mine := range s.mine {
+		if !mine {
+			continue
+		}
+		s.was.Of++
+		if s.done[i] != nil {
+			s.was.Files++
+			s.was.Bytes += s.plan.Shards[i].Layout.Size()
+			s.was.Source += bytes[i]
+		}
+	}
+	slices.Sort(s.was.Redone)
+}
+
+// read refuses the records of another run, and takes those of this one.
+func (s *resumed) read(take bool) error {
+	index := map[string]int{}
+	for i, sh := range s.plan.Shards {
+		index[sh.Name] = i
+	}
+	items := make([]int, len(s.plan.Shards))
+	for i := range s.plan.Items {
+		items[s.plan.Items[i].Shard]++
+	}
+	var others []*Begun
+	foreign := 0
+	damaged, err := s.out.Recorded(func(raw []byte) error {
+		rec, err := parseRecord(raw)
+		switch {
+		case err != nil:
+			s.was.Damaged = append(s.was.Damaged, fmt.Sprintf("a record of the journal cannot be read: %v", err))
+		case rec.Begun != nil:
+			if b := rec.Begun; rec.Run != s.begun.Run || s.task.Of > 0 && b.Task.Of > 0 && b.Task.Of != s.task.Of {
+				others = append(others, b)
+			}
+		case rec.Run != s.begun.Run:
+			foreign++
+		case take:
+			d := rec.Done
+			i, ok := index[d.File]
+			if ok && d.fits(&s.plan.Shards[i], items[i]) {
+				s.done[i] = d
+			} else {
+				s.was.Damaged = append(s.was.Damaged, fmt.Sprintf("the record of %.200q is not of this plan", d.File))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, d := range damaged {
+		if !take {
+			break
+		}
+		s.was.Damaged = append(s.was.Damaged, damageText(d))
+	}
+	for _, b := range others {
+		switch {
+		case b.Run == s.begun.Run:
+			return &ResumeError{Staging: s.was.Staging, Files: s.files(),
+				Reason: fmt.Sprintf("it is shared by %d tasks, and this is task %v", b.Task.Of, s.task)}
+		case foreign > 0 || s.task.Of > 0:
+			return &ResumeError{Staging: s.was.Staging, Files: foreign, Reason: b.differs(s.begun)}
+		}
+	}
+	if foreign > 0 {
+		return &ResumeError{Staging: s.was.Staging, Files: foreign, Reason: "of which the journal is damaged, and no longer says"}
+	}
+	return nil
+}
+
+func (s *resumed) files() int {
+	n := 0
+	for _, d := range s.done {
+		if d != nil {
+			n++
+		}
+	}
+	return n
+}
+
+func damageText(d checkpoint.Damage) string {
+	if d.Torn && d.Lines == 1 {
+		return fmt.Sprintf("%s: the last record is torn, and left out", d.File)
+	}
+	return fmt.Sprintf("%s: %d records do not bear their checksums, and are left out", d.File, d.Lines)
+}
+
+// verify reads the finished files that count for this run. One that is not what was recorded is made again.
+func (s *resumed) verify(ctx context.Context, jobs int) error {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range max(1, jobs) {
+		wg.Go(func() {
+			buf := make([]byte, 1<<20)
+			for ctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(s.done) {
+					return
+				}
+				if s.done[i] == nil || !s.mine[i] {
+					continue
+				}
+				sh := &s.plan.Shards[i]
+				if err := s.check(i, buf); err != nil {
+					s.mu.Lock()
+					s.was.Redone = append(s.was.Redone, fmt.Sprintf("%s: %v", sh.Name, err))
+					s.mu.Unlock()
+					s.done[i] = nil
+					continue
+				}
+				s.out.Adopt(sh.Name)
+			}
+		})
+	}
+	wg.Wait()
+	return ctx.Err()
+}
+
+func (s *resumed) check(i int, buf []byte) error {
+	f, err := s.out.OpenFile(s.plan.Shards[i].Name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("it is not there")
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return s.done[i].check(f, info.Size(), &s.plan.Shards[i], buf)
+}
+
+// todo are the files to make, and their bytes on the disk.
+func (s *resumed) todo() (todo []bool, bytes int64) {
+	todo = make([]bool, len(s.mine))
+	for i, mine := range s.mine {
+		if todo[i] = mine && s.done[i] == nil; todo[i] {
+			bytes += s.plan.Shards[i].Layout.Size()
+		}
+	}
+	return todo, bytes
+}
+
+// missing names the files that nobody has finished.
+func (s *resumed) missing() error {
+	e := &MissingFilesError{Dst: s.out.Dir(), Of: len(s.done)}
+	var tasks []int
+	of := 0
+	_, err := s.out.Recorded(func(raw []byte) error {
+		if r, err := parseRecord(raw); err == nil && r.Begun != nil && r.Begun.Task.Of > 0 && r.Begun.Task.Of <= MaxTasks {
+			of = r.Begun.Task.Of
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if of > 0 {
+		tasks = s.plan.Tasks(of)
+	}
+	for i, d := range s.done {
+		switch {
+		case d != nil:
+		case tasks != nil:
+			e.Files = append(e.Files, fmt.Sprintf("%s (task %v)", s.plan.Shards[i].Name, Task{tasks[i] + 1, of}))
+		default:
+			e.Files = append(e.Files, s.plan.Shards[i].Name)
+		}
+	}
+	if len(e.Files) > 0 {
+		return e
+	}
+	return nil
+}
+
+// finish records a file that is complete, synced and closed. The only one of a model is not recorded: there is nothing
+// that a run could go on with.
+func (s *resumed) finish(i int, results []Result, digests *manifest.Recorder) error {
+	if len(s.done) == 1 && s.task == (Task{}) {
+		return nil
+	}
+	sh := &s.plan.Shards[i]
+	d := &done{File: sh.Name}
+	for _, t := range sh.Layout.Tensors() {
+		digest, err := digests.Digest(t.Name)
+		if err != nil {
+			return err
+		}
+		d.Tensors = append(d.Tensors, digest)
+	}
+	d.Digest = seal(sh.Layout.Header(), d.Tensors)
+	for j := range s.plan.Items {
+		if s.plan.Items[j].Shard == i {
+			d.Results = append(d.Results, noted(&results[j]))
+		}
+	}
+	raw, err := record{Run: s.begun.Run, Done: d}.encode()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fresh == 0 && s.task == (Task{}) {
+		if err := s.announce(); err != nil {
+			return err
+		}
+	}
+	if err := s.out.Record(raw); err != nil {
+		return err
+	}
+	s.done[i] = d
+	s.fresh++
+	return nil
+}
+
+// restore puts what was recorded in its place.
+func (s *resumed) restore(results []Result, digests map[string]manifest.Digest) {
+	next := make([]int, len(s.done))
+	for j := range s.plan.Items {
+		i := s.plan.Items[j].Shard
+		if d := s.done[i]; d != nil {
+			results[j] = d.Results[next[i]].result()
+			next[i]++
+		}
+	}
+	for i, d := range s.done {
+		if d == nil {
+			continue
+		}
+		for k, t := range s.plan.Shards[i].Layout.Tensors() {
+			digests[t.Name] = d.Tensors[k]
+		}
+	}
+}
+
+// leave ends a run that has failed: what is finished stays, unless that is of no use.
+func (s *resumed) leave(out *checkpoint.Output, opt *WriteOptions, err error) error {
+	if !out.Continuable() {
+		return errors.Join(err, out.Abort())
+	}
+	if s == nil {
+		if out.Resumed() { // it was refused, or not looked into
+			return errors.Join(err, out.Suspend())
+		}
+		return errors.Join(err, out.Abort())
+	}
+	n, of := 0, 0
+	for i, mine := range s.mine {
+		if mine {
+			of++
+			if s.done[i] != nil {
+				n++
+			}
+		}
+	}
+	var bad *weights.ValueError
+	switch {
+	case s.task == (Task{}) && (n == 0 || errors.As(err, &bad)): // the same source will have the same value
+		return errors.Join(err, out.Abort())
+	case s.fresh == 0 && s.task != (Task{}):
+		err = errors.Join(err, out.Abort())
+	default:
+		err = errors.Join(err, out.Suspend())
+	}
+	if n == 0 {
+		return err
+	}
+	return &UnfinishedError{Dst: out.Dir(), Staging: out.Staging(), Files: n, Of: of, Task: s.task, Err: err}
+}
