@@ -26,6 +26,8 @@ func TestRefused(t *testing.T) {
 		{"gemma2", `{` + small + `, "use_bidirectional_attention": true}`, "use_bidirectional_attention", "causal"},
 		{"phi3", `{` + small + `, "rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [1, 2]}}`, "rope_parameters.short_factor", "expected 2 numbers"},
 		{"llama", `{` + small + `, "use_qk_norm": true}`, "use_qk_norm", "not a key that is known"},
+		{"llama", `{` + small + `, "rotary_pct": 0.25}`, "rotary_pct", "not a key that is known"},
+		{"llama", `{` + small + `, "rotary_emb_base": 500000}`, "rotary_emb_base", "not a key that is known"},
 		{"cohere", `{` + small + `, "use_sparse": 0}`, "use_sparse", "not a key that is known"},
 		{"mamba", `{}`, "", ""},
 	} {

@@ -32,11 +32,15 @@ var ropeKeys = map[string]map[string]bool{
 // are rotated.
 func ropeOf(c *config, label string, theta, partial float64, dim int) (*rope, int) {
 	p := ropeParameters(c, label)
-	if v := c.number("rope_theta", "rotary_emb_base"); v != 0 && label == "" {
+	base, part := []string{"rope_theta"}, []string{"partial_rotary_factor"}
+	if c.typ == "gpt_neox" { // whose own names these are
+		base, part = append(base, "rotary_emb_base"), append(part, "rotary_pct")
+	}
+	if v := c.number(base...); v != 0 && label == "" {
 		theta = v
 	}
-	if c.has("partial_rotary_factor") || c.has("rotary_pct") {
-		partial = c.number("partial_rotary_factor", "rotary_pct")
+	if slices.ContainsFunc(part, c.has) {
+		partial = c.number(part...)
 	}
 	p.fill("rope_theta", theta)
 	p.fill("partial_rotary_factor", partial)
