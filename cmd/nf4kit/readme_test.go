@@ -39,7 +39,7 @@ var byCI = map[string]bool{
 // TestREADME runs every command of the README and of the pages in docs that show commands with their output, in order
 // and those of a page in one directory, and compares what they print.
 func TestREADME(t *testing.T) {
-	for _, page := range []string{"README.md", "docs/article.md"} {
+	for _, page := range []string{"README.md", "docs/article.md", "docs/measure.md", "docs/plan.md", "docs/tutorial.md"} {
 		t.Run(page, func(t *testing.T) { testPage(t, page) })
 	}
 }
