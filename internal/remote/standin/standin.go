@@ -41,6 +41,8 @@ type Hub struct {
 	// Contents, if it is not nil, answers requests for contents in the place of the hub's own server; it may call serve for that.
 	Contents func(w http.ResponseWriter, r *http.Request, serve http.HandlerFunc)
 
+	Uploads Uploads // what it has been sent
+
 	URL string // of the hub, once it runs
 
 	api, cdn *httptest.Server
@@ -68,6 +70,7 @@ func (h *Hub) Commit() string {
 // Start serves until stop is called.
 func (h *Hub) Start() (stop func(), err error) {
 	h.signed, h.sums = map[string]int{}, map[string]string{}
+	h.Uploads.Objects, h.Uploads.parts = map[string][]byte{}, map[string][]byte{}
 	err = filepath.WalkDir(h.Dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -109,6 +112,10 @@ func refuse(w http.ResponseWriter, status int, code, message string) {
 
 // hub answers what huggingface.co does.
 func (h *Hub) hub(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPost {
+		h.post(w, r)
+		return
+	}
 	p, api := strings.CutPrefix(r.URL.Path, "/api/models/")
 	p = strings.TrimPrefix(p, "/")
 	rest, ok := strings.CutPrefix(p, h.Repo+"/")
@@ -221,6 +228,10 @@ func (h *Hub) resolve(w http.ResponseWriter, r *http.Request, name string) {
 func (h *Hub) contents(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") != "" {
 		h.Leaked.Add(1)
+	}
+	if r.Method == http.MethodPut {
+		h.put(w, r)
+		return
 	}
 	sig := r.URL.Query().Get("Signature")
 	h.mu.Lock()
