@@ -5,6 +5,7 @@ package interop
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +17,7 @@ import (
 // TestHub: the stand-in that internal/remote is tested against is a hub to the real client too, and what that has put into its
 // cache is a source without the hub.
 func TestHub(t *testing.T) {
-	h := &standin.Hub{Repo: "org/llama", Dir: llama(), Token: "hf_secret"}
+	h := &standin.Hub{Repo: "org/llama", Dir: llama(), Token: "hf_secret", Uploads: standin.Uploads{PartSize: 500_000}}
 	stop, err := h.Start()
 	if err != nil {
 		t.Fatal(err)
@@ -25,7 +26,7 @@ func TestHub(t *testing.T) {
 	home := t.TempDir()
 	hubEnv := append(os.Environ(), "HF_ENDPOINT="+h.URL, "HF_TOKEN=hf_secret", "HF_HOME="+home, "HF_HUB_CACHE="+filepath.Join(home, "hub"),
 		"HF_HUB_DISABLE_XET=1", "HF_HUB_OFFLINE=0", "PYTHONDONTWRITEBYTECODE=1")
-	client := exec.CommandContext(t.Context(), t5.python(), script("hub.py"), h.Repo)
+	client := exec.CommandContext(t.Context(), t5.python(), script("hub.py"), h.Repo, llama())
 	var stderr bytes.Buffer
 	client.Env, client.Stderr = hubEnv, &stderr
 	raw, err := client.Output()
@@ -51,6 +52,18 @@ func TestHub(t *testing.T) {
 	}
 	if len(got.Files) == 0 || h.Leaked.Load() > 0 {
 		t.Errorf("%d files; the token went to the second host %d times", len(got.Files), h.Leaked.Load())
+	}
+
+	// What the client uploads to it is what nf4kit does.
+	theirs := h.Uploads.Files
+	h.Uploads.Objects = map[string][]byte{}
+	push := exec.CommandContext(t.Context(), program, "push", llama(), "hf://org/llama")
+	push.Env = hubEnv
+	if out, err := push.CombinedOutput(); err != nil {
+		t.Fatalf("push: %v\n%s", err, out)
+	}
+	if len(theirs) == 0 || !maps.EqualFunc(theirs, h.Uploads.Files, bytes.Equal) {
+		t.Errorf("the client has uploaded %d files, nf4kit %d, or others", len(theirs), len(h.Uploads.Files))
 	}
 
 	convert := func(src string, env ...string) string {
