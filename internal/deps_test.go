@@ -60,10 +60,11 @@ var rank = map[string]int{
 
 	"internal/memplan/source": 6,
 
-	"internal/lora":    6,
-	"internal/measure": 6,
-	"internal/verify":  6,
-	"internal/report":  7,
+	"internal/evaluate": 6,
+	"internal/lora":     6,
+	"internal/measure":  6,
+	"internal/verify":   6,
+	"internal/report":   7,
 
 	"cmd/nf4kit": 8,
 

@@ -9,6 +9,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/feedback"
+	"github.com/nf4kit/nf4kit/internal/forward"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/lora"
 	"github.com/nf4kit/nf4kit/internal/remote"
@@ -48,7 +49,7 @@ var exits = []struct {
 	{3, "something in SRC is wrong or not supported", func(err error) bool {
 		return as[*checkpoint.InputError](err) || as[*safetensors.FormatError](err) || as[*safetensors.UnsupportedError](err) ||
 			as[*fourbit.Problem](err) || as[*bnb.StateError](err) || as[*weights.ValueError](err) || as[*convert.SourceError](err) ||
-			as[*feedback.GramError](err) || as[*lora.Error](err)
+			as[*feedback.GramError](err) || as[*lora.Error](err) || as[*forward.Unsupported](err)
 	}},
 	{4, "a check or threshold was not met", as[*checkError]},
 	{5, "not enough disk or memory", func(err error) bool {

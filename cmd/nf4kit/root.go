@@ -196,6 +196,7 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 	root.AddCommand(
 		newConvertCommand(g),
 		newDequantizeCommand(g),
+		newEvalCommand(g),
 		newInspectCommand(g),
 		newLoraCommand(g),
 		newMeasureCommand(g),

@@ -76,6 +76,7 @@ type progress struct {
 	bar   *progressbar.ProgressBar
 	w     io.Writer
 	verb  string
+	steps bool // of a total in no unit: no bytes are shown
 	total int64
 	done  int64
 	start time.Time
@@ -89,16 +90,26 @@ const (
 
 // newProgress returns nil, on which every method does nothing, when quiet.
 func newProgress(w io.Writer, verb string, total int64, quiet bool) *progress {
+	return startProgress(&progress{w: w, verb: verb, total: total}, quiet)
+}
+
+// newSteps is newProgress for work that has no bytes.
+func newSteps(w io.Writer, verb string, total int64, quiet bool) *progress {
+	return startProgress(&progress{w: w, verb: verb, total: total, steps: true}, quiet)
+}
+
+func startProgress(p *progress, quiet bool) *progress {
 	if quiet {
 		return nil
 	}
-	p := &progress{w: w, verb: verb, total: total, start: time.Now()}
+	w := p.w
+	p.start = time.Now()
 	p.last = p.start
 	if isTerminal(w) {
-		p.bar = progressbar.NewOptions64(total,
-			progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(true), progressbar.OptionSetWidth(24),
+		p.bar = progressbar.NewOptions64(p.total,
+			progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(!p.steps), progressbar.OptionSetWidth(24),
 			progressbar.OptionThrottle(barInterval), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth(),
-			progressbar.OptionSetDescription(verb))
+			progressbar.OptionSetDescription(p.verb))
 	}
 	return p
 }
@@ -122,6 +133,10 @@ func (p *progress) advance(tensor string, n int64) {
 		p.last = now
 		rate := float64(p.done) / now.Sub(p.start).Seconds()
 		left := time.Duration(float64(p.total-p.done) / rate * float64(time.Second)).Round(time.Second)
+		if p.steps {
+			noticef(p.w, "%s, %d %%, %s left, at %s", p.verb, 100*p.done/max(p.total, 1), left, tensor)
+			return
+		}
 		noticef(p.w, "%s %s of %s (%d %%), %s/s, %s left, at %s", p.verb, bytesText(p.done), bytesText(p.total),
 			100*p.done/max(p.total, 1), bytesText(int64(rate)), left, tensor)
 	}

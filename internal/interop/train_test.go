@@ -3,7 +3,10 @@
 package interop
 
 import (
+	"encoding/json"
 	"fmt"
+	"math"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -68,9 +71,17 @@ type perplexityAnswer struct {
 	Perplexity float64 `json:"perplexity"`
 	Tokens     int     `json:"tokens"`
 	Unigram    float64 `json:"unigram"`
+	Exact      struct {
+		IDs        []int   `json:"ids"`
+		Perplexity float64 `json:"perplexity"`
+		KLMean     float64 `json:"kl_mean"`
+		KLP99      float64 `json:"kl_p99"`
+		SameTop1   float64 `json:"same_top1"`
+	} `json:"exact"`
 }
 
-// TestPerplexity prints the README's table: the shipped Llama on text that it was not trained on.
+// TestPerplexity prints the README's table: the shipped Llama on text that it was not trained on. nf4kit eval gives the same
+// figures in float32, in windows of 256 that predict what follows.
 func TestPerplexity(t *testing.T) {
 	names := []string{"bf16 (source)"}
 	cases := []perplexityCase{{llama(), heldout()}}
@@ -78,6 +89,8 @@ func TestPerplexity(t *testing.T) {
 		names = append(names, v.name)
 		cases = append(cases, perplexityCase{convert(t, llama(), v.flags...), heldout()})
 	}
+	names = append(names, "nf4, blocks of 128")
+	cases = append(cases, perplexityCase{convert(t, llama(), "--block-size", "128"), heldout()})
 	answers := python[perplexityCase, perplexityAnswer](t, t5, "perplexity.py", cases)
 	var table strings.Builder
 	fmt.Fprintf(&table, "\n| weights | perplexity on %d tokens | against bf16 |\n|---|---|---|\n", answers[0].Tokens)
@@ -95,6 +108,48 @@ func TestPerplexity(t *testing.T) {
 	for i, a := range answers[1:] {
 		if a.Perplexity == source.Perplexity || a.Perplexity < 0.99*source.Perplexity || a.Perplexity > 1.15*source.Perplexity {
 			t.Errorf("%s: perplexity %.3f beside the source's %.3f: no 4-bit format does that", names[i+1], a.Perplexity, source.Perplexity)
+		}
+	}
+	evaluated(t, cases, answers)
+}
+
+// evaluated holds nf4kit eval to the answers.
+func evaluated(t *testing.T, cases []perplexityCase, answers []perplexityAnswer) {
+	t.Helper()
+	raw, err := json.Marshal(answers[0].Exact.IDs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := filepath.Join(t.TempDir(), "ids.json")
+	if err := os.WriteFile(ids, raw, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"eval", "--json", "--tokens", ids, "--context", "257", "--stride", "256"}
+	for _, c := range cases {
+		args = append(args, c.Model)
+	}
+	var got struct {
+		Evaluation struct {
+			Checkpoints []struct {
+				Perplexity float64 `json:"perplexity"`
+				KLMean     float64 `json:"kl_mean"`
+				KLP99      float64 `json:"kl_p99"`
+				SameTop1   float64 `json:"same_top1"`
+			} `json:"checkpoints"`
+		} `json:"evaluation"`
+	}
+	if err := json.Unmarshal([]byte(nf4kit(t, args...)), &got); err != nil {
+		t.Fatal(err)
+	}
+	for i, a := range answers {
+		g, w := got.Evaluation.Checkpoints[i], a.Exact
+		t.Logf("%s: perplexity %.5f (torch %.5f), KL %.6f (%.6f), 99 %% %.5f (%.5f), same top-1 %.4f (%.4f)", cases[i].Model, g.Perplexity, w.Perplexity, g.KLMean, w.KLMean, g.KLP99, w.KLP99, g.SameTop1, w.SameTop1)
+		off := func(a, b, within float64) bool { return !(math.Abs(a-b) <= within*b) }
+		if off(g.Perplexity, w.Perplexity, 1e-4) {
+			t.Errorf("%s: perplexity %v, torch's %v", cases[i].Model, g.Perplexity, w.Perplexity)
+		}
+		if i > 0 && (off(g.KLMean, w.KLMean, 5e-3) || off(g.KLP99, w.KLP99, 5e-3) || off(g.SameTop1, w.SameTop1, 1e-3)) {
+			t.Errorf("%s: %+v, torch's %+v", cases[i].Model, g, w)
 		}
 	}
 }

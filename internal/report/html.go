@@ -116,7 +116,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		return fmt.Errorf("encode report: %w", err)
 	}
 	return page.Execute(w, map[string]any{
-		"Title": escape.Line(r.title()), "Subtitle": escape.Line(r.subtitle()), "Tool": r.Tool, "Columns": r.Columns(), "Totals": r.totals(), "Lines": r.lines(), "Verification": r.Verification, "Merge": r.Merge.page(), "Histograms": r.hasHistograms(),
+		"Title": escape.Line(r.title()), "Subtitle": escape.Line(r.subtitle()), "Tool": r.Tool, "Columns": r.Columns(), "Totals": r.totals(), "Lines": r.lines(), "Verification": r.Verification, "Merge": r.Merge.page(), "Evaluation": r.Evaluation.tables(), "Histograms": r.hasHistograms(),
 		"Plot": plot.SVG, "Rings": plot.Rings, "Wide": plot.Wide, "Data": template.JS(raw),
 	})
 }
@@ -145,6 +145,9 @@ func (r *Report) lines() [][2]string {
 func (r *Report) subtitle() string {
 	if r.Verification != nil {
 		return r.Verdict()
+	}
+	if r.Evaluation != nil {
+		return fmt.Sprintf("%s scored tokens, %d checkpoints", comma(int64(r.Evaluation.Scored)), len(r.Evaluation.Checkpoints))
 	}
 	if r.Merge != nil {
 		return strings.Join(r.Merge.Adapters, " + ")

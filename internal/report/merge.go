@@ -1,7 +1,6 @@
 package report
 
 import (
-	"cmp"
 	"encoding/csv"
 	"fmt"
 	"io"
@@ -154,21 +153,9 @@ func (m *Merge) markdown(b *strings.Builder) {
 	for _, l := range m.lines() {
 		fmt.Fprintf(b, "- %s: %s\n", l[0], escape.Markdown(l[1]))
 	}
-	head, rows := m.Table(m.Kinds)
-	for i, row := range append([][]string{head}, rows...) {
-		if i == 0 && head == nil {
-			return
-		}
-		if i == 0 {
-			b.WriteString("\n")
-		}
-		for _, cell := range row {
-			fmt.Fprintf(b, "| %s ", cmp.Or(escape.Markdown(cell), " "))
-		}
-		b.WriteString("|\n")
-		if i == 0 {
-			b.WriteString("|---" + strings.Repeat("|--:", len(head)-1) + "|\n")
-		}
+	if head, rows := m.Table(m.Kinds); head != nil {
+		b.WriteString("\n")
+		markdownTable(b, head, rows)
 	}
 }
 

@@ -19,7 +19,7 @@ const Schema = "nf4kit.report/2"
 // A Report is what a command found out about one source.
 type Report struct {
 	Schema       string        `json:"schema"`
-	Command      string        `json:"command"` // "convert", "measure", "verify" or "lora merge"
+	Command      string        `json:"command"` // "convert", "measure", "verify", "lora merge" or "eval"
 	Tool         string        `json:"tool"`
 	Source       string        `json:"source"`
 	Destination  string        `json:"destination,omitempty"` // what a conversion wrote
@@ -32,6 +32,7 @@ type Report struct {
 	Storage      *Storage      `json:"storage,omitempty"` // of a conversion whose codes are labelled as floats
 	Verification *Verification `json:"verification,omitempty"`
 	Merge        *Merge        `json:"merge,omitempty"`
+	Evaluation   *Evaluation   `json:"evaluation,omitempty"`
 	Formats      []Format      `json:"formats"`
 	Total        Row           `json:"total"`
 	Kinds        []Row         `json:"kinds"`

@@ -22,13 +22,17 @@ func (r *Report) WriteJSON(w io.Writer) error {
 }
 
 // WriteCSV writes one line for each tensor and format. A figure that does not exist is empty; a name that a spreadsheet would
-// take for a formula begins with an apostrophe. Of a verification it writes the findings, of a merge the updates.
+// take for a formula begins with an apostrophe. Of a verification it writes the findings, of a merge the updates, of an evaluation
+// the checkpoints.
 func (r *Report) WriteCSV(w io.Writer) error {
 	if r.Verification != nil {
 		return r.findingsCSV(w)
 	}
 	if r.Merge != nil {
 		return r.Merge.csv(w)
+	}
+	if r.Evaluation != nil {
+		return r.Evaluation.csv(w)
 	}
 	c := csv.NewWriter(w)
 	head := []string{"tensor", "kind", "layer", "elements", "elements_measured", "format"}
@@ -70,6 +74,10 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 func (r *Report) markdown(b *strings.Builder) {
 	if r.Verification != nil {
 		r.verified(b)
+		return
+	}
+	if r.Evaluation != nil {
+		r.Evaluation.markdown(b)
 		return
 	}
 	if r.Merge != nil {

@@ -90,6 +90,8 @@ func (r *Report) Verdict() string {
 func (r *Report) Lines() [][2]string {
 	s, v := r.Sizes, r.Verification
 	switch {
+	case r.Evaluation != nil:
+		return r.Evaluation.lines()
 	case r.Merge != nil && s == nil:
 		return r.Merge.lines()
 	case s == nil:
