@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,17 +40,14 @@ type object struct {
 	direct *url.URL // where at has led to: a signed address that ends some day
 	etag   string   // of direct, or of at
 	linked string   // of what a hub's answer links to
+
+	modified string // when, by a server without ETags
 }
 
 func (o *object) identity() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, id := range []string{o.oid, o.linked, o.etag} {
-		if id != "" {
-			return id
-		}
-	}
-	return ""
+	return cmp.Or(o.oid, o.linked, o.etag, o.modified, "at "+shown(o.at)) // never "", which stands for a file of this machine
 }
 
 func (o *object) head(ctx context.Context, n int) ([]byte, int64, error) {
@@ -248,6 +246,7 @@ func (o *object) pin(a *answer, from *url.URL) error {
 		}
 		o.etag = id
 	}
+	o.modified = a.Header.Get("Last-Modified")
 	if a.moved && from == o.at {
 		o.direct = a.at
 	}
