@@ -68,7 +68,7 @@ func (m *merging) report(ctx context.Context, jobs int) (*report.Report, error) 
 		}
 	}
 	if m.other != nil {
-		if err := m.merge.Compare(ctx, m.other.Tensors, jobs); err != nil {
+		if err := m.merge.Compare(ctx, m.other, jobs); err != nil {
 			return nil, err
 		}
 	}
@@ -118,9 +118,9 @@ func (m *merging) survivors(ctx context.Context, r *report.Merge, jobs int) erro
 	for i := range m.plan.Items {
 		items[m.plan.Items[i].Name] = &m.plan.Items[i]
 	}
-	return m.merge.Survivors(ctx, written[0].Tensors, func(name string) (*lora.Alternative, error) {
+	return m.merge.Survivors(ctx, written[0], func(name string) (*lora.Alternative, error) {
 		it := items[name]
-		if it == nil || !it.Quantize || it.Spec.Scale == other {
+		if it == nil || !it.Quantize || it.Spec.Scale == other || it.Class.Conv1D { // a Conv1D's blocks lie across
 			return nil, nil
 		}
 		var moments []float32

@@ -192,13 +192,22 @@ func sweep(ctx context.Context, jobs int, list []*merged, f func(v *merged, x *w
 		})
 }
 
-// beside lists the merged tensors that have a counterpart of their shape in a model.
-func (m *Merge) beside(tensors []weights.Tensor) (list []*merged, of map[*merged]*weights.Tensor) {
-	byName := byName(tensors)
+// beside lists the merged tensors that have a counterpart in a model, in their orientation: a Conv1D is stored as a Linear where it
+// is quantized.
+func (m *Merge) beside(model *weights.Model) (list []*merged, of map[*merged]*weights.Tensor) {
+	byName := byName(model.Tensors)
 	of = map[*merged]*weights.Tensor{}
 	for _, v := range m.read {
-		if t := byName[v.t.Name]; t != nil && v.updated() && slices.Equal(t.Shape, v.t.Shape) && t.Values != nil {
-			list, of[v] = append(list, v), t
+		found := byName[v.t.Name]
+		if found == nil || found.Values == nil || !v.updated() {
+			continue
+		}
+		t := model.Plain(found)
+		if v.t.Turned {
+			t = model.Linear(found)
+		}
+		if slices.Equal(t.Shape, v.t.Shape) {
+			list, of[v] = append(list, v), &t
 		}
 	}
 	return list, of
@@ -257,7 +266,7 @@ func (v *merged) try(x *work, a *Alternative, merged []byte, total []float32, fi
 
 // Survivors measures what is left of the updates in the tensors that were written, decoded, and of a sample of each what would be,
 // were it quantized by alternative; nil asks for none.
-func (m *Merge) Survivors(ctx context.Context, written []weights.Tensor, alternative func(name string) (*Alternative, error), jobs int) error {
+func (m *Merge) Survivors(ctx context.Context, written *weights.Model, alternative func(name string) (*Alternative, error), jobs int) error {
 	list, of := m.beside(written)
 	others := map[*merged]*Alternative{}
 	for _, v := range list {
@@ -289,7 +298,7 @@ func (m *Merge) Survivors(ctx context.Context, written []weights.Tensor, alterna
 }
 
 // Compare measures how far another form of the base is from it: the quantized one that an adapter was trained on.
-func (m *Merge) Compare(ctx context.Context, other []weights.Tensor, jobs int) error {
+func (m *Merge) Compare(ctx context.Context, other *weights.Model, jobs int) error {
 	list, of := m.beside(other)
 	for _, v := range list {
 		v.gap = map[int64]sums{}

@@ -96,7 +96,7 @@ func (m *Merge) Apply(tensors []weights.Tensor) ([]weights.Tensor, error) {
 				Hint: "give --dtype to hold it in another"}
 		}
 		if len(t.Parts) > 0 {
-			return nil, &Error{Path: t.File, Key: t.Name, Expect: "a weight that is stored whole", Found: "experts one by one", Hint: "dequantize the base first"}
+			return nil, &Error{Path: t.File, Key: t.Name, Expect: "a weight that is stored whole", Found: "experts one by one", Hint: "nf4kit dequantize BASE DIR puts them together; merge into DIR"}
 		}
 		v := &merged{Merge: m, edit: e, t: *t, src: t.Values, dtype: held, held: elem, out: elem, end: t.Elems(), sums: map[int64]sums{}}
 		if m.opt.Wide && t.Method != "" && len(t.Shape) == 2 && len(e.updates) > 0 {
