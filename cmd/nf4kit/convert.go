@@ -47,6 +47,7 @@ type ConvertOptions struct {
 	DryRun  bool
 	Force   bool
 	Restart bool
+	Task    string
 	ScaleOptions
 	AllocateOptions
 
@@ -54,6 +55,10 @@ type ConvertOptions struct {
 
 	settings   map[string]string // flags that were given and reach the output, for nf4kit.json
 	allocation *allocate.Outcome // what --target-bpp chose; nil without
+
+	task     convert.Task
+	finalize bool // what tasks have made
+	args     convertArgs
 }
 
 // outputFlags are the flags on which output bytes depend.
@@ -95,6 +100,8 @@ on --jobs or --max-memory.
 
 ` + resumeHelp + `
 
+` + taskHelp + `
+
 ` + scaleHelp + `
 
 ` + allocateHelp + `
@@ -130,12 +137,18 @@ The command line wins over the environment, and the environment over the recipe.
 				return err
 			}
 			o.settings = given(cmd.Flags(), outputFlags)
-			g.tellLeft(o.Dst, o.Restart)
+			if err := o.takeTask(cmd.Flags(), g.getenv); err != nil {
+				return err
+			}
+			if o.Task == "" {
+				g.tellLeft(o.Dst, o.Restart)
+			}
 			return runConvert(cmd.Context(), g, o)
 		},
 	}
 	o.addFlags(cmd)
 	restart(cmd.Flags(), &o.Restart)
+	cmd.Flags().StringVar(&o.Task, "task", "", "make a `SHARE` of the weights files, such as 3/8, or env or env/8 (see above)")
 	return cmd
 }
 
@@ -364,8 +377,8 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	}
 	var s *summary
 	err = write(ctx, g, p, o.Dst, convert.WriteOptions{
-		Execution: x, Force: o.Force, Resume: o.resume(),
-		Manifest: &manifest.Manifest{Tool: "nf4kit " + versionText(), Settings: o.settings, Source: manifest.SourceOf(src)},
+		Execution: x, Force: o.Force,
+		Manifest: &manifest.Manifest{Tool: "nf4kit " + versionText(), Settings: o.settings, Source: o.identify(src)}, Resume: o.resume(),
 		Files: func(results []convert.Result) (map[string][]byte, error) {
 			var err error
 			if s, err = newSummary(o, p, results); err != nil {
@@ -377,8 +390,7 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	if err != nil {
 		return err
 	}
-	s.took = time.Since(start)
-	return s.tell(g)
+	return o.tell(g, p, s, time.Since(start))
 }
 
 // optionMistake makes a plan's objection to the options a usage error.
@@ -388,35 +400,6 @@ func optionMistake(err error) error {
 		return &usageError{oe}
 	}
 	return err
-}
-
-// write is Plan.Write with progress, and says what was found on the way.
-func write(ctx context.Context, g *globals, p *convert.Plan, dst string, opt convert.WriteOptions) error {
-	bar := newProgress(g.Stderr, "converting", p.Totals.SrcBytes, g.Quiet)
-	opt.Progress = func(tensor string, bytes int64) { bar.advance(tensor, bytes) }
-	if opt.Resume != nil {
-		opt.Resume.Begin = func(c convert.Continued) {
-			g.tellContinued(c)
-			bar = newProgress(g.Stderr, "converting", p.Totals.SrcBytes-c.Source, g.Quiet)
-		}
-	}
-	opt.Abandoned = func(left []string) {
-		if !g.Quiet {
-			noticef(g.Stderr, "left by runs that did not end, to be removed or written again: %s", wrapNames(left, foldAt))
-		}
-	}
-	out, err := p.Write(ctx, dst, opt)
-	bar.finish()
-	if err != nil {
-		return err
-	}
-	g.complete = dst
-	for i := range out.Results {
-		if at := out.Results[i].NonFinite; at >= 0 {
-			warnf(g.Stderr, "%s: tensor %q, which is kept, holds a NaN or an infinity at element %d", p.Items[i].File, p.Items[i].Name, at)
-		}
-	}
-	return nil
 }
 
 const tempPattern = ".nf4kit-*.tmp"

@@ -11,6 +11,9 @@ import (
 
 // printPlan is --dry-run.
 func printPlan(g *globals, o ConvertOptions, p *convert.Plan) error {
+	if o.task != (convert.Task{}) {
+		return o.tellTask(g, p)
+	}
 	s, err := newSummary(o, p, nil)
 	if err != nil {
 		return err

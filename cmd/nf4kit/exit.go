@@ -51,7 +51,7 @@ var exits = []struct {
 			as[*fourbit.Problem](err) || as[*bnb.StateError](err) || as[*weights.ValueError](err) || as[*convert.SourceError](err) ||
 			as[*feedback.GramError](err) || as[*lora.Error](err) || as[*forward.Unsupported](err)
 	}},
-	{4, "a check or threshold was not met", as[*checkError]},
+	{4, "a check or threshold was not met", func(err error) bool { return as[*checkError](err) || as[*convert.MissingFilesError](err) }},
 	{5, "not enough disk or memory", func(err error) bool {
 		return as[*checkpoint.SpaceError](err) || as[*memoryError](err) || checkpoint.IsNoSpace(err)
 	}},
@@ -100,7 +100,10 @@ func hint(err error) string {
 	var server *remote.Error
 	var unfinished *convert.UnfinishedError
 	var refused *convert.ResumeError
+	var absent *convert.MissingFilesError
 	switch {
+	case errors.As(err, &absent):
+		return "run those tasks, and finalize again"
 	case errors.As(err, &unfinished):
 		text := unfinishedHint(unfinished)
 		if inner := hint(unfinished.Err); inner != "" {

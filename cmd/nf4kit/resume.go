@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 
@@ -51,7 +53,54 @@ func (o *ConvertOptions) resume() *convert.Resume {
 	if o.NoError {
 		settings["no-error"] = "true"
 	}
-	return &convert.Resume{Tool: "nf4kit " + versionText(), Command: "convert", Settings: settings, Restart: o.Restart}
+	r := &convert.Resume{Tool: "nf4kit " + versionText(), Command: "convert", Settings: settings, Restart: o.Restart, Task: o.task, Finalize: o.finalize}
+	if o.task != (convert.Task{}) {
+		r.Args, _ = json.Marshal(o.args) // strings alone
+	}
+	return r
+}
+
+// write is Plan.Write with progress, and says what was found on the way.
+func write(ctx context.Context, g *globals, p *convert.Plan, dst string, opt convert.WriteOptions) error {
+	bar := newProgress(g.Stderr, "converting", p.Totals.SrcBytes, g.Quiet)
+	opt.Progress = func(tensor string, bytes int64) { bar.advance(tensor, bytes) }
+	if opt.Resume != nil {
+		opt.Resume.Begin = func(c convert.Continued) {
+			g.tellContinued(c)
+			bar = newProgress(g.Stderr, "converting", c.Left, g.Quiet)
+		}
+	}
+	opt.Abandoned = func(left []string) {
+		if !g.Quiet {
+			noticef(g.Stderr, "left by runs that did not end, to be removed or written again: %s", wrapNames(left, foldAt))
+		}
+	}
+	out, err := p.Write(ctx, dst, opt)
+	bar.finish()
+	if err != nil {
+		return err
+	}
+	if opt.Resume == nil || opt.Resume.Task == (convert.Task{}) {
+		g.complete = dst
+	}
+	for i := range out.Results {
+		if at := out.Results[i].NonFinite; at >= 0 {
+			warnf(g.Stderr, "%s: tensor %q, which is kept, holds a NaN or an infinity at element %d", p.Items[i].File, p.Items[i].Name, at)
+		}
+	}
+	return nil
+}
+
+// takeTask reads --task, and notes for finalize what was given.
+func (o *ConvertOptions) takeTask(fs *pflag.FlagSet, getenv func(string) string) (err error) {
+	if o.task, err = parseTask(o.Task, getenv); err != nil || o.Task == "" {
+		return err
+	}
+	if o.Restart {
+		return usagef("--restart: drops what all tasks have finished, so it is not for one of them; remove %s.nf4kit-staging, or run --restart without --task", o.Dst)
+	}
+	o.noteArgs(fs)
+	return nil
 }
 
 // unfinishedHint says how to go on after e.

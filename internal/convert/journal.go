@@ -196,6 +196,15 @@ func (r record) encode() ([]byte, error) {
 	return raw, nil
 }
 
+// RecordedArgs are the arguments of a record that begins an attempt, nil of another.
+func RecordedArgs(raw []byte) (json.RawMessage, error) {
+	r, err := parseRecord(raw)
+	if err != nil || r.Begun == nil {
+		return nil, err
+	}
+	return r.Begun.Args, nil
+}
+
 // parseRecord reads a record, whose checksum has been checked.
 func parseRecord(raw []byte) (*record, error) {
 	var r record

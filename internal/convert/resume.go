@@ -37,7 +37,7 @@ type Continued struct {
 	Files   int // finished weights files that are kept
 	Of      int // of those that this run is to make
 	Bytes   int64
-	Source  int64    // bytes of the source that need not be read again
+	Left    int64    // bytes of the source that are to be read
 	Redone  []string // files that were recorded and are made again, and why
 	Damaged []string // what of the journal cannot be read
 	Dropped bool     // Resume.Restart has dropped something
@@ -172,7 +172,8 @@ func (s *resumed) count() {
 		if s.done[i] != nil {
 			s.was.Files++
 			s.was.Bytes += s.plan.Shards[i].Layout.Size()
-			s.was.Source += bytes[i]
+		} else {
+			s.was.Left += bytes[i]
 		}
 	}
 	slices.Sort(s.was.Redone)

@@ -334,7 +334,7 @@ func TestResumeFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.mustEqual(files, results, out)
-	if told := r.told[len(r.told)-1]; told.Files != weightsOf || told.Source == 0 {
+	if told := r.told[len(r.told)-1]; told.Files != weightsOf || told.Left != 0 {
 		t.Errorf("told %+v", told)
 	}
 	if err := os.RemoveAll(r.dst); err != nil {
