@@ -140,7 +140,7 @@ func TestKilled(t *testing.T) {
 		if diff := cmp.Diff(report, files(t, dir)["errors.json"]); diff != "" {
 			t.Fatalf("report (-want +got):\n%.2000s", diff)
 		}
-		if left, _ := filepath.Glob(filepath.Join(dir, "*.nf4kit-*")); len(left) > 0 {
+		if left, _ := filepath.Glob(dst + ".nf4kit-*"); len(left) > 0 {
 			t.Errorf("left behind: %v", left)
 		}
 	}

@@ -54,8 +54,7 @@ func (o *Output) Commit(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	// Last, and at once before the rename: a run that dies in between begins anew.
-	if err := o.removeJournal(); err != nil {
+	if err := o.parkJournal(); err != nil {
 		return fmt.Errorf("commit %s: %w", o.dir, err)
 	}
 	switch err := o.publish(); {
@@ -75,10 +74,10 @@ func (o *Output) publish() error {
 	}
 	old, err := o.rename()
 	if err != nil {
-		return err
+		return errors.Join(err, recoverJournal(o.dir))
 	}
 	o.done = true
-	errs := []error{syncDir(filepath.Dir(o.dir))}
+	errs := []error{syncDir(filepath.Dir(o.dir)), os.RemoveAll(beside(o.dir, journalSuffix))}
 	if old != "" {
 		errs = append(errs, os.RemoveAll(old))
 	}

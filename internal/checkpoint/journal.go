@@ -92,11 +92,17 @@ func Recorded(dst string, take func(record []byte) error) ([]Damage, error) {
 	if err != nil {
 		return nil, err
 	}
+	if parked := beside(dir, journalSuffix); isDir(parked) {
+		return readJournalDir(parked, take)
+	}
 	return readJournal(beside(dir, stagingSuffix), take)
 }
 
-func readJournal(staging string, take func(record []byte) error) (damaged []Damage, err error) {
-	dir := filepath.Join(staging, journalDir)
+func readJournal(staging string, take func(record []byte) error) ([]Damage, error) {
+	return readJournalDir(filepath.Join(staging, journalDir), take)
+}
+
+func readJournalDir(dir string, take func(record []byte) error) (damaged []Damage, err error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -166,9 +172,9 @@ func checkLine(line []byte) ([]byte, bool) {
 	return record, err == nil && uint32(sum) == crc32.Checksum(record, castagnoli)
 }
 
-// removeJournal follows everything else of a Commit.
-func (o *Output) removeJournal() error {
-	o.closing = true
+// parkJournal takes the journal out of the staging directory, before that becomes the destination. It stays beside it until
+// then, so that a run that dies in between has lost nothing.
+func (o *Output) parkJournal() error {
 	if o.journal != nil {
 		err := o.journal.Close()
 		o.journal = nil
@@ -179,8 +185,26 @@ func (o *Output) removeJournal() error {
 	if !isDir(filepath.Join(o.staging, journalDir)) {
 		return nil
 	}
-	if err := o.root.RemoveAll(journalDir); err != nil {
+	if err := os.Rename(filepath.Join(o.staging, journalDir), beside(o.dir, journalSuffix)); err != nil {
 		return err
 	}
-	return syncDir(o.staging)
+	return errors.Join(syncDir(o.staging), syncDir(filepath.Dir(o.staging)))
+}
+
+// recoverJournal puts back what parkJournal has taken out, where no destination has come of it, and else removes it.
+func recoverJournal(dir string) error {
+	parked := beside(dir, journalSuffix)
+	if !isDir(parked) {
+		return nil
+	}
+	if staging := beside(dir, stagingSuffix); isDir(staging) && !isDir(filepath.Join(staging, journalDir)) {
+		if err := os.Rename(parked, filepath.Join(staging, journalDir)); err != nil {
+			return fmt.Errorf("restore the journal of an interrupted run: %w", err)
+		}
+		return nil
+	}
+	if err := os.RemoveAll(parked); err != nil {
+		return fmt.Errorf("remove the journal of a run that has ended: %w", err)
+	}
+	return nil
 }

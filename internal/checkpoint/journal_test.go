@@ -77,6 +77,56 @@ func TestJournal(t *testing.T) {
 	}
 }
 
+// TestParkedJournal: a run that dies around the rename has lost nothing, or has nothing to lose.
+func TestParkedJournal(t *testing.T) {
+	dst := filepath.Join(t.TempDir(), "out")
+	o := mustCreate(t, dst, Options{Resume: true})
+	mustWrite(t, o, "a", "x")
+	if err := errors.Join(o.Record([]byte(`{}`)), o.parkJournal(), o.Suspend()); err != nil {
+		t.Fatal(err)
+	}
+	if list, _ := recorded(t, dst); len(list) != 1 {
+		t.Errorf("parked: %v", list)
+	}
+	o = mustCreate(t, dst, Options{Resume: true})
+	if list, _ := recorded(t, dst); len(list) != 1 || !o.Resumed() {
+		t.Errorf("before the rename: %v", list)
+	}
+	if err := errors.Join(o.parkJournal(), o.Suspend(), os.RemoveAll(o.Staging())); err != nil {
+		t.Fatal(err)
+	}
+	o = mustCreate(t, dst, Options{Resume: true})
+	if list, _ := recorded(t, dst); len(list) != 0 || o.Resumed() {
+		t.Errorf("behind the rename: %v", list)
+	}
+	if err := errors.Join(o.Record([]byte(`{}`)), o.Commit(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(dst + ".*"); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+
+	// A rename that fails gives the journal back.
+	o = mustCreate(t, dst, Options{Resume: true, Force: true})
+	if err := o.Record([]byte(`{}`)); err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, o, "a", "x")
+	if err := os.WriteFile(filepath.Join(dst, "other"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	o.force = false
+	if err := o.Commit(t.Context()); err == nil || !o.Continuable() {
+		t.Fatalf("error %v", err)
+	}
+	if err := o.Suspend(); err != nil {
+		t.Fatal(err)
+	}
+	if list, _ := recorded(t, dst); len(list) != 1 {
+		t.Errorf("after a failure: %v", list)
+	}
+}
+
 // TestTasks: tasks share a staging directory, each is run once at a time, and nobody commits meanwhile.
 func TestTasks(t *testing.T) {
 	dst := filepath.Join(t.TempDir(), "out")

@@ -22,6 +22,7 @@ const (
 	stagingSuffix = ".nf4kit-staging" // the directory that is filled
 	lockSuffix    = ".nf4kit-lock"    // held by the run that fills it
 	oldSuffix     = ".nf4kit-old"     // the destination being replaced, where the system cannot exchange two names
+	journalSuffix = ".nf4kit-journal" // the journal, while the staging directory becomes the destination
 )
 
 // Directories of staging that the destination does not get.
@@ -37,7 +38,7 @@ const maxName = 255
 // name is replaced by a digest of it.
 func beside(dir, suffix string) string {
 	parent, name := filepath.Split(dir)
-	if room := maxName - max(len(stagingSuffix), len(lockSuffix), len(oldSuffix)); len(name) > room {
+	if room := maxName - max(len(stagingSuffix), len(lockSuffix), len(oldSuffix), len(journalSuffix)); len(name) > room {
 		digest := sha256.Sum256([]byte(name))
 		tail := "~" + hex.EncodeToString(digest[:8])
 		name = strings.ToValidUTF8(name[:room-len(tail)], "") + tail
@@ -81,7 +82,6 @@ type Output struct {
 	done   bool
 
 	journal *os.File // of this attempt; nil before its first record
-	closing bool     // Commit has removed the journals
 }
 
 // Check is what Create finds wrong with dst before it touches anything.
@@ -144,6 +144,9 @@ func (o *Output) prepare(dst string, resume bool) error {
 		return err
 	}
 	if o.lock.held() {
+		if err := recoverJournal(o.dir); err != nil {
+			return err
+		}
 		if o.resumed = isDir(filepath.Join(o.staging, journalDir)); o.resumed {
 			if !resume {
 				return &OutputError{Path: dst, Reason: o.staging + " holds finished weights files of a conversion that did not end",
@@ -194,8 +197,8 @@ func (o *Output) Staging() string { return o.staging }
 // Resumed reports whether there may be something of earlier attempts.
 func (o *Output) Resumed() bool { return o.resumed }
 
-// Continuable reports whether Suspend would leave something to go on with: Commit has not come to its last step.
-func (o *Output) Continuable() bool { return !o.done && !o.closing }
+// Continuable reports whether Suspend would leave something to go on with: neither it nor Commit has ended.
+func (o *Output) Continuable() bool { return !o.done }
 
 // Abandoned are the staging directories of other destinations beside this one that no run is filling, and what such a run
 // had moved aside: nothing removes them until their destination is written again.
