@@ -85,9 +85,11 @@ func (h *Hub) Start() (stop func(), err error) {
 		return nil, err
 	}
 	slices.Sort(h.files)
-	h.cdn = h.server(h.contents)
-	h.api = h.server(h.hub)
-	h.URL = h.api.URL
+	// All is there before the first request may come.
+	h.cdn, h.api = h.server(h.contents), h.server(h.hub)
+	h.URL = "http://" + h.api.Listener.Addr().String()
+	h.cdn.Start()
+	h.api.Start()
 	return func() { h.api.Close(); h.cdn.Close() }, nil
 }
 
@@ -96,7 +98,6 @@ type connKey struct{}
 func (h *Hub) server(handler http.HandlerFunc) *httptest.Server {
 	s := httptest.NewUnstartedServer(handler)
 	s.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) }
-	s.Start()
 	return s
 }
 
