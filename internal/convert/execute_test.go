@@ -35,13 +35,17 @@ func TestExecuteSameBytesForAnyJobsAndMemory(t *testing.T) {
 		{name: "none", dtype: safetensors.F32, shape: []int64{0, 4}},
 		{name: "one", dtype: safetensors.F32, shape: []int64{}},
 	}, 1)
-	for _, opt := range []Options{
+	options := []Options{
 		{},
 		{Spec: bnb.Format{Type: nf4.FP4, BlockSize: 4096}},
 		{Spec: bnb.Format{NoDoubleQuant: true, BlockSize: 128}, DType: "float16"},
 		{Spec: bnb.Format{Storage: bnb.Float16}, Targets: arch.Transformers5},
 		{Spec: bnb.Format{BlockSize: 32}, Rules: []Rule{{Pattern: regexp.MustCompile("q_proj"), Change: bnb.Change{BlockSize: new(2048)}}}},
-	} {
+	}
+	if testing.Short() {
+		options = options[:2] // each takes a minute under the race detector
+	}
+	for _, opt := range options {
 		t.Run(opt.Spec.String(), func(t *testing.T) {
 			_, want, data := execute(t, src, opt, Execution{Jobs: 1})
 			// The least memory leaves no budget at all: every tensor streams and every scale spills.

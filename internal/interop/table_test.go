@@ -12,7 +12,7 @@ import (
 
 // TestTable has check.py compare the table of package arch with the installed transformers: class by class on the meta device,
 // the tensors that arch quantizes with the modules that transformers' quantizer replaces, without a skip list and with ours.
-// Every run checks a quarter of the model types, by their base model and one class with a head; with the build tag families it is
+// Every run checks an eighth of the model types, by their base model and one class with a head; with the build tag families it is
 // all types and classes, with each boolean of their configs flipped, some 20 minutes a version.
 func TestTable(t *testing.T) {
 	gen := filepath.Join(root, "internal", "arch", "gen")

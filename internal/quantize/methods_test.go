@@ -167,8 +167,12 @@ func TestMethods(t *testing.T) {
 
 // The bytes depend neither on the workers nor on the memory.
 func TestMethodsSame(t *testing.T) {
-	for _, name := range []bnb.Scale{bnb.AbsMax, bnb.MSE, bnb.MSESigned, bnb.Feedback} {
-		const rows, cols = 1500, 400 // several ranges
+	const cols = 400
+	names, rows := []bnb.Scale{bnb.AbsMax, bnb.MSE, bnb.MSESigned, bnb.Feedback}, int64(1500) // several ranges
+	if testing.Short() {
+		names, rows = []bnb.Scale{bnb.AbsMax, bnb.MSESigned}, 500 // the race detector has feedback in its own package
+	}
+	for _, name := range names {
 		in := inputs(cols)
 		want := make4bit(t, name, rows, cols, 64, true, in, stream.Options{Jobs: 1})
 		for _, o := range []stream.Options{{Jobs: 3}, {Jobs: 2, Memory: stream.LeastMemory(2) + 100}} {
