@@ -3,6 +3,7 @@ package lora
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
@@ -119,5 +120,14 @@ func Unties(m *weights.Model, a *Adapter) bool {
 		return false
 	}
 	b := newBase(m.Tensors, true)
-	return slices.ContainsFunc(a.Saved, func(s Saved) bool { return b.tensor(s.Name) == b.byName[tied.Name] })
+	return slices.ContainsFunc(a.Saved, func(s Saved) bool {
+		return b.tensor(s.Name) == b.byName[tied.Name] && (a.Config == nil || toSave(a.Config.Saved, s.Name))
+	})
+}
+
+// toSave reports whether modules_to_save has the module of a tensor. PEFT also saves embeddings that LoRA changes
+// (save_embedding_layers), as the base has them.
+func toSave(modules []string, tensor string) bool {
+	module := strings.TrimSuffix(tensor, ".weight")
+	return slices.ContainsFunc(modules, func(m string) bool { return module == m || strings.HasSuffix(module, "."+m) })
 }
