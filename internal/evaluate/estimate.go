@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/nf4kit/nf4kit/internal/linalg"
+	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // The lengths of the two sequences that a layer is timed with: what it takes beside them is the decoding of the weights.
@@ -46,7 +47,7 @@ func Estimate(ctx context.Context, models []Model, windows []Window, jobs int) (
 			if err := m.Head(ctx, logits, linalg.New(x, n, m.Width())); err != nil {
 				return 0, 0, err
 			}
-			parallel(n, jobs, func(from, to int) {
+			stream.Parts(n, jobs, func(from, to int) {
 				for row := from; row < to; row++ {
 					logSumExp(logits.Row(row))
 					logSumExp(logits.Row(row)) // the divergence takes as much

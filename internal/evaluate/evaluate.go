@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/forward"
@@ -273,15 +272,4 @@ func (s *sample) take(l forward.Linear, in, out linalg.Matrix) error {
 		x.rows++
 	}
 	return nil
-}
-
-// parallel calls f for parts of 0 to n.
-func parallel(n, jobs int, f func(from, to int)) {
-	part := max(1, (n+jobs-1)/max(jobs, 1))
-	var wg sync.WaitGroup
-	for at := part; at < n; at += part {
-		wg.Go(func() { f(at, min(at+part, n)) })
-	}
-	f(0, min(part, n))
-	wg.Wait()
 }

@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/nf4kit/nf4kit/internal/linalg"
+	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // headRows is how many tokens are scored at a time at most.
@@ -97,7 +98,7 @@ func (r *run) gather(i int, x []float32, rows []int) error {
 func (r *run) score(s *scores, at, i, k int, source, logits []float32, targets []int32) {
 	vocab := r.models[0].Vocab()
 	same := make([]bool, k)
-	parallel(k, r.opt.Jobs, func(from, to int) {
+	stream.Parts(k, r.opt.Jobs, func(from, to int) {
 		for row := from; row < to; row++ {
 			q := logits[row*vocab:][:vocab]
 			lse, top := logSumExp(q)

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/nf4kit/nf4kit/internal/linalg"
+	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // scoreElems bounds the scores that a worker holds, but for one row of them.
@@ -141,7 +142,7 @@ func (p *pass) rotate(h heads) {
 	for i := range len(p.starts) - 1 {
 		first, n := p.starts[i], p.starts[i+1]-p.starts[i]
 		table := p.ropeTable(n, longest)
-		parallel(n, p.d.opt.Jobs, func(t, end int) {
+		stream.Parts(n, p.d.opt.Jobs, func(t, end int) {
 			for ; t < end; t++ {
 				row := h.m.Row(first + t)
 				cos, sin := table.cos[t*pairs:][:pairs], table.sin[t*pairs:][:pairs]
@@ -181,7 +182,7 @@ func (p *pass) attend(out, q, k, v heads, sinks []float32) {
 		}
 	}
 	var next atomic.Int64
-	parallel(p.d.opt.Jobs, p.d.opt.Jobs, func(int, int) {
+	stream.Parts(p.d.opt.Jobs, p.d.opt.Jobs, func(int, int) {
 		var scores []float32
 		for {
 			i := int(next.Add(1)) - 1

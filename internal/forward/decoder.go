@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/linalg"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
@@ -282,7 +283,7 @@ func (d *Decoder) Head(ctx context.Context, logits, x linalg.Matrix) error {
 	if m.logitScale == 1 && m.softcap == 0 {
 		return nil
 	}
-	parallel(x.Rows, d.opt.Jobs, func(i, end int) {
+	stream.Parts(x.Rows, d.opt.Jobs, func(i, end int) {
 		for ; i < end; i++ {
 			row := logits.Row(i)
 			for j, v := range row {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/nf4kit/nf4kit/internal/linalg"
+	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // A choice is an expert that a token is routed to.
@@ -28,7 +29,7 @@ func (p *pass) route(out, x linalg.Matrix) error {
 		}
 	}
 	chosen := make([]choice, x.Rows*e.topK)
-	parallel(x.Rows, p.d.opt.Jobs, func(i, end int) {
+	stream.Parts(x.Rows, p.d.opt.Jobs, func(i, end int) {
 		for ; i < end; i++ {
 			e.choose(chosen[i*e.topK:][:e.topK], logits.Row(i), correction)
 		}
@@ -72,7 +73,7 @@ func (p *pass) shared(out, x linalg.Matrix) error {
 			return err
 		}
 	}
-	parallel(x.Rows, p.d.opt.Jobs, func(i, end int) {
+	stream.Parts(x.Rows, p.d.opt.Jobs, func(i, end int) {
 		for ; i < end; i++ {
 			w := float32(1)
 			if e.sharedGate != nil {

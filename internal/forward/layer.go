@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/nf4kit/nf4kit/internal/linalg"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
@@ -156,7 +157,7 @@ func (p *pass) join(x, y linalg.Matrix, n *boundNorm) error {
 		}
 	}
 	scale := float32(p.l.residual)
-	parallel(x.Rows, p.d.opt.Jobs, func(i, end int) {
+	stream.Parts(x.Rows, p.d.opt.Jobs, func(i, end int) {
 		for ; i < end; i++ {
 			to, from := x.Row(i), y.Row(i)
 			for j, v := range from {
@@ -218,7 +219,7 @@ func (p *pass) mlp(m *boundMLP, out, x linalg.Matrix) error {
 	if err := p.linear(m.gate, g, x); err != nil {
 		return err
 	}
-	parallel(x.Rows, p.d.opt.Jobs, func(i, end int) {
+	stream.Parts(x.Rows, p.d.opt.Jobs, func(i, end int) {
 		for ; i < end; i++ {
 			up, gate := a.Row(i), g.Row(i)
 			for j, v := range gate {
@@ -230,7 +231,7 @@ func (p *pass) mlp(m *boundMLP, out, x linalg.Matrix) error {
 }
 
 func (p *pass) eachRow(m linalg.Matrix, f func(row []float32)) {
-	parallel(m.Rows, p.d.opt.Jobs, func(i, end int) {
+	stream.Parts(m.Rows, p.d.opt.Jobs, func(i, end int) {
 		for ; i < end; i++ {
 			f(m.Row(i))
 		}
@@ -260,7 +261,7 @@ func (d *Decoder) normalize(n *boundNorm, y, x linalg.Matrix) error {
 	if err != nil {
 		return err
 	}
-	parallel(x.Rows, d.opt.Jobs, func(i, end int) {
+	stream.Parts(x.Rows, d.opt.Jobs, func(i, end int) {
 		for ; i < end; i++ {
 			from, to := x.Row(i), y.Row(i)
 			for at := 0; at < len(from); at += n.width {

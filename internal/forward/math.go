@@ -2,7 +2,6 @@ package forward
 
 import (
 	"math"
-	"sync"
 )
 
 // Elementary functions are written out with every product rounded, so that no compiler's choice and no processor's changes
@@ -51,15 +50,4 @@ var activations = map[string]func(x float64) float64{
 func geluTanh(x float64) float64 {
 	cube := float64(float64(x*x) * x)
 	return float64(0.5*x) * (1 + tanh(float64(0.7978845608028654*(x+float64(0.044715*cube)))))
-}
-
-// parallel runs f on jobs parts of 0 to n and waits.
-func parallel(n, jobs int, f func(i, end int)) {
-	part := max(1, (n+jobs-1)/max(jobs, 1))
-	var wg sync.WaitGroup
-	for i := part; i < n; i += part {
-		wg.Go(func() { f(i, min(i+part, n)) })
-	}
-	f(0, min(part, n))
-	wg.Wait()
 }

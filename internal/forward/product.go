@@ -7,6 +7,7 @@ import (
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/linalg"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
@@ -99,7 +100,7 @@ func (d *Decoder) begin(p *product, out linalg.Matrix) error {
 			return err
 		}
 	}
-	parallel(out.Rows, d.opt.Jobs, func(i, end int) {
+	stream.Parts(out.Rows, d.opt.Jobs, func(i, end int) {
 		for ; i < end; i++ {
 			if bias != nil {
 				copy(out.Row(i), bias)
@@ -117,7 +118,7 @@ func (d *Decoder) decode(w []float32, p *product, r, rows, length int) error {
 	jobs := min(d.opt.Jobs, max(1, rows*length/least))
 	errs := make([]error, jobs)
 	part := (rows + jobs - 1) / jobs
-	parallel(jobs, jobs, func(j, _ int) {
+	stream.Parts(jobs, jobs, func(j, _ int) {
 		if from, to := j*part, min((j+1)*part, rows); from < to {
 			errs[j] = d.floats(w[from*length:to*length], p.t, (p.row+int64(r+from))*int64(length))
 		}

@@ -235,11 +235,7 @@ func (e *Evaluation) csv(w io.Writer) error {
 	for i := range e.Checkpoints {
 		row := []string{escape.Cell(e.Checkpoints[i].Path), strconv.Itoa(e.Scored)}
 		for _, x := range checkpointColumns {
-			text := ""
-			if v := x.of(&e.Checkpoints[i]); v != nil {
-				text = strconv.FormatFloat(*v, 'g', -1, 64)
-			}
-			row = append(row, text)
+			row = append(row, csvNumber(x.of(&e.Checkpoints[i])))
 		}
 		_ = c.Write(row)
 	}

@@ -136,11 +136,7 @@ func (m *Merge) csv(w io.Writer) error {
 		u := &m.Tensors[i]
 		row := []string{escape.Cell(u.Tensor), strconv.FormatInt(u.Rank, 10)}
 		for _, x := range cols {
-			text := ""
-			if v := x.of(u); v != nil {
-				text = strconv.FormatFloat(*v, 'g', -1, 64)
-			}
-			row = append(row, text)
+			row = append(row, csvNumber(x.of(u)))
 		}
 		_ = c.Write(row)
 	}

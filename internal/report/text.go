@@ -49,18 +49,21 @@ func (r *Report) WriteCSV(w io.Writer) error {
 		for k := range t.Formats {
 			row := []string{escape.Cell(t.Name), escape.Cell(t.Kind), layer, fmt.Sprint(t.Elements), fmt.Sprint(t.Measured), cmp.Or(t.Formats[k].Format, r.Formats[k].Name)}
 			for _, c := range columns {
-				v := c.of(&t.Formats[k])
-				if v == nil {
-					row = append(row, "")
-					continue
-				}
-				row = append(row, strconv.FormatFloat(*v, 'g', -1, 64))
+				row = append(row, csvNumber(c.of(&t.Formats[k])))
 			}
 			_ = c.Write(row)
 		}
 	}
 	c.Flush()
 	return c.Error()
+}
+
+// csvNumber is a figure to its last digit; one that is not known is an empty cell.
+func csvNumber(v *float64) string {
+	if v == nil {
+		return ""
+	}
+	return strconv.FormatFloat(*v, 'g', -1, 64)
 }
 
 // WriteMarkdown writes the tables for a model card: the formats over all tensors, and the kinds in the first format.
