@@ -89,7 +89,7 @@ func (o *ConvertOptions) chooseBits(ctx context.Context, g *globals, src *checkp
 		a.Sensitivity = s.Sensitivity
 	}
 	for {
-		bar := newProgress(g.Stderr, "choosing bits", p.Totals.SrcBytes, g.Quiet)
+		bar := newProgress(g.Stderr, "choosing bits", p.Stats().SrcBytes, g.Quiet)
 		a.Progress = bar.advance
 		out, err := allocate.Choose(ctx, p, a)
 		bar.finish()

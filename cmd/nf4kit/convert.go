@@ -301,7 +301,7 @@ func (o *ConvertOptions) checkReports() error {
 // checkReportPlaces refuses a report that would replace a file of SRC or one
 // that DST is to have.
 func (o *ConvertOptions) checkReportPlaces(p *convert.Plan) error {
-	if err := keepSource(o.Reports, p.Source); err != nil {
+	if err := keepSource(o.Reports, p.Source()); err != nil {
 		return err
 	}
 	for _, r := range o.Reports {

@@ -92,10 +92,10 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	if err := write(ctx, g, p, o.Dst, convert.WriteOptions{Execution: x, Force: o.Force, Resume: resume}); err != nil {
 		return err
 	}
-	t := p.Totals
+	t := p.Stats()
 	if g.JSON {
 		return writeJSON(g.Stdout, map[string]any{
-			"schema": "nf4kit.dequantize/1", "source": o.Src, "destination": o.Dst, "dtype": strings.ToLower(p.RunDType.String()),
+			"schema": "nf4kit.dequantize/1", "source": o.Src, "destination": o.Dst, "dtype": strings.ToLower(p.RunDType().String()),
 			"parameters": t.Params, "dequantized_parameters": t.QuantParams, "dequantized_tensors": t.QuantCount,
 			"kept_tensors": t.KeptCount, "source_bytes": t.SrcBytes, "output_bytes": t.OutBytes,
 			"seconds": time.Since(start).Seconds(),
@@ -106,6 +106,6 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	}
 	escape.Fprintf(g.Stdout, "%s -> %s in %s\n\n  %s parameters, %s of them decoded from %d tensors to %s; %d tensors kept\n  %s, was %s\n",
 		o.Src, o.Dst, durationText(time.Since(start)), countText(t.Params), countText(t.QuantParams), t.QuantCount,
-		strings.ToLower(p.RunDType.String()), t.KeptCount, bytesText(t.OutBytes), bytesText(t.SrcBytes))
+		strings.ToLower(p.RunDType().String()), t.KeptCount, bytesText(t.OutBytes), bytesText(t.SrcBytes))
 	return nil
 }

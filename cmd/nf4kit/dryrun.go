@@ -27,7 +27,7 @@ func printPlan(g *globals, o ConvertOptions, p *convert.Plan) error {
 		fmt.Fprintln(g.Stdout)
 		printDecisions(g.Stdout, p)
 	}
-	for _, sh := range p.Shards {
+	for _, sh := range p.Shards() {
 		escape.Fprintf(g.Stdout, "  %s  %s\n", sh.Name, bytesText(sh.Layout.Size()))
 	}
 	return nil
@@ -37,8 +37,8 @@ func printPlan(g *globals, o ConvertOptions, p *convert.Plan) error {
 func printDecisions(w io.Writer, p *convert.Plan) {
 	t := newTable(w)
 	t.AppendHeader(row("tensor", "shape", "from", "to", "why"))
-	for i := range p.Items {
-		it := &p.Items[i]
+	for i := range p.Items() {
+		it := &p.Items()[i]
 		to, why := it.Spec.String(), ""
 		if !it.Quantize {
 			to, why = it.Out.String(), it.Reason
@@ -46,10 +46,10 @@ func printDecisions(w io.Writer, p *convert.Plan) {
 		t.AppendRow(row(it.Name, shapeText(it.Shape), it.DType.String(), to, why))
 	}
 	t.Render()
-	for _, f := range p.Sides {
+	for _, f := range p.Sides() {
 		escape.Fprintf(w, "  copied      %s\n", f.Rel)
 	}
-	for _, f := range p.Skipped {
+	for _, f := range p.Skipped() {
 		escape.Fprintf(w, "  not copied  %s: %s\n", f.Rel, f.Reason)
 	}
 }

@@ -111,9 +111,9 @@ func (g *globals) planned(ctx context.Context, newPlan func() (*convert.Plan, er
 	if err != nil {
 		return nil, optionMistake(err)
 	}
-	g.warn(p.Warnings)
+	g.warn(p.Warnings())
 	if !g.Quiet {
-		for _, n := range p.Notices {
+		for _, n := range p.Notices() {
 			noticef(g.Stderr, "%s", n)
 		}
 	}

@@ -276,7 +276,7 @@ func (m *merging) planMerge(opt lora.Options) (*convert.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	opt.Tied, opt.DType, opt.Cast = tiedHead(m.base), before.RunDType, o.DType != "auto"
+	opt.Tied, opt.DType, opt.Cast = tiedHead(m.base), before.RunDType(), o.DType != "auto"
 	opt.Wide = o.Quantize && m.base.FourBit != nil
 	if m.merge, err = lora.NewMerge(m.base.Tensors, m.adapters, opt); err != nil {
 		return nil, err

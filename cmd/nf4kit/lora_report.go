@@ -32,13 +32,13 @@ func (m *merging) tell(ctx context.Context, jobs int, took time.Duration) error 
 	if g.Quiet {
 		return nil
 	}
-	t := m.plan.Totals
+	t := m.plan.Stats()
 	to := "dry run: nothing is written"
 	if !o.DryRun {
 		to = "in " + durationText(took)
 	}
 	escape.Fprintf(g.Stdout, "%s + %s -> %s (%s)\n%d of %d tensors changed; %s\n", o.Src, strings.Join(o.Adapters, " + "), o.Dst, to, m.merge.Changed(),
-		len(m.plan.Items), bytesText(t.OutBytes))
+		len(m.plan.Items()), bytesText(t.OutBytes))
 	m.print(r.Merge)
 	return nil
 }
@@ -115,8 +115,8 @@ func (m *merging) survivors(ctx context.Context, r *report.Merge, jobs int) erro
 	}
 	r.Otherwise = other.String()
 	items := map[string]*convert.Item{}
-	for i := range m.plan.Items {
-		items[m.plan.Items[i].Name] = &m.plan.Items[i]
+	for i := range m.plan.Items() {
+		items[m.plan.Items()[i].Name] = &m.plan.Items()[i]
 	}
 	return m.merge.Survivors(ctx, written[0], func(name string) (*lora.Alternative, error) {
 		it := items[name]
@@ -181,6 +181,6 @@ type mergeJSON struct {
 }
 
 func (m *merging) json(r *report.Merge, took time.Duration) any {
-	t := m.plan.Totals
+	t := m.plan.Stats()
 	return mergeJSON{"nf4kit.lora.merge/1", m.o.Src, m.o.Dst, m.o.Quantize, *r, t.OutBytes, t.BitsPerParam(), took.Seconds()}
 }

@@ -241,8 +241,8 @@ func (o *MeasureOptions) formats(ctx context.Context, g *globals, src *checkpoin
 	if err != nil {
 		return nil, optionMistake(err)
 	}
-	g.warn(p.Warnings)
-	opt.Run = p.RunDType
+	g.warn(p.Warnings())
+	opt.Run = p.RunDType()
 	list := measure.Plan(p)
 	var total int64
 	for i := range list {
@@ -259,7 +259,7 @@ func (o *MeasureOptions) formats(ctx context.Context, g *globals, src *checkpoin
 		return nil, err
 	}
 	r := report.New(tensors)
-	r.RunDType, r.Sample = strings.ToLower(p.RunDType.String()), opt.Sample
+	r.RunDType, r.Sample = strings.ToLower(p.RunDType().String()), opt.Sample
 	return r, nil
 }
 

@@ -62,7 +62,7 @@ func (o *ConvertOptions) resume() *convert.Resume {
 
 // write is Plan.Write with progress, and says what was found on the way.
 func write(ctx context.Context, g *globals, p *convert.Plan, dst string, opt convert.WriteOptions) error {
-	bar := newProgress(g.Stderr, "converting", p.Totals.SrcBytes, g.Quiet)
+	bar := newProgress(g.Stderr, "converting", p.Stats().SrcBytes, g.Quiet)
 	opt.Progress = func(tensor string, bytes int64) { bar.advance(tensor, bytes) }
 	if opt.Resume != nil {
 		opt.Resume.Begin = func(c convert.Continued) {
@@ -85,7 +85,7 @@ func write(ctx context.Context, g *globals, p *convert.Plan, dst string, opt con
 	}
 	for i := range out.Results {
 		if at := out.Results[i].NonFinite; at >= 0 {
-			warnf(g.Stderr, "%s: tensor %q, which is kept, holds a NaN or an infinity at element %d", p.Items[i].File, p.Items[i].Name, at)
+			warnf(g.Stderr, "%s: tensor %q, which is kept, holds a NaN or an infinity at element %d", p.Items()[i].File, p.Items()[i].Name, at)
 		}
 	}
 	return nil

@@ -169,13 +169,13 @@ func (e *memoryError) Error() string {
 
 // checkMemory compares what a method takes beside the limit with what the system has, where it says so.
 func checkMemory(p *convert.Plan, limit int64) error {
-	if p.Totals.MethodBytes == 0 {
+	if p.Stats().MethodBytes == 0 {
 		return nil
 	}
 	if limit == 0 {
 		limit = stream.DefaultMemory
 	}
-	need := p.Totals.MethodBytes + limit
+	need := p.Stats().MethodBytes + limit
 	if free, ok := availableMemory(); ok && free < need {
 		return &memoryError{need, free}
 	}

@@ -33,8 +33,8 @@ func newSummary(o ConvertOptions, p *convert.Plan, results []convert.Result) (*s
 	if err != nil {
 		return nil, err
 	}
-	t := p.Totals
-	r.Tool, r.Source, r.Destination, r.RunDType = "nf4kit "+versionText(), o.Src, o.Dst, strings.ToLower(p.RunDType.String())
+	t := p.Stats()
+	r.Tool, r.Source, r.Destination, r.RunDType = "nf4kit "+versionText(), o.Src, o.Dst, strings.ToLower(p.RunDType().String())
 	r.Sizes = &report.Sizes{
 		Parameters: t.Params, QuantParameters: t.QuantParams, QuantTensors: t.QuantCount, KeptTensors: t.KeptCount,
 		SourceBytes: t.SrcBytes, OutputBytes: t.OutBytes,
@@ -67,7 +67,7 @@ func storageOf(o ConvertOptions, results []convert.Result) *report.Storage {
 func converted(p *convert.Plan, results []convert.Result) []report.Converted {
 	var out []report.Converted
 	for i := range results {
-		it, r := &p.Items[i], &results[i]
+		it, r := &p.Items()[i], &results[i]
 		if r.Measured {
 			out = append(out, report.Converted{Name: it.Name, Kind: it.Kind, Shape: it.Shape, Format: it.Spec,
 				ReadTwice: r.ReadTwice, Written: r.Written, Other: r.Other, Weighted: r.Weighted})
@@ -92,7 +92,7 @@ func (s *summary) tell(g *globals) error {
 
 func (s *summary) print(w io.Writer) error {
 	escape.Fprintf(w, "%s -> %s in %s (%s/s)\n\n", s.o.Src, s.o.Dst, durationText(s.took),
-		bytesText(int64(float64(s.p.Totals.SrcBytes)/max(s.took.Seconds(), 1e-9))))
+		bytesText(int64(float64(s.p.Stats().SrcBytes)/max(s.took.Seconds(), 1e-9))))
 	s.printSizes(w)
 	if len(s.report.Formats) > 0 {
 		fmt.Fprintln(w)
@@ -108,18 +108,18 @@ func (s *summary) printSizes(w io.Writer) {
 		escape.Fprintf(w, "  %-12s %s\n", label, fmt.Sprintf(format, args...))
 	}
 	model := "a bare file: names decide what is quantized"
-	if m := s.p.Model; m != nil {
+	if m := s.p.Model(); m != nil {
 		model = m.Type
 		if m.Class != "" {
 			model += " (" + m.Class + ")"
 		}
 	}
 	line("model", "%s", model)
-	line("format", "%s; the rest in %s", s.o.formatText(), strings.ToLower(s.p.RunDType.String()))
+	line("format", "%s; the rest in %s", s.o.formatText(), strings.ToLower(s.p.RunDType().String()))
 	for _, l := range s.report.Lines() {
 		line(l[0], "%s", l[1])
 	}
-	if s.p.Totals.ExpertParams > 0 {
+	if s.p.Stats().ExpertParams > 0 {
 		line("experts", "%s", s.o.expertsText(s.p))
 	}
 	if s.o.allocation != nil {
@@ -131,12 +131,12 @@ func (s *summary) printSizes(w io.Writer) {
 
 // expertsText says what share of a mixture of experts stays in 16 bits, and the command that packs it.
 func (o *ConvertOptions) expertsText(p *convert.Plan) string {
-	text := fmt.Sprintf("%.1f %% of the weights are routed experts and stay in 16 bits", percent(p.Totals.ExpertParams, p.Totals.Params))
+	text := fmt.Sprintf("%.1f %% of the weights are routed experts and stay in 16 bits", percent(p.Stats().ExpertParams, p.Stats().Params))
 	var ways []string
 	if p.UnslothPacks() {
 		ways = append(ways, o.command("-unsloth", "--target", "unsloth")+" packs them for Unsloth")
 	}
-	if p.Totals.PackableExperts > 0 {
+	if p.Stats().PackableExperts > 0 {
 		ways = append(ways, o.command("-experts", "--moe", "per-expert", "--target", "transformers4", "--target", "vllm")+" for transformers 4 and vLLM")
 	}
 	if len(ways) == 0 {
@@ -283,9 +283,9 @@ func (s *summary) printGain(w io.Writer) {
 
 // printUse tells how to load the result.
 func (s *summary) printUse(w io.Writer) {
-	if s.p.Config == nil {
+	if s.p.Config() == nil {
 		escape.Fprintf(w, "Written without config.json, since the source has none: put %s beside the model's own\nfiles and add the quantization_config of bitsandbytes to its config.json to load it.\n",
-			filepath.Join(s.o.Dst, s.p.Shards[0].Name))
+			filepath.Join(s.o.Dst, s.p.Shards()[0].Name))
 		return
 	}
 	pkg, class, fromTask := s.p.LoadClass()
@@ -316,7 +316,7 @@ and for QLoRA:
 // card makes the README.md of the output: the front matter that the hub reads,
 // and the error table. A bare file gets none.
 func (s *summary) card(src *checkpoint.Source) (map[string][]byte, error) {
-	if s.p.Config == nil {
+	if s.p.Config() == nil {
 		return nil, nil
 	}
 	old, err := src.ReadFile("README.md", checkpoint.MaxConfigSize)
@@ -409,26 +409,26 @@ func (s *summary) json() summaryJSON {
 	r := s.report
 	out := summaryJSON{
 		Schema: "nf4kit.convert/2", Source: r.Source, Destination: r.Destination, DryRun: s.o.DryRun, RunDType: r.RunDType, Sizes: *r.Sizes,
-		Seconds: s.took.Seconds(), SkipModules: s.p.SkipList, Warnings: s.p.Warnings, Notices: s.p.Notices,
+		Seconds: s.took.Seconds(), SkipModules: s.p.SkipList(), Warnings: s.p.Warnings(), Notices: s.p.Notices(),
 		Allocation: s.o.allocation, Storage: r.Storage,
 	}
 	if len(r.Formats) > 0 {
 		out.Formats, out.Total, out.Kinds, out.Gain = r.Formats, &r.Total, r.Kinds, r.Gain
 	}
-	if s.p.Model != nil {
-		out.ModelType = s.p.Model.Type
+	if s.p.Model() != nil {
+		out.ModelType = s.p.Model().Type
 	}
-	for _, sh := range s.p.Shards {
+	for _, sh := range s.p.Shards() {
 		out.Files = append(out.Files, fileJSON{sh.Name, sh.Layout.Size()})
 	}
-	for i := range s.p.Items {
-		it := &s.p.Items[i]
+	for i := range s.p.Items() {
+		it := &s.p.Items()[i]
 		to := it.Spec.String()
 		if !it.Quantize {
 			to = it.Out.String()
 		}
 		out.Tensors = append(out.Tensors, planTensorJSON{Name: it.Name, Shape: it.Shape, From: it.DType.String(), To: to,
-			File: s.p.Shards[it.Shard].Name, Bytes: it.OutBytes, KeptWhy: it.Reason, Quantize: it.Quantize})
+			File: s.p.Shards()[it.Shard].Name, Bytes: it.OutBytes, KeptWhy: it.Reason, Quantize: it.Quantize})
 	}
 	return out
 }

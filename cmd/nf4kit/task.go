@@ -185,25 +185,25 @@ func (o *ConvertOptions) tellTask(g *globals, p *convert.Plan) error {
 	var bytes int64
 	for i, t := range p.Tasks(o.task.Of) {
 		if t == o.task.Index-1 {
-			names = append(names, p.Shards[i].Name)
-			bytes += p.Shards[i].Layout.Size()
+			names = append(names, p.Shards()[i].Name)
+			bytes += p.Shards()[i].Layout.Size()
 		}
 	}
 	if g.JSON {
 		return writeJSON(g.Stdout, map[string]any{"schema": "nf4kit.task/1", "source": o.Src, "destination": o.Dst,
-			"task": o.task.Index, "tasks": o.task.Of, "files": append([]string{}, names...), "bytes": bytes, "all_files": len(p.Shards), "dry_run": o.DryRun})
+			"task": o.task.Index, "tasks": o.task.Of, "files": append([]string{}, names...), "bytes": bytes, "all_files": len(p.Shards()), "dry_run": o.DryRun})
 	}
 	if o.DryRun {
-		escape.Fprintf(g.Stdout, "task %v: %d of %d weights files, %s (dry run: nothing is written)\n", o.task, len(names), len(p.Shards), bytesText(bytes))
+		escape.Fprintf(g.Stdout, "task %v: %d of %d weights files, %s (dry run: nothing is written)\n", o.task, len(names), len(p.Shards()), bytesText(bytes))
 		for _, name := range names {
 			escape.Fprintf(g.Stdout, "  %s\n", name)
 		}
 	} else if !g.Quiet {
 		escape.Fprintf(g.Stdout, "task %v: its %d of %d weights files are finished, %s; when all tasks are: nf4kit finalize %s\n",
-			o.task, len(names), len(p.Shards), bytesText(bytes), o.Dst)
+			o.task, len(names), len(p.Shards()), bytesText(bytes), o.Dst)
 	}
 	if len(names) == 0 && !g.Quiet {
-		noticef(g.Stderr, "there is nothing for this task: %d tasks for %d weights files; a smaller --max-shard-size makes more of them", o.task.Of, len(p.Shards))
+		noticef(g.Stderr, "there is nothing for this task: %d tasks for %d weights files; a smaller --max-shard-size makes more of them", o.task.Of, len(p.Shards()))
 	}
 	return nil
 }

@@ -161,7 +161,7 @@ func TestChoose(t *testing.T) {
 				t.Fatal(err)
 			}
 			items := map[string]convert.Item{}
-			for _, it := range p.Items {
+			for _, it := range p.Items() {
 				items[it.Name] = it
 			}
 			var bits float64

@@ -59,8 +59,8 @@ func measure(ctx context.Context, p *convert.Plan, o *Options) (*weights, error)
 	for _, b := range o.Blocks {
 		w.settings = append(w.settings, setting{block: b, double: true}, setting{block: b})
 	}
-	for i := range p.Items {
-		if it := &p.Items[i]; it.Quantize && it.Elems() > 0 {
+	for i := range p.Items() {
+		if it := &p.Items()[i]; it.Quantize && it.Elems() > 0 {
 			w.list = append(w.list, weight{item: it, fixed: o.Fixed != nil && o.Fixed(it.Name)})
 			w.params += it.Elems()
 		}

@@ -16,15 +16,15 @@ func (p *Plan) checkComplete(m *weights.Model, allow bool) error {
 	if err != nil || r == nil {
 		return err
 	}
-	p.Notices = append(p.Notices, r.Notices...)
+	p.notices = append(p.notices, r.Notices...)
 	switch {
 	case r.Count() == 0:
 		return nil
 	case !allow:
-		return &IncompleteError{Path: p.Source.Path, Report: r}
+		return &IncompleteError{Path: p.src.Path, Report: r}
 	}
-	p.Incomplete = r.Lines()
-	p.Warnings = append(p.Warnings, p.Incomplete...)
+	p.incomplete = r.Lines()
+	p.warnings = append(p.warnings, p.incomplete...)
 	return nil
 }
 

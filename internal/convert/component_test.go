@@ -80,7 +80,7 @@ func TestComponent(t *testing.T) {
 			}
 			var quantized []string
 			kept := map[string]safetensors.DType{}
-			for _, it := range p.Items {
+			for _, it := range p.items {
 				if it.Quantize {
 					quantized = append(quantized, it.Name)
 				} else {
@@ -93,20 +93,20 @@ func TestComponent(t *testing.T) {
 			if diff := cmp.Diff(c.kept, kept); diff != "" {
 				t.Errorf("kept (-want +got):\n%s", diff)
 			}
-			if diff := cmp.Diff(c.list, p.SkipList); diff != "" {
+			if diff := cmp.Diff(c.list, p.skipList); diff != "" {
 				t.Errorf("skip list (-want +got):\n%s", diff)
 			}
-			config, err := checkpoint.ParseConfig(p.Config)
+			config, err := checkpoint.ParseConfig(p.configJSON)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if d := config.DType(); d != "" {
 				t.Errorf("config.json has dtype %q, which is no argument of the class", d)
 			}
-			if notices := strings.Join(p.Notices, "\n"); !strings.Contains(notices, c.notice) || c.notice == "" && notices != "" {
+			if notices := strings.Join(p.notices, "\n"); !strings.Contains(notices, c.notice) || c.notice == "" && notices != "" {
 				t.Errorf("notices %q; want %q", notices, c.notice)
 			}
-			if name := p.Shards[0].Name; name != "diffusion_pytorch_model.safetensors" { // the source is model.safetensors
+			if name := p.shards[0].Name; name != "diffusion_pytorch_model.safetensors" { // the source is model.safetensors
 				t.Errorf("weights are written to %s, which diffusers does not load", name)
 			}
 			if pkg, class, _ := p.LoadClass(); pkg != "diffusers" || !strings.Contains(c.config, `"`+class+`"`) {

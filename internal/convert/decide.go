@@ -14,7 +14,7 @@ import (
 // decide fills the items.
 func (p *Plan) decide(m *weights.Model, pol *policy) error {
 	var misread []arch.Tensor
-	p.Items = slices.Grow(p.Items, len(m.Tensors)) // an Item is large, and there may be half a million
+	p.items = slices.Grow(p.items, len(m.Tensors)) // an Item is large, and there may be half a million
 	for i := range m.Tensors {
 		t := &m.Tensors[i]
 		if !supported(t.DType) {
@@ -47,8 +47,8 @@ func (p *Plan) decide(m *weights.Model, pol *policy) error {
 func (p *Plan) kinds() {
 	var names []string
 	var items []*Item
-	for i := range p.Items {
-		if it := &p.Items[i]; it.Quantize {
+	for i := range p.items {
+		if it := &p.items[i]; it.Quantize {
 			names, items = append(names, it.Name), append(items, it)
 		}
 	}
@@ -59,7 +59,7 @@ func (p *Plan) kinds() {
 
 // add appends the item of a tensor and what was decided about it.
 func (p *Plan) add(m *weights.Model, t *weights.Tensor, d decision) {
-	it := Item{Tensor: t, Shape: t.Shape, Quantize: d.quantize, Spec: d.spec, Reason: d.reason, index: len(p.Items)}
+	it := Item{Tensor: t, Shape: t.Shape, Quantize: d.quantize, Spec: d.spec, Reason: d.reason, index: len(p.items)}
 	switch {
 	case d.quantize:
 		linear := m.Linear(t)
@@ -70,19 +70,19 @@ func (p *Plan) add(m *weights.Model, t *weights.Tensor, d decision) {
 	case t.Turned && t.Class.Conv1D: // packed as [out, in], kept as [in, out]
 		it.Shape = []int64{t.Shape[1], t.Shape[0]}
 	}
-	p.Items = append(p.Items, it)
-	p.Totals.Params += it.Elems()
-	p.Totals.SrcBytes += it.Bytes
+	p.items = append(p.items, it)
+	p.stats.Params += it.Elems()
+	p.stats.SrcBytes += it.Bytes
 	if d.quantize {
-		p.Totals.QuantCount++
-		p.Totals.QuantParams += it.Elems()
+		p.stats.QuantCount++
+		p.stats.QuantParams += it.Elems()
 		return
 	}
-	p.Totals.KeptCount++
+	p.stats.KeptCount++
 	if it.Class.Expert && !it.Class.Router {
-		p.Totals.ExpertParams += it.Elems()
+		p.stats.ExpertParams += it.Elems()
 		if it.Class.Module {
-			p.Totals.PackableExperts += it.Elems()
+			p.stats.PackableExperts += it.Elems()
 		}
 	}
 }
@@ -107,8 +107,8 @@ func (p *Plan) chooseDType(opt *Options) error {
 			run = safetensors.BF16
 			bytes := map[safetensors.DType]int64{}
 			var most int64
-			for i := range p.Items {
-				if it := &p.Items[i]; it.Quantize {
+			for i := range p.items {
+				if it := &p.items[i]; it.Quantize {
 					bytes[it.DType] += it.Bytes
 					most = max(most, bytes[it.DType])
 				}
@@ -118,9 +118,9 @@ func (p *Plan) chooseDType(opt *Options) error {
 			}
 		}
 	}
-	p.RunDType = run
-	for i := range p.Items {
-		it := &p.Items[i]
+	p.runDType = run
+	for i := range p.items {
+		it := &p.items[i]
 		if !it.Quantize {
 			p.keep(it, opt.targets())
 		}
@@ -137,8 +137,8 @@ func (p *Plan) keep(it *Item, t arch.Target) {
 	if !weights.IsFloat(it.DType) || strings.HasSuffix(it.Name, "inv_freq") {
 		return
 	}
-	it.Out = p.RunDType
-	if it.Class.Float32(t, p.RunDType == safetensors.F16) {
+	it.Out = p.runDType
+	if it.Class.Float32(t, p.runDType == safetensors.F16) {
 		it.Out = safetensors.F32
 	}
 }

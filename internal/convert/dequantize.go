@@ -50,20 +50,20 @@ func NewDequantizePlan(src *checkpoint.Source, opt DequantizeOptions) (*Plan, er
 func PlanPlain(m *weights.Model, opt DequantizeOptions) (*Plan, error) {
 	p := planOf(m)
 	if m.Scheme != nil && m.FourBit == nil {
-		p.Notices = append(p.Notices, "the source is quantized by "+m.Scheme.Label)
+		p.notices = append(p.notices, "the source is quantized by "+m.Scheme.Label)
 	}
 	if m.Stale != nil {
-		p.Warnings = append(p.Warnings, weights.Stale(m.Stale, m.Quantized))
+		p.warnings = append(p.warnings, weights.Stale(m.Stale, m.Quantized))
 	}
 	var err error
-	if p.RunDType, err = dequantizedDType(opt.DType, m.FourBit); err != nil {
+	if p.runDType, err = dequantizedDType(opt.DType, m.FourBit); err != nil {
 		return nil, err
 	}
 	if err := p.checkComplete(m, opt.AllowIncomplete); err != nil {
 		return nil, err
 	}
 	if run, err := p.configDType(); err == nil && opt.auto() && m.FourBit == nil {
-		p.RunDType = run
+		p.runDType = run
 	}
 	for i := range m.Tensors {
 		t := &m.Tensors[i]
@@ -71,7 +71,7 @@ func PlanPlain(m *weights.Model, opt DequantizeOptions) (*Plan, error) {
 			return nil, &SourceError{Path: m.Source.Path, Tensor: t.Name, Msg: fmt.Sprintf("%s without scales to decode it by", t.DType)}
 		}
 		p.add(m, t, decision{})
-		p.plain(&p.Items[i], m, opt)
+		p.plain(&p.items[i], m, opt)
 	}
 	return p, p.layOutPlain(opt)
 }
@@ -82,18 +82,18 @@ func (p *Plan) plain(it *Item, m *weights.Model, opt DequantizeOptions) {
 	if parts == nil {
 		parts = []weights.Tensor{*it.Tensor}
 	}
-	p.Totals.KeptCount--
+	p.stats.KeptCount--
 	for i := range parts {
 		if parts[i].Method == "" {
-			p.Totals.KeptCount++
+			p.stats.KeptCount++
 			continue
 		}
-		p.Totals.QuantCount++
-		p.Totals.QuantParams += parts[i].Elems()
+		p.stats.QuantCount++
+		p.stats.QuantParams += parts[i].Elems()
 	}
 	switch {
 	case it.Parts != nil || it.Method != "" && m.FourBit != nil:
-		it.Out = p.RunDType
+		it.Out = p.runDType
 	case it.Method != "":
 		p.keep(it, 0)
 	default:
@@ -116,18 +116,18 @@ func (o DequantizeOptions) auto() bool { return o.DType == "" || o.DType == "aut
 
 // layOutPlain gives every tensor of a plain checkpoint its place.
 func (p *Plan) layOutPlain(opt DequantizeOptions) error {
-	entries := make([]checkpoint.Group, len(p.Items))
-	for i := range p.Items {
-		it := &p.Items[i]
+	entries := make([]checkpoint.Group, len(p.items))
+	for i := range p.items {
+		it := &p.items[i]
 		entries[i] = checkpoint.Group{Name: it.Name, Entries: []safetensors.Entry{{Name: it.Name, DType: it.Out, Shape: it.Shape}}}
 		it.OutBytes = groupSize(entries[i].Entries)
-		p.Totals.OutBytes += it.OutBytes
+		p.stats.OutBytes += it.OutBytes
 	}
-	if err := p.shards(entries, opt.MaxShardSize); err != nil {
+	if err := p.split(entries, opt.MaxShardSize); err != nil {
 		return err
 	}
-	dtype := weights.TorchName(p.RunDType)
-	if opt.Stored && opt.auto() && p.Totals.QuantCount == 0 {
+	dtype := weights.TorchName(p.runDType)
+	if opt.Stored && opt.auto() && p.stats.QuantCount == 0 {
 		dtype = "" // what config.json says
 	}
 	return p.directory(dtype, nil)

@@ -93,13 +93,13 @@ func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result,
 		sink:     sink,
 		workers:  limits.Workers(),
 		run:      quantize.Run{Budget: limits.Budget(), Measure: !opt.NoError, Temp: sink.Temp, Jobs: limits.Workers()},
-		results:  make([]Result, len(p.Items)),
+		results:  make([]Result, len(p.items)),
 		progress: opt.Progress,
-		left:     make([]atomic.Int64, len(p.Shards)),
+		left:     make([]atomic.Int64, len(p.shards)),
 	}
-	list := make([]work, 0, len(p.Items))
-	for i := range p.Items {
-		it := &p.Items[i]
+	list := make([]work, 0, len(p.items))
+	for i := range p.items {
+		it := &p.items[i]
 		x.results[i].NonFinite = -1
 		w := work{name: it.Name, file: it.Shard}
 		switch {
@@ -142,7 +142,7 @@ func (x *execution) empty(files []bool, list []work) error {
 	if !ok {
 		return nil
 	}
-	any := make([]bool, len(x.plan.Shards))
+	any := make([]bool, len(x.plan.shards))
 	for i := range list {
 		any[list[i].file] = true
 	}
@@ -212,7 +212,7 @@ func (x *execution) weight(it *Item) (*quantize.Weight, error) {
 	if elem == kernel.F64 {
 		elem = kernel.F32 // see Floats
 	}
-	run := kernelElem(x.plan.RunDType)
+	run := kernelElem(x.plan.runDType)
 	if it.Unrounded {
 		run = elem
 	}
@@ -222,14 +222,14 @@ func (x *execution) weight(it *Item) (*quantize.Weight, error) {
 		DynamicMap: !quantize.FitsMap(it.Name),
 		Load:       func() (quantize.Inputs, error) { return x.plan.load(it) },
 		State: func(offset float32) ([]byte, error) {
-			s := it.State(x.plan.RunDType)
+			s := it.State(x.plan.runDType)
 			if !s.NoDoubleQuant {
 				s.NestedOffset = offset
 			}
 			return s.Encode()
 		},
 		Bad: func(index int64, value float64) error {
-			return &weights.ValueError{Tensor: it.Name, File: it.File, Index: index, Shape: it.Shape, Value: value, DType: x.plan.RunDType}
+			return &weights.ValueError{Tensor: it.Name, File: it.File, Index: index, Shape: it.Shape, Value: value, DType: x.plan.runDType}
 		},
 		Progress: func(bytes int64) { x.advance(it, bytes) },
 	}, nil

@@ -129,7 +129,7 @@ func TestErrorFiguresAreOfTheBytesWritten(t *testing.T) {
 	x := floatsOf(raw)
 	for _, typ := range []nf4.Type{nf4.NF4, nf4.FP4} {
 		p, r, out := execute(t, src, Options{Spec: bnb.Format{Type: typ}}, Execution{})
-		cfg := p.Items[0].Spec.Config()
+		cfg := p.items[0].Spec.Config()
 		var scales = make([]float32, cfg.Blocks(n))
 		st := out["x.proj.weight.quant_state.bitsandbytes__"+typ.String()]
 		var offset float64
@@ -227,11 +227,11 @@ func TestNonFiniteInKeptIsReported(t *testing.T) {
 	p, r, _ := execute(t, src, Options{}, Execution{Jobs: 3})
 	for i := range r {
 		want := int64(-1)
-		if p.Items[i].Name == "m.norm.weight" {
+		if p.items[i].Name == "m.norm.weight" {
 			want = 299_000
 		}
 		if r[i].NonFinite != want {
-			t.Errorf("%s: first non-finite element %d; want %d", p.Items[i].Name, r[i].NonFinite, want)
+			t.Errorf("%s: first non-finite element %d; want %d", p.items[i].Name, r[i].NonFinite, want)
 		}
 	}
 }

@@ -41,7 +41,7 @@ func TestFloat32(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := map[string]safetensors.DType{}
-			for _, it := range p.Items {
+			for _, it := range p.items {
 				if !it.Quantize {
 					got[it.Name] = it.Out
 				}
@@ -57,7 +57,7 @@ func TestFloat32(t *testing.T) {
 					t.Fatal(err)
 				}
 				out := map[string]safetensors.DType{}
-				for _, it := range d.Items {
+				for _, it := range d.items {
 					if it.Method == "" {
 						out[it.Name] = it.Out
 					}
@@ -85,10 +85,10 @@ func written(t *testing.T, p *Plan) *checkpoint.Source {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, sh := range p.Shards {
+	for _, sh := range p.shards {
 		writeLayout(t, filepath.Join(dir, sh.Name), sh.Layout, s.data)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), p.Config, 0o666); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), p.configJSON, 0o666); err != nil {
 		t.Fatal(err)
 	}
 	return open(t, dir)

@@ -25,8 +25,8 @@ func (p *Plan) checkInputs(opt *Options) error {
 	var known int
 	var unknown []string
 	var feedback []*Item
-	for i := range p.Items {
-		it := &p.Items[i]
+	for i := range p.items {
+		it := &p.items[i]
 		if !it.Quantize || it.Spec.Scale == bnb.AbsMax || it.Elems() == 0 {
 			continue
 		}
@@ -52,9 +52,9 @@ func (p *Plan) checkInputs(opt *Options) error {
 	}
 	text := fmt.Sprintf("the inputs of %d weights of %d are not known", len(unknown), known+len(unknown))
 	if len(unknown) > known {
-		return &SourceError{Path: p.Source.Path, Tensor: unknown[0], Msg: text, Hint: "is the importance matrix, or the file of activations, of this model?"}
+		return &SourceError{Path: p.src.Path, Tensor: unknown[0], Msg: text, Hint: "is the importance matrix, or the file of activations, of this model?"}
 	}
-	p.Notices = append(p.Notices, fmt.Sprintf("%s; their scales are found by the error of the weights alone: %s", text, firstNames(unknown)))
+	p.notices = append(p.notices, fmt.Sprintf("%s; their scales are found by the error of the weights alone: %s", text, firstNames(unknown)))
 	return nil
 }
 
@@ -86,7 +86,7 @@ func (p *Plan) share(list []*Item) {
 				need += n
 			}
 		}
-		p.Totals.MethodBytes = max(p.Totals.MethodBytes, need)
+		p.stats.MethodBytes = max(p.stats.MethodBytes, need)
 		if e == "" {
 			continue
 		}

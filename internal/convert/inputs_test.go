@@ -34,7 +34,7 @@ func TestShare(t *testing.T) {
 	} {
 		p := &Plan{inputs: c.inputs}
 		p.share(c.list)
-		if got := p.Totals.MethodBytes; got != c.want {
+		if got := p.stats.MethodBytes; got != c.want {
 			t.Errorf("%v: %d bytes, want %d", c.inputs, got, c.want)
 		}
 	}

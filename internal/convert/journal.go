@@ -88,26 +88,26 @@ func seal(header []byte, tensors []manifest.Digest) manifest.Digest {
 // digest is that of everything that the plan decides.
 func (p *Plan) digest() string {
 	h := blake3.New()
-	for _, sh := range p.Shards {
+	for _, sh := range p.shards {
 		fmt.Fprintf(h, "%q %d\n", sh.Name, len(sh.Layout.Header()))
 		_, _ = h.Write(sh.Layout.Header())
 	}
-	for i := range p.Items {
-		it := &p.Items[i]
+	for i := range p.items {
+		it := &p.items[i]
 		fmt.Fprintf(h, "%q %q %v %v %v %q %v %v %d %d\n", it.Name, it.File, it.DType, it.Shape, it.Quantize, it.Spec.String(), it.Out, it.Unrounded, it.Stack, it.Shard)
 	}
-	fmt.Fprintf(h, "%v %q %d %d\n", p.RunDType, p.indexName, len(p.Index), len(p.Config))
-	_, _ = h.Write(p.Index)
-	_, _ = h.Write(p.Config)
+	fmt.Fprintf(h, "%v %q %d %d\n", p.runDType, p.indexName, len(p.indexJSON), len(p.configJSON))
+	_, _ = h.Write(p.indexJSON)
+	_, _ = h.Write(p.configJSON)
 	return hex.EncodeToString(h.Sum(nil))
 }
 
 // begun is the first record of this attempt.
 func (p *Plan) begun(r *Resume) (*Begun, error) {
-	b := &Begun{Tool: r.Tool, Command: r.Command, Settings: r.Settings, Plan: p.digest(), Files: len(p.Shards)}
-	for _, f := range manifest.SourceOf(p.Source).Files {
-		i := slices.IndexFunc(p.Source.Shards, func(sh shard) bool { return sh.Name == f.Name })
-		id, err := p.Source.Shards[i].ContentID()
+	b := &Begun{Tool: r.Tool, Command: r.Command, Settings: r.Settings, Plan: p.digest(), Files: len(p.shards)}
+	for _, f := range manifest.SourceOf(p.src).Files {
+		i := slices.IndexFunc(p.src.Shards, func(sh shard) bool { return sh.Name == f.Name })
+		id, err := p.src.Shards[i].ContentID()
 		if err != nil {
 			return nil, err
 		}

@@ -10,8 +10,8 @@ import (
 // outputTensors is how many tensors the output has, before any of them is laid out.
 func (p *Plan) outputTensors() int {
 	n := 0
-	for i := range p.Items {
-		switch it := &p.Items[i]; {
+	for i := range p.items {
+		switch it := &p.items[i]; {
 		case !it.Quantize:
 			n++
 		case it.Spec.NoDoubleQuant:
@@ -25,40 +25,40 @@ func (p *Plan) outputTensors() int {
 
 // layOut gives every output tensor its shard and place.
 func (p *Plan) layOut(opt *Options) error {
-	groups := make([]checkpoint.Group, len(p.Items))
-	for i := range p.Items {
-		it := &p.Items[i]
+	groups := make([]checkpoint.Group, len(p.items))
+	for i := range p.items {
+		it := &p.items[i]
 		g := &groups[i]
 		g.Name = it.Name
 		if it.Quantize {
 			var err error
 			g.Entries, err = it.Spec.Entries(it.Name, [2]int64(it.Shape))
 			if err != nil {
-				return &SourceError{Path: p.Source.Path, Tensor: it.Name, Msg: err.Error(),
+				return &SourceError{Path: p.src.Path, Tensor: it.Name, Msg: err.Error(),
 					Hint: "keep it with --skip or use --quant-storage uint8"}
 			}
 		} else {
 			g.Entries = []safetensors.Entry{{Name: it.Name, DType: it.Out, Shape: it.Shape}}
 		}
 		it.OutBytes = groupSize(g.Entries)
-		p.Totals.OutBytes += it.OutBytes
+		p.stats.OutBytes += it.OutBytes
 		if it.Quantize {
 			size, err := it.Spec.Size(it.Shape...)
 			if err != nil {
-				return &SourceError{Path: p.Source.Path, Tensor: it.Name, Msg: err.Error()}
+				return &SourceError{Path: p.src.Path, Tensor: it.Name, Msg: err.Error()}
 			}
-			p.Totals.QuantBytes += size.Total
-			p.Totals.CodeBytes += size.Data
+			p.stats.QuantBytes += size.Total
+			p.stats.CodeBytes += size.Data
 		}
 	}
-	return p.shards(groups, opt.MaxShardSize)
+	return p.split(groups, opt.MaxShardSize)
 }
 
-// shards splits groups over files and fixes the layout of each.
-func (p *Plan) shards(groups []checkpoint.Group, maxSize int64) error {
-	base := p.Source.Base
+// split spreads groups over files and fixes the layout of each.
+func (p *Plan) split(groups []checkpoint.Group, maxSize int64) error {
+	base := p.src.Base
 	switch {
-	case p.Model != nil && p.Model.Diffusers: // also where the source is one file, such as diffusion_pytorch_model.fp16.safetensors
+	case p.model != nil && p.model.Diffusers: // also where the source is one file, such as diffusion_pytorch_model.fp16.safetensors
 		base = checkpoint.DiffusersBase
 	case base == "":
 		base = "model"
@@ -72,7 +72,7 @@ func (p *Plan) shards(groups []checkpoint.Group, maxSize int64) error {
 	for s, f := range files {
 		for _, e := range f.Entries {
 			if _, ok := p.shardOf[e.Name]; ok {
-				return &SourceError{Path: p.Source.Path, Tensor: e.Name,
+				return &SourceError{Path: p.src.Path, Tensor: e.Name,
 					Msg: "two tensors of the output would have this name"}
 			}
 			p.shardOf[e.Name] = s
@@ -82,15 +82,15 @@ func (p *Plan) shards(groups []checkpoint.Group, maxSize int64) error {
 		if err != nil {
 			return fmt.Errorf("lay out %s: %w", f.Name, err)
 		}
-		p.Shards = append(p.Shards, Shard{f.Name, l})
-		p.Totals.FileBytes += l.Size()
+		p.shards = append(p.shards, Shard{f.Name, l})
+		p.stats.FileBytes += l.Size()
 	}
-	for i := range p.Items {
-		p.Items[i].Shard = p.shardOf[p.Items[i].Name]
+	for i := range p.items {
+		p.items[i].Shard = p.shardOf[p.items[i].Name]
 	}
 	if len(files) > 1 {
-		ix := checkpoint.Index{TotalParameters: p.Totals.Params, TotalSize: p.Totals.OutBytes, WeightMap: fileOf}
-		p.Index, p.indexName = ix.Encode(), checkpoint.IndexName(base)
+		ix := checkpoint.Index{TotalParameters: p.stats.Params, TotalSize: p.stats.OutBytes, WeightMap: fileOf}
+		p.indexJSON, p.indexName = ix.Encode(), checkpoint.IndexName(base)
 	}
 	return nil
 }

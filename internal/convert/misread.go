@@ -79,22 +79,22 @@ func (p *Plan) noteMisread(kept []arch.Tensor, pol *policy) {
 			why = append(why, w)
 		}
 	}
-	p.Notices = append(p.Notices, fmt.Sprintf("kept in 16 bits: %s, since %s (--as-bitsandbytes quantizes them)", some(names), strings.Join(why, "; ")))
+	p.notices = append(p.notices, fmt.Sprintf("kept in 16 bits: %s, since %s (--as-bitsandbytes quantizes them)", some(names), strings.Join(why, "; ")))
 }
 
 // checkReads warns of what the targets load and cannot run.
 func (p *Plan) checkReads(opt *Options) {
 	var packed []arch.Tensor
-	for i := range p.Items {
-		if it := &p.Items[i]; it.Quantize {
+	for i := range p.items {
+		if it := &p.items[i]; it.Quantize {
 			packed = append(packed, arch.Tensor{Name: it.Name, Class: it.Class})
 		}
 	}
-	for _, m := range Misreads(p.Model, opt.targets(), packed) {
+	for _, m := range Misreads(p.model, opt.targets(), packed) {
 		if !m.How.Always() {
-			p.Notices = append(p.Notices, m.String())
+			p.notices = append(p.notices, m.String())
 		} else {
-			p.Warnings = append(p.Warnings, m.String())
+			p.warnings = append(p.warnings, m.String())
 		}
 	}
 }

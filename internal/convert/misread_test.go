@@ -46,7 +46,7 @@ func TestMisreads(t *testing.T) {
 				t.Fatal(err)
 			}
 			var kept []string
-			for _, it := range p.Items {
+			for _, it := range p.items {
 				if strings.HasSuffix(it.Reason, "(--as-bitsandbytes quantizes it)") {
 					kept = append(kept, it.Name)
 				}
@@ -55,21 +55,21 @@ func TestMisreads(t *testing.T) {
 				t.Errorf("kept (-want +got):\n%s", diff)
 			}
 			var notices int
-			for _, n := range p.Notices {
+			for _, n := range p.notices {
 				if strings.HasPrefix(n, c.notice) {
 					notices++
 				}
 			}
-			if notices != 1 || len(p.Warnings) != len(p.Incomplete) {
-				t.Errorf("notices %q, warnings %q; want one notice %q", p.Notices, p.Warnings, c.notice)
+			if notices != 1 || len(p.warnings) != len(p.incomplete) {
+				t.Errorf("notices %q, warnings %q; want one notice %q", p.notices, p.warnings, c.notice)
 			}
 			c.opt.AsBitsandbytes = true
 			if p, err = NewPlan(src, c.opt); err != nil {
 				t.Fatal(err)
 			}
-			p.Warnings = p.Warnings[len(p.Incomplete):]
-			if p.Totals.KeptCount != 0 || len(p.Warnings) != 1 || !strings.HasPrefix(p.Warnings[0], c.warning) {
-				t.Errorf("as bitsandbytes: %d kept, warnings %q; want %q", p.Totals.KeptCount, p.Warnings, c.warning)
+			p.warnings = p.warnings[len(p.incomplete):]
+			if p.stats.KeptCount != 0 || len(p.warnings) != 1 || !strings.HasPrefix(p.warnings[0], c.warning) {
+				t.Errorf("as bitsandbytes: %d kept, warnings %q; want %q", p.stats.KeptCount, p.warnings, c.warning)
 			}
 		})
 	}

@@ -125,7 +125,7 @@ type memSink struct {
 
 func newMemSink(t testing.TB, p *Plan) *memSink {
 	s := &memSink{t.TempDir(), map[string][]byte{}}
-	for _, sh := range p.Shards {
+	for _, sh := range p.shards {
 		for _, x := range sh.Layout.Tensors() {
 			s.data[x.Name] = make([]byte, x.Size)
 		}

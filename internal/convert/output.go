@@ -43,10 +43,10 @@ func (p *Plan) OpenSink(out *checkpoint.Output, record *manifest.Recorder) (File
 
 // openSink is OpenSink for some of the files; nil: all of them.
 func (p *Plan) openSink(out *checkpoint.Output, record *manifest.Recorder, files []bool, done *resumed) (FileSink, error) {
-	n := len(p.Shards)
+	n := len(p.shards)
 	s := &shardFiles{plan: p, out: out, record: record, done: done, unflushed: make([]atomic.Int64, n),
 		shards: make([]*checkpoint.ShardWriter, n), closed: make([]bool, n)}
-	for i, sh := range p.Shards {
+	for i, sh := range p.shards {
 		if files != nil && !files[i] {
 			continue
 		}
@@ -73,9 +73,9 @@ type shardPart struct {
 }
 
 func (s *shardFiles) Part(shard int, tensor string) (quantize.Part, error) {
-	at, size, ok := s.plan.Shards[shard].Layout.Offset(tensor)
+	at, size, ok := s.plan.shards[shard].Layout.Offset(tensor)
 	if !ok {
-		return nil, fmt.Errorf("convert: internal error: no tensor %s in %s", tensor, s.plan.Shards[shard].Name)
+		return nil, fmt.Errorf("convert: internal error: no tensor %s in %s", tensor, s.plan.shards[shard].Name)
 	}
 	return &shardPart{s, shard, tensor, at, size}, nil
 }
@@ -88,7 +88,7 @@ func (t *shardPart) WriteAt(p []byte, off int64) (int, error) {
 	// Every writebackBytes or so, the disk is told to begin with what is there.
 	if n := t.unflushed[t.shard].Add(int64(len(p))); n >= writebackBytes {
 		if t.unflushed[t.shard].CompareAndSwap(n, 0) {
-			w.StartWriteback(0, t.plan.Shards[t.shard].Layout.Size())
+			w.StartWriteback(0, t.plan.shards[t.shard].Layout.Size())
 		}
 	}
 	if t.record == nil {
@@ -131,14 +131,14 @@ func (s *shardFiles) Close() error {
 // completed by the digests of index and config.json.
 func (p *Plan) WriteSideFiles(ctx context.Context, out *checkpoint.Output, m *manifest.Manifest, made map[string][]byte) error {
 	files := map[string]manifest.Digest{}
-	if p.Index != nil {
-		files[p.indexName] = manifest.Sum(p.Index)
-		if err := out.WriteFile(p.indexName, p.Index); err != nil {
+	if p.indexJSON != nil {
+		files[p.indexName] = manifest.Sum(p.indexJSON)
+		if err := out.WriteFile(p.indexName, p.indexJSON); err != nil {
 			return err
 		}
 	}
-	if p.Config != nil {
-		files["config.json"] = manifest.Sum(p.Config)
+	if p.configJSON != nil {
+		files["config.json"] = manifest.Sum(p.configJSON)
 	}
 	if m != nil {
 		m.Files = files
@@ -155,7 +155,7 @@ func (p *Plan) WriteSideFiles(ctx context.Context, out *checkpoint.Output, m *ma
 			return err
 		}
 	}
-	for _, f := range p.Sides {
+	for _, f := range p.sides {
 		if _, ok := made[f.Rel]; ok || f.Rel == manifest.Name {
 			continue // the source's own
 		}
@@ -166,23 +166,23 @@ func (p *Plan) WriteSideFiles(ctx context.Context, out *checkpoint.Output, m *ma
 			return err
 		}
 	}
-	if p.Config == nil {
+	if p.configJSON == nil {
 		return nil
 	}
-	return out.WriteFile("config.json", p.Config)
+	return out.WriteFile("config.json", p.configJSON)
 }
 
 // OutputNames are the files that the plan's output has, those of convert alone
 // included.
 func (p *Plan) OutputNames() []string {
 	names := []string{manifest.Name, "config.json", "README.md"}
-	for _, sh := range p.Shards {
+	for _, sh := range p.shards {
 		names = append(names, sh.Name)
 	}
 	if p.indexName != "" {
 		names = append(names, p.indexName)
 	}
-	for _, f := range p.Sides {
+	for _, f := range p.sides {
 		names = append(names, f.Rel)
 	}
 	return names
@@ -190,8 +190,8 @@ func (p *Plan) OutputNames() []string {
 
 // DiskBytes is the disk space that the plan's files take.
 func (p *Plan) DiskBytes() int64 {
-	n := p.Totals.FileBytes + int64(len(p.Index)+len(p.Config))
-	for _, f := range p.Sides {
+	n := p.stats.FileBytes + int64(len(p.indexJSON)+len(p.configJSON))
+	for _, f := range p.sides {
 		n += f.Size
 	}
 	return n

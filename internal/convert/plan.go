@@ -66,22 +66,22 @@ type Shard struct {
 // A Plan is everything about a conversion that is known before a weight is
 // read. It decides every byte's place.
 type Plan struct {
-	Source   *checkpoint.Source
-	Model    *arch.Model // nil for a bare file
-	RunDType safetensors.DType
-	Items    []Item // in the order of the source's files, then of offsets
-	Shards   []Shard
-	Config   []byte // config.json of the output; nil if the source has none
-	Index    []byte // model.safetensors.index.json; nil for a single file
-	SkipList []string
-	Sides    []checkpoint.SideFile // to copy
-	Skipped  []checkpoint.Skipped  // not copied, and why
-	Notices  []string              // what a user should know
-	Warnings []string              // what may not work
+	src        *checkpoint.Source
+	model      *arch.Model // nil for a bare file
+	runDType   safetensors.DType
+	items      []Item // in the order of the source's files, then of offsets
+	shards     []Shard
+	configJSON []byte // config.json of the output; nil if the source has none
+	indexJSON  []byte // model.safetensors.index.json; nil for a single file
+	skipList   []string
+	sides      []checkpoint.SideFile // to copy
+	skipped    []checkpoint.Skipped  // not copied, and why
+	notices    []string              // what a user should know
+	warnings   []string              // what may not work
 
-	Incomplete []string // of the warnings, what the source lacks or has too much
+	incomplete []string // of the warnings, what the source lacks or has too much
 
-	Totals Totals
+	stats Stats
 
 	inputs    Inputs
 	shared    map[string]*quantize.Shared // by their entry, see Inputs
@@ -91,8 +91,8 @@ type Plan struct {
 	config    *checkpoint.Config // of the source; nil if it has none
 }
 
-// Totals are sums over the items.
-type Totals struct {
+// Stats are sums over the items.
+type Stats struct {
 	Params          int64 // logical weights of all tensors
 	QuantParams     int64 // those that are quantized
 	QuantCount      int   // quantized tensors
@@ -108,17 +108,60 @@ type Totals struct {
 }
 
 // BitsPerParam is the measure of the whole output: all tensor bytes.
-func (t Totals) BitsPerParam() float64 { return ratio(8*float64(t.OutBytes), t.Params) }
+func (t Stats) BitsPerParam() float64 { return ratio(8*float64(t.OutBytes), t.Params) }
 
 // QuantBitsPerParam is that of the quantized part, tables and records included.
-func (t Totals) QuantBitsPerParam() float64 { return ratio(8*float64(t.QuantBytes), t.QuantParams) }
+func (t Stats) QuantBitsPerParam() float64 { return ratio(8*float64(t.QuantBytes), t.QuantParams) }
 
 // CodeBitsPerParam counts codes and constants alone: 4.127 for NF4 in blocks
 // of 64 with double quantization, 4.5 without (QLoRA, arXiv 2305.14314, section 3).
-func (t Totals) CodeBitsPerParam() float64 { return ratio(8*float64(t.CodeBytes), t.QuantParams) }
+func (t Stats) CodeBitsPerParam() float64 { return ratio(8*float64(t.CodeBytes), t.QuantParams) }
+
+// Source is what is converted.
+func (p *Plan) Source() *checkpoint.Source { return p.src }
+
+// Model is what the table of architectures says of the source; nil for a bare file.
+func (p *Plan) Model() *arch.Model { return p.model }
+
+// RunDType is the dtype that the model computes in and that tensors which stay are written in.
+func (p *Plan) RunDType() safetensors.DType { return p.runDType }
+
+// Items are the tensors of the source and what becomes of each, in the order of its files, then of offsets.
+// They belong to the plan: read, never changed.
+func (p *Plan) Items() []Item { return p.items }
+
+// Shards are the weights files of the output.
+func (p *Plan) Shards() []Shard { return p.shards }
+
+// Config is config.json of the output; nil if the source has none.
+func (p *Plan) Config() []byte { return p.configJSON }
+
+// Index is model.safetensors.index.json of the output; nil for a single file.
+func (p *Plan) Index() []byte { return p.indexJSON }
+
+// SkipList is llm_int8_skip_modules of the output's config.json.
+func (p *Plan) SkipList() []string { return p.skipList }
+
+// Sides are the side files that are copied.
+func (p *Plan) Sides() []checkpoint.SideFile { return p.sides }
+
+// Skipped are the files of the source that are not copied, and why.
+func (p *Plan) Skipped() []checkpoint.Skipped { return p.skipped }
+
+// Notices are what a user should know.
+func (p *Plan) Notices() []string { return p.notices }
+
+// Warnings are what may not work.
+func (p *Plan) Warnings() []string { return p.warnings }
+
+// Incomplete are those of the warnings that say what the source lacks or has too much.
+func (p *Plan) Incomplete() []string { return p.incomplete }
+
+// Stats are the plan's sums.
+func (p *Plan) Stats() Stats { return p.stats }
 
 // TorchDType is the run dtype as torch spells it, "bfloat16".
-func (p *Plan) TorchDType() string { return weights.TorchName(p.RunDType) }
+func (p *Plan) TorchDType() string { return weights.TorchName(p.runDType) }
 
 func ratio(a float64, n int64) float64 {
 	if n == 0 {
@@ -159,14 +202,14 @@ func PlanModel(m *weights.Model, opt Options) (*Plan, error) {
 		return nil, err
 	}
 	if m.Stale != nil {
-		p.Warnings = append(p.Warnings, weights.Stale(m.Stale, m.Quantized))
+		p.warnings = append(p.warnings, weights.Stale(m.Stale, m.Quantized))
 	}
 	return p, nil
 }
 
 // planOf is the plan of a model before anything is decided.
 func planOf(m *weights.Model) *Plan {
-	return &Plan{Source: m.Source, Model: m.Arch, config: m.Config}
+	return &Plan{src: m.Source, model: m.Arch, config: m.Config}
 }
 
 // newPlan is NewPlan for one reading of the default set, see [policy.inSet].
@@ -175,25 +218,25 @@ func newPlan(m *weights.Model, opt *Options, common bool) (*Plan, error) {
 	switch scheme := m.Scheme; {
 	case scheme == nil:
 	case len(scheme.Logical) == 0:
-		p.Notices = append(p.Notices, fmt.Sprintf("config.json says %s, but no weight is quantized: taken as plain", scheme.Label))
+		p.notices = append(p.notices, fmt.Sprintf("config.json says %s, but no weight is quantized: taken as plain", scheme.Label))
 	default:
-		p.Notices = append(p.Notices, fmt.Sprintf("the source is quantized by %s: %d weights are decoded on the way", scheme.Label, len(scheme.Logical)))
+		p.notices = append(p.notices, fmt.Sprintf("the source is quantized by %s: %d weights are decoded on the way", scheme.Label, len(scheme.Logical)))
 	}
 	if m.Unknown != nil {
-		p.Notices = append(p.Notices, fmt.Sprintf(
+		p.notices = append(p.notices, fmt.Sprintf(
 			"%v: only tensors whose names mark them as projections of the layers are quantized", m.Unknown))
 	}
 	if m.Arch != nil {
-		p.Notices = append(p.Notices, m.Arch.Notes...)
+		p.notices = append(p.notices, m.Arch.Notes...)
 	}
 	if err := p.checkComplete(m, opt.AllowIncomplete); err != nil {
 		return nil, err
 	}
-	opt, err := opt.forModel(p.Model)
+	opt, err := opt.forModel(p.model)
 	if err != nil {
 		return nil, err
 	}
-	pol := newPolicy(opt, p.Model)
+	pol := newPolicy(opt, p.model)
 	pol.common = common
 	if err := p.decide(m, pol); err != nil {
 		return nil, err
@@ -202,13 +245,13 @@ func newPlan(m *weights.Model, opt *Options, common bool) (*Plan, error) {
 		return nil, err
 	}
 	if n := p.outputTensors(); n > checkpoint.MaxTensors {
-		return nil, &SourceError{Path: p.Source.Path, Msg: fmt.Sprintf("the output would have %d tensors, sidecars included; want at most %d", n, checkpoint.MaxTensors),
+		return nil, &SourceError{Path: p.src.Path, Msg: fmt.Sprintf("the output would have %d tensors, sidecars included; want at most %d", n, checkpoint.MaxTensors),
 			Hint: "keep some with --skip"}
 	}
 	if err := p.chooseDType(opt); err != nil {
 		return nil, err
 	}
-	if p.Totals.QuantCount == 0 {
+	if p.stats.QuantCount == 0 {
 		return nil, p.nothing(opt)
 	}
 	if err := p.checkTargets(opt); err != nil {
@@ -231,7 +274,7 @@ func newPlan(m *weights.Model, opt *Options, common bool) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p, p.directory(weights.TorchName(p.RunDType), object)
+	return p, p.directory(weights.TorchName(p.runDType), object)
 }
 
 // sortedKeys returns the keys of m in order.

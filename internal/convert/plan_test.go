@@ -54,7 +54,7 @@ const llamaConfig = `{
 // quantized lists what a plan quantizes.
 func quantized(p *Plan) []string {
 	var out []string
-	for _, it := range p.Items {
+	for _, it := range p.items {
 		if it.Quantize {
 			out = append(out, it.Name)
 		}
@@ -72,26 +72,26 @@ func TestPlanOfModelDirectory(t *testing.T) {
 	if d := cmp.Diff(want, quantized(p)); d != "" {
 		t.Errorf("quantized (-want +got):\n%s", d)
 	}
-	if p.RunDType != safetensors.F16 {
-		t.Errorf("run dtype %s; config.json says float16", p.RunDType)
+	if p.runDType != safetensors.F16 {
+		t.Errorf("run dtype %s; config.json says float16", p.runDType)
 	}
-	config := string(p.Config)
+	config := string(p.configJSON)
 	for _, s := range []string{`"rms_norm_eps": 1e-05`, `"rope_theta": 10000.0`, `"torch_dtype": "float16"`, `"llm_int8_threshold": 6.0`,
 		`"bnb_4bit_compute_dtype": "float16"`, `"lm_head"`} {
 		if !strings.Contains(config, s) {
 			t.Errorf("config.json lacks %s:\n%s", s, config)
 		}
 	}
-	for _, it := range p.Items {
+	for _, it := range p.items {
 		if !it.Quantize && it.Reason == "" {
 			t.Errorf("%s is kept without a reason", it.Name)
 		}
 	}
 	// 4 bits, 8 a block, 32 a group of blocks: bytes to the byte.
-	if got := p.Totals.CodeBytes; got != (64/2+1+4)+(256/2+4+4) {
+	if got := p.stats.CodeBytes; got != (64/2+1+4)+(256/2+4+4) {
 		t.Errorf("%d bytes of codes and constants", got)
 	}
-	if got := p.Totals.QuantBytes - p.Totals.CodeBytes; got != 2*(64+1024+256) {
+	if got := p.stats.QuantBytes - p.stats.CodeBytes; got != 2*(64+1024+256) {
 		t.Errorf("%d bytes of tables and records", got)
 	}
 }
@@ -102,21 +102,21 @@ func TestPlanShards(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(p.Shards) < 2 || p.Index == nil {
-		t.Fatalf("%d files, index of %d bytes", len(p.Shards), len(p.Index))
+	if len(p.shards) < 2 || p.indexJSON == nil {
+		t.Fatalf("%d files, index of %d bytes", len(p.shards), len(p.indexJSON))
 	}
 	var index struct {
 		Metadata  map[string]int64  `json:"metadata"`
 		WeightMap map[string]string `json:"weight_map"`
 	}
-	if err := json.Unmarshal(p.Index, &index); err != nil {
+	if err := json.Unmarshal(p.indexJSON, &index); err != nil {
 		t.Fatal(err)
 	}
-	if index.Metadata["total_parameters"] != p.Totals.Params || index.Metadata["total_size"] != p.Totals.OutBytes {
-		t.Errorf("index metadata %v; plan has %d parameters, %d bytes", index.Metadata, p.Totals.Params, p.Totals.OutBytes)
+	if index.Metadata["total_parameters"] != p.stats.Params || index.Metadata["total_size"] != p.stats.OutBytes {
+		t.Errorf("index metadata %v; plan has %d parameters, %d bytes", index.Metadata, p.stats.Params, p.stats.OutBytes)
 	}
 	listed := 0
-	for _, sh := range p.Shards {
+	for _, sh := range p.shards {
 		for _, x := range sh.Layout.Tensors() {
 			listed++
 			if index.WeightMap[x.Name] != sh.Name {
@@ -266,7 +266,7 @@ func TestDequantizeOfConverted(t *testing.T) {
 	for _, opt := range []Options{{}, {Spec: bnb.Format{NoDoubleQuant: true, BlockSize: 128}}} {
 		p, _, data := execute(t, src, opt, Execution{})
 		name := filepath.Join(t.TempDir(), "q.safetensors")
-		writeLayout(t, name, p.Shards[0].Layout, data)
+		writeLayout(t, name, p.shards[0].Layout, data)
 		packed := open(t, name)
 		dp, err := NewDequantizePlan(packed, DequantizeOptions{})
 		if err != nil {
@@ -277,7 +277,7 @@ func TestDequantizeOfConverted(t *testing.T) {
 			t.Fatal(err)
 		}
 		plain := filepath.Join(t.TempDir(), "p.safetensors")
-		writeLayout(t, plain, dp.Shards[0].Layout, s.data)
+		writeLayout(t, plain, dp.shards[0].Layout, s.data)
 		_, r, again := execute(t, open(t, plain), opt, Execution{})
 		for _, w := range []string{"a.proj.weight", "b.proj.weight"} {
 			if opt.Spec.NoDoubleQuant && !cmp.Equal(again[w], data[w]) {

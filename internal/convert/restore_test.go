@@ -57,7 +57,7 @@ func TestRestore(t *testing.T) {
 				want[x.name] = x.shape
 			}
 			got := map[string][]int64{}
-			for _, it := range plan.Items {
+			for _, it := range plan.items {
 				got[it.Name] = it.Shape
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -67,12 +67,12 @@ func TestRestore(t *testing.T) {
 			bare := withConfig(t, quantized, strings.NewReplacer("llama4_text", "llama", "gpt2", "llama", "Llama4ForCausalLM", "LlamaForCausalLM", "GPT2LMHeadModel", "LlamaForCausalLM").Replace(c.config))
 			parts, values := dequantized(t, bare, Execution{Jobs: 1})
 			var params int64
-			for _, it := range parts.Items {
+			for _, it := range parts.items {
 				params += it.Elems()
 				checkPlace(t, &it, values[it.Name], got, plain)
 			}
-			if plan.Totals.Params != params {
-				t.Errorf("%d parameters, want %d", plan.Totals.Params, params)
+			if plan.stats.Params != params {
+				t.Errorf("%d parameters, want %d", plan.stats.Params, params)
 			}
 			_, one := dequantized(t, quantized, Execution{Jobs: 1, MaxMemory: 16 << 20})
 			for _, name := range slices.Sorted(maps.Keys(plain)) {

@@ -113,7 +113,7 @@ func (p *Plan) resume(ctx context.Context, out *checkpoint.Output, opt *WriteOpt
 	if err != nil {
 		return nil, err
 	}
-	s := &resumed{plan: p, out: out, begun: begun, task: r.Task, mine: p.mine(r.Task), done: make([]*done, len(p.Shards))}
+	s := &resumed{plan: p, out: out, begun: begun, task: r.Task, mine: p.mine(r.Task), done: make([]*done, len(p.shards))}
 	s.was.Staging, s.was.Dropped = out.Staging(), r.Restart && out.Resumed()
 	if out.Resumed() && !r.Restart {
 		if err := s.read(true); err != nil {
@@ -143,7 +143,7 @@ func (s *resumed) begin() error {
 	}
 	for i, mine := range s.mine {
 		if mine && s.done[i] == nil {
-			if err := s.out.Discard(s.plan.Shards[i].Name); err != nil {
+			if err := s.out.Discard(s.plan.shards[i].Name); err != nil {
 				return err
 			}
 		}
@@ -171,7 +171,7 @@ func (s *resumed) count() {
 		s.was.Of++
 		if s.done[i] != nil {
 			s.was.Files++
-			s.was.Bytes += s.plan.Shards[i].Layout.Size()
+			s.was.Bytes += s.plan.shards[i].Layout.Size()
 		} else {
 			s.was.Left += bytes[i]
 		}
@@ -182,12 +182,12 @@ func (s *resumed) count() {
 // read refuses the records of another run, and takes those of this one.
 func (s *resumed) read(take bool) error {
 	index := map[string]int{}
-	for i, sh := range s.plan.Shards {
+	for i, sh := range s.plan.shards {
 		index[sh.Name] = i
 	}
-	items := make([]int, len(s.plan.Shards))
-	for i := range s.plan.Items {
-		items[s.plan.Items[i].Shard]++
+	items := make([]int, len(s.plan.shards))
+	for i := range s.plan.items {
+		items[s.plan.items[i].Shard]++
 	}
 	var others []*Begun
 	foreign := 0
@@ -205,7 +205,7 @@ func (s *resumed) read(take bool) error {
 		case take:
 			d := rec.Done
 			i, ok := index[d.File]
-			if ok && d.fits(&s.plan.Shards[i], items[i]) {
+			if ok && d.fits(&s.plan.shards[i], items[i]) {
 				s.done[i] = d
 			} else {
 				s.was.Damaged = append(s.was.Damaged, fmt.Sprintf("the record of %.200q is not of this plan", d.File))
@@ -269,7 +269,7 @@ func (s *resumed) verify(ctx context.Context, jobs int) error {
 				if s.done[i] == nil || !s.mine[i] {
 					continue
 				}
-				sh := &s.plan.Shards[i]
+				sh := &s.plan.shards[i]
 				if err := s.check(i, buf); err != nil {
 					s.mu.Lock()
 					s.was.Redone = append(s.was.Redone, fmt.Sprintf("%s: %v", sh.Name, err))
@@ -286,7 +286,7 @@ func (s *resumed) verify(ctx context.Context, jobs int) error {
 }
 
 func (s *resumed) check(i int, buf []byte) error {
-	f, err := s.out.OpenFile(s.plan.Shards[i].Name)
+	f, err := s.out.OpenFile(s.plan.shards[i].Name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return errors.New("it is not there")
 	}
@@ -298,7 +298,7 @@ func (s *resumed) check(i int, buf []byte) error {
 	if err != nil {
 		return err
 	}
-	return s.done[i].check(f, info.Size(), &s.plan.Shards[i], buf)
+	return s.done[i].check(f, info.Size(), &s.plan.shards[i], buf)
 }
 
 // todo are the files to make, and their bytes on the disk.
@@ -306,7 +306,7 @@ func (s *resumed) todo() (todo []bool, bytes int64) {
 	todo = make([]bool, len(s.mine))
 	for i, mine := range s.mine {
 		if todo[i] = mine && s.done[i] == nil; todo[i] {
-			bytes += s.plan.Shards[i].Layout.Size()
+			bytes += s.plan.shards[i].Layout.Size()
 		}
 	}
 	return todo, bytes
@@ -333,9 +333,9 @@ func (s *resumed) missing() error {
 		switch {
 		case d != nil:
 		case tasks != nil:
-			e.Files = append(e.Files, fmt.Sprintf("%s (task %v)", s.plan.Shards[i].Name, Task{tasks[i] + 1, of}))
+			e.Files = append(e.Files, fmt.Sprintf("%s (task %v)", s.plan.shards[i].Name, Task{tasks[i] + 1, of}))
 		default:
-			e.Files = append(e.Files, s.plan.Shards[i].Name)
+			e.Files = append(e.Files, s.plan.shards[i].Name)
 		}
 	}
 	if len(e.Files) > 0 {
@@ -350,7 +350,7 @@ func (s *resumed) finish(i int, results []Result, digests *manifest.Recorder) er
 	if len(s.done) == 1 && s.task == (Task{}) {
 		return nil
 	}
-	sh := &s.plan.Shards[i]
+	sh := &s.plan.shards[i]
 	d := &done{File: sh.Name}
 	for _, t := range sh.Layout.Tensors() {
 		digest, err := digests.Digest(t.Name)
@@ -360,8 +360,8 @@ func (s *resumed) finish(i int, results []Result, digests *manifest.Recorder) er
 		d.Tensors = append(d.Tensors, digest)
 	}
 	d.Digest = seal(sh.Layout.Header(), d.Tensors)
-	for j := range s.plan.Items {
-		if s.plan.Items[j].Shard == i {
+	for j := range s.plan.items {
+		if s.plan.items[j].Shard == i {
 			d.Results = append(d.Results, noted(&results[j]))
 		}
 	}
@@ -387,8 +387,8 @@ func (s *resumed) finish(i int, results []Result, digests *manifest.Recorder) er
 // restore puts what was recorded in its place.
 func (s *resumed) restore(results []Result, digests map[string]manifest.Digest) {
 	next := make([]int, len(s.done))
-	for j := range s.plan.Items {
-		i := s.plan.Items[j].Shard
+	for j := range s.plan.items {
+		i := s.plan.items[j].Shard
 		if d := s.done[i]; d != nil {
 			results[j] = d.Results[next[i]].result()
 			next[i]++
@@ -398,7 +398,7 @@ func (s *resumed) restore(results []Result, digests map[string]manifest.Digest) 
 		if d == nil {
 			continue
 		}
-		for k, t := range s.plan.Shards[i].Layout.Tensors() {
+		for k, t := range s.plan.shards[i].Layout.Tensors() {
 			digests[t.Name] = d.Tensors[k]
 		}
 	}

@@ -22,7 +22,7 @@ func (p *Plan) Sample(it *Item, n int64) (*quantize.Sample, error) {
 			return nil, err
 		}
 	}
-	run := kernelElem(p.RunDType)
+	run := kernelElem(p.runDType)
 	s, err := quantize.NewSample(kernelType(it.Spec.Type), run, it.Shape[1], moments)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", it.Name, err)
@@ -55,7 +55,7 @@ func (p *Plan) sample(t *weights.Tensor, first int64, n int, run kernel.Elem) ([
 	}
 	if at >= 0 {
 		return nil, &weights.ValueError{Tensor: t.Name, File: t.File, Index: at, Shape: t.Shape,
-			Value: weights.ValueAt(raw, t.Elem(), int(at-first)), DType: p.RunDType}
+			Value: weights.ValueAt(raw, t.Elem(), int(at-first)), DType: p.runDType}
 	}
 	return values, nil
 }

@@ -18,7 +18,7 @@ func (p *Plan) checkPatterns(pol *policy) error {
 	check := func(flag, pattern string, u usage, forces bool) error {
 		switch {
 		case u.matched == 0:
-			p.Warnings = append(p.Warnings, fmt.Sprintf("%s %s matches no tensor", flag, pattern))
+			p.warnings = append(p.warnings, fmt.Sprintf("%s %s matches no tensor", flag, pattern))
 		case u.used == 0 && forces:
 			name, reason := p.firstMatch(pol, pattern)
 			return &OptionError{fmt.Sprintf("%s %s matches only tensors that are never quantized here: %s is kept, since it is %s",
@@ -45,8 +45,8 @@ func (p *Plan) checkPatterns(pol *policy) error {
 }
 
 func (p *Plan) firstMatch(pol *policy, pattern string) (name, reason string) {
-	for i := range p.Items {
-		it := &p.Items[i]
+	for i := range p.items {
+		it := &p.items[i]
 		for _, re := range pol.opt.Only {
 			if re.String() == pattern && re.MatchString(it.Name) {
 				return it.Name, it.Reason
@@ -64,24 +64,24 @@ func (p *Plan) firstMatch(pol *policy, pattern string) (name, reason string) {
 // nothing is the error for a plan that quantizes nothing.
 func (p *Plan) nothing(opt *Options) error {
 	reasons := map[string]int{}
-	for i := range p.Items {
-		reasons[p.Items[i].Reason]++
+	for i := range p.items {
+		reasons[p.items[i].Reason]++
 	}
 	var most []string
 	for _, r := range sortedKeys(reasons) {
 		most = append(most, fmt.Sprintf("%d %s", reasons[r], r))
 	}
-	e := &SourceError{Path: p.Source.Path, Msg: "nothing to quantize: " + strings.Join(most, "; ")}
-	if p.Model != nil {
-		what := "a " + p.Model.Type
-		if p.Model.Type == "" {
+	e := &SourceError{Path: p.src.Path, Msg: "nothing to quantize: " + strings.Join(most, "; ")}
+	if p.model != nil {
+		what := "a " + p.model.Type
+		if p.model.Type == "" {
 			what = "a model whose config.json names no model_type"
 			e.Hint = "a weights file with no config.json beside it is quantized by the names and shapes of its tensors"
 		}
 		e.Msg = fmt.Sprintf("nothing to quantize in %s for %s: %s", what, opt.targets(), strings.Join(most, "; "))
 		for _, t := range []arch.Target{arch.Transformers5, arch.Transformers4} {
-			for i := range p.Items {
-				it := &p.Items[i]
+			for i := range p.items {
+				it := &p.items[i]
 				// What the user excluded, or no loader could quantize, another target would not either.
 				if opt.targets() != t && len(opt.Only)+len(opt.Skip)+len(opt.Rules) == 0 && weights.IsFloat(it.DType) &&
 					it.Class.Quantize(t) && len(it.Shape) == 2 {
@@ -107,8 +107,8 @@ func (p *Plan) checkTargets(opt *Options) error {
 	types := map[nf4.Type]string{}
 	dq := map[bool]string{}
 	var small, expert, fused, odd, fp4Expert string
-	for i := range p.Items {
-		it := &p.Items[i]
+	for i := range p.items {
+		it := &p.items[i]
 		if !it.Quantize {
 			continue
 		}
@@ -154,23 +154,23 @@ func (p *Plan) checkTargets(opt *Options) error {
 		return refuse(t&(arch.VLLM|arch.SGLang|arch.Diffusers), "cannot load quant storage %s", opt.Spec.Storage)
 	}
 	if small != "" {
-		p.Notices = append(p.Notices, fmt.Sprintf("block size 32 (%s) needs bitsandbytes 0.50 or newer to load", small))
+		p.notices = append(p.notices, fmt.Sprintf("block size 32 (%s) needs bitsandbytes 0.50 or newer to load", small))
 	}
 	if t&arch.VLLM != 0 {
-		p.Notices = append(p.Notices, "vLLM 0.28 and newer need vllm-bnb-plugin for this format; tensor parallelism is not supported")
-		if p.Totals.ExpertParams > 0 {
-			p.Warnings = append(p.Warnings, "vLLM up to 0.27.1 cannot load experts in 16 bits beside packed weights; --moe per-expert --target vllm packs them")
+		p.notices = append(p.notices, "vLLM 0.28 and newer need vllm-bnb-plugin for this format; tensor parallelism is not supported")
+		if p.stats.ExpertParams > 0 {
+			p.warnings = append(p.warnings, "vLLM up to 0.27.1 cannot load experts in 16 bits beside packed weights; --moe per-expert --target vllm packs them")
 		}
 	}
 	if opt.PerExpert && expert == "" {
-		p.Warnings = append(p.Warnings, "--moe per-expert: the checkpoint has no routed experts that are stored one by one")
+		p.warnings = append(p.warnings, "--moe per-expert: the checkpoint has no routed experts that are stored one by one")
 	}
 	if storage {
 		w := fmt.Sprintf("quant storage %s: vLLM, SGLang and diffusers refuse it; transformers 4 reads garbage unless the model is loaded with dtype %s", opt.Spec.Storage, opt.Spec.Storage)
 		if opt.Spec.Storage == bnb.Float32 {
 			w = "quant storage float32: vLLM, SGLang and diffusers refuse it; transformers 4 crashes on it"
 		}
-		p.Warnings = append(p.Warnings, w)
+		p.warnings = append(p.warnings, w)
 	}
 	return p.checkUnsloth(opt)
 }
@@ -185,8 +185,8 @@ func (e *skipConflict) Unwrap() error { return e.SourceError }
 func (p *Plan) quantizationConfig(opt *Options) ([]byte, error) {
 	var kept, quantized []arch.Tensor
 	qc := bnb.QuantizationConfig{ComputeDType: opt.ComputeDType, Storage: opt.Spec.Storage.String()}
-	for i := range p.Items {
-		it := &p.Items[i]
+	for i := range p.items {
+		it := &p.items[i]
 		switch {
 		case it.Quantize:
 			quantized = append(quantized, arch.Tensor{Name: it.Name, Class: it.Class})
@@ -197,20 +197,20 @@ func (p *Plan) quantizationConfig(opt *Options) ([]byte, error) {
 		}
 	}
 	var bad []arch.Violation
-	p.SkipList, bad = p.Model.SkipList(opt.targets(), kept, quantized)
+	p.skipList, bad = p.model.SkipList(opt.targets(), kept, quantized)
 	if len(bad) > 0 {
 		v := bad[0]
 		what := fmt.Sprintf("%s would be taken for quantized, and is kept", v.Path)
 		if v.Over {
 			what = fmt.Sprintf("entry %q would skip %s, which is quantized", v.Entry, v.Path)
 		}
-		return nil, &skipConflict{&SourceError{Path: p.Source.Path, Msg: fmt.Sprintf(
+		return nil, &skipConflict{&SourceError{Path: p.src.Path, Msg: fmt.Sprintf(
 			"no llm_int8_skip_modules list serves every loader: in %s, %s (%d such modules)", v.Loader, what, len(bad)),
 			Hint: "narrow --target, or keep or quantize whole groups of modules"}}
 	}
-	qc.SkipModules = p.SkipList
+	qc.SkipModules = p.skipList
 	if qc.ComputeDType == "" || qc.ComputeDType == "auto" {
-		qc.ComputeDType = weights.TorchName(p.RunDType)
+		qc.ComputeDType = weights.TorchName(p.runDType)
 	}
 	return qc.Encode()
 }
@@ -222,17 +222,17 @@ func (p *Plan) directory(dtype string, quantization []byte) error {
 		return nil
 	}
 	edits := p.config.RemoveQuantization()
-	if dtype != "" && (p.Model == nil || !p.Model.Diffusers) { // diffusers would take dtype for an argument of the class
+	if dtype != "" && (p.model == nil || !p.model.Diffusers) { // diffusers would take dtype for an argument of the class
 		edits = append(edits, p.config.SetDType(dtype)...)
 	}
 	if quantization != nil {
 		edits = append(edits, checkpoint.Set("quantization_config", quantization))
 	}
 	var err error
-	if p.Config, err = checkpoint.EditConfig(p.Source.Config, edits...); err != nil {
+	if p.configJSON, err = checkpoint.EditConfig(p.src.Config, edits...); err != nil {
 		return err
 	}
-	if p.Sides, p.Skipped, err = p.Source.SideFiles(); err != nil {
+	if p.sides, p.skipped, err = p.src.SideFiles(); err != nil {
 		return err
 	}
 	p.noteSkipped()
@@ -245,10 +245,10 @@ func (p *Plan) noteSkipped() {
 	const most = 6
 	var dirs []string
 	more := 0
-	for _, f := range p.Skipped {
+	for _, f := range p.skipped {
 		switch {
 		case f.Rel == "adapter_config.json":
-			p.Warnings = append(p.Warnings, "adapter_config.json lies beside the weights: from_pretrained applies that adapter to SRC, and the output is without it; "+
+			p.warnings = append(p.warnings, "adapter_config.json lies beside the weights: from_pretrained applies that adapter to SRC, and the output is without it; "+
 				"if it belongs to the model, merge it first (PEFT's merge_and_unload)")
 		case !f.Dir:
 		case len(dirs) < most:
@@ -264,7 +264,7 @@ func (p *Plan) noteSkipped() {
 	if more > 0 {
 		note += fmt.Sprintf(" and %d more", more)
 	}
-	p.Notices = append(p.Notices, note)
+	p.notices = append(p.notices, note)
 }
 
 // LoadClass names the class that loads the output and the Python package that
@@ -274,8 +274,8 @@ func (p *Plan) LoadClass() (pkg, class string, task bool) {
 	if p.config == nil {
 		return "", "", false
 	}
-	if p.Model != nil && p.Model.Diffusers {
-		return "diffusers", identifier(p.Model.Type), false
+	if p.model != nil && p.model.Diffusers {
+		return "diffusers", identifier(p.model.Type), false
 	}
 	class, task = autoClass(p.config.Architectures())
 	return "transformers", identifier(class), task

@@ -65,16 +65,16 @@ func (l *loads) Pop() any     { panic("convert: internal error: the tasks are as
 
 // shardBytes are the bytes of the source that are read for each weights file.
 func (p *Plan) shardBytes() []int64 {
-	bytes := make([]int64, len(p.Shards))
-	for i := range p.Items {
-		bytes[p.Items[i].Shard] += p.Items[i].Bytes
+	bytes := make([]int64, len(p.shards))
+	for i := range p.items {
+		bytes[p.items[i].Shard] += p.items[i].Bytes
 	}
 	return bytes
 }
 
 // mine are the weights files of a task.
 func (p *Plan) mine(t Task) []bool {
-	mine := make([]bool, len(p.Shards))
+	mine := make([]bool, len(p.shards))
 	if t.Of == 0 {
 		for i := range mine {
 			mine[i] = true

@@ -31,7 +31,7 @@ func unslothExpert(m *arch.Model) string {
 
 // UnslothPacks reports whether --target unsloth packs the routed experts of the plan's model.
 func (p *Plan) UnslothPacks() bool {
-	return p.Model != nil && p.Totals.ExpertParams > 0 && unslothExpert(p.Model) == ""
+	return p.model != nil && p.stats.ExpertParams > 0 && unslothExpert(p.model) == ""
 }
 
 // unslothStack is the same for a stack of experts.
@@ -73,8 +73,8 @@ func (p *Plan) checkUnsloth(opt *Options) error {
 	refuse := func(format string, args ...any) error { return &OptionError{"unsloth " + fmt.Sprintf(format, args...)} }
 	first := map[string]*Item{}
 	var packed, kept, ragged *Item
-	for i := range p.Items {
-		it := &p.Items[i]
+	for i := range p.items {
+		it := &p.items[i]
 		stack := ExpertStack(it.Name)
 		if stack == "" || !it.Class.Expert && len(it.Shape) != 3 && it.Stack == 0 {
 			continue
@@ -98,8 +98,8 @@ func (p *Plan) checkUnsloth(opt *Options) error {
 	switch {
 	case packed != nil && kept != nil:
 		return refuse("loads the routed experts of all layers in 4 bits or none, and %s would be kept (%s) where %s is packed", kept.Name, kept.Reason, packed.Name)
-	case packed == nil && p.Totals.ExpertParams > 0:
-		p.Warnings = append(p.Warnings, "--target unsloth packs no experts of this model: "+kept0(p))
+	case packed == nil && p.stats.ExpertParams > 0:
+		p.warnings = append(p.warnings, "--target unsloth packs no experts of this model: "+kept0(p))
 	}
 	if ragged != nil {
 		note := fmt.Sprintf("%s has %d weights, no whole blocks of %d: Unsloth packs such experts again as it loads them, which adds noise",
@@ -107,15 +107,15 @@ func (p *Plan) checkUnsloth(opt *Options) error {
 		if b := fitting(ragged.Elems(), opt.Spec); b > 0 {
 			note += fmt.Sprintf("; --block-size %d fits", b)
 		}
-		p.Notices = append(p.Notices, note)
+		p.notices = append(p.notices, note)
 	}
 	return nil
 }
 
 // kept0 is the reason of the first routed expert that is kept.
 func kept0(p *Plan) string {
-	for i := range p.Items {
-		if it := &p.Items[i]; it.Class.Expert && !it.Class.Router && !it.Quantize {
+	for i := range p.items {
+		if it := &p.items[i]; it.Class.Expert && !it.Class.Router && !it.Quantize {
 			return it.Name + " is " + it.Reason
 		}
 	}

@@ -62,18 +62,18 @@ func TestUnsloth(t *testing.T) {
 		if n := len(quantized(p)); n != tt.packed {
 			t.Errorf("%s: %d weights are packed, want %d: %v", name, n, tt.packed, quantized(p))
 		}
-		if got := strings.Join(p.Warnings, "; "); tt.warning != "" && !strings.Contains(got, tt.warning) {
+		if got := strings.Join(p.warnings, "; "); tt.warning != "" && !strings.Contains(got, tt.warning) {
 			t.Errorf("%s: warnings %q, want %q", name, got, tt.warning)
 		}
-		for i := range p.Items {
-			if it := &p.Items[i]; it.Quantize && strings.HasSuffix(it.Name, "experts.gate_up_proj") {
-				if diff := cmp.Diff([]int64{3, 8, 16}, it.State(p.RunDType).Dims()); diff != "" {
+		for i := range p.items {
+			if it := &p.items[i]; it.Quantize && strings.HasSuffix(it.Name, "experts.gate_up_proj") {
+				if diff := cmp.Diff([]int64{3, 8, 16}, it.State(p.runDType).Dims()); diff != "" {
 					t.Errorf("%s: %s (-want +got):\n%s", name, it.Name, diff)
 				}
 			}
 		}
-		if bad := strings.Contains(string(p.Config), "experts"); bad {
-			t.Errorf("%s: the skip list names experts: %s", name, p.Config)
+		if bad := strings.Contains(string(p.configJSON), "experts"); bad {
+			t.Errorf("%s: the skip list names experts: %s", name, p.configJSON)
 		}
 	}
 }
@@ -110,7 +110,7 @@ func TestUnslothUniform(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(p.Notices, "; "); !strings.Contains(got, "no whole blocks of 128") || !strings.Contains(got, "--block-size 64 fits") {
+	if got := strings.Join(p.notices, "; "); !strings.Contains(got, "no whole blocks of 128") || !strings.Contains(got, "--block-size 64 fits") {
 		t.Errorf("notices %q", got)
 	}
 }

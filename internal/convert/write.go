@@ -31,11 +31,11 @@ func (p *Plan) Check(dst string, opt WriteOptions) error {
 
 func (p *Plan) destination(opt *WriteOptions) checkpoint.Options {
 	var sources []string
-	if p.Source.IsLocal() {
-		sources = append(sources, p.Source.Path)
+	if p.src.IsLocal() {
+		sources = append(sources, p.src.Path)
 	}
-	if p.Source.IsLocal() && !p.Source.IsFile {
-		sources = append(sources, p.Source.Dir)
+	if p.src.IsLocal() && !p.src.IsFile {
+		sources = append(sources, p.src.Dir)
 	}
 	o := checkpoint.Options{Force: opt.Force, Sources: append(sources, opt.Sources...)}
 	if opt.Resume != nil {
@@ -96,7 +96,7 @@ func (p *Plan) tensors(ctx context.Context, out *checkpoint.Output, opt *WriteOp
 	if s != nil {
 		var weights int64
 		x.files, weights = s.todo()
-		need += weights - p.Totals.FileBytes
+		need += weights - p.stats.FileBytes
 	}
 	if err := checkpoint.CheckSpace(out.Staging(), need); err != nil {
 		return nil, err

@@ -155,9 +155,9 @@ func Layer(name string) int {
 // Plan lists what convert would quantize of a plan, for Run.
 func Plan(p *convert.Plan) []Weight {
 	var out []Weight
-	for i := range p.Items {
-		if p.Items[i].Quantize {
-			it := &p.Items[i]
+	for i := range p.Items() {
+		if p.Items()[i].Quantize {
+			it := &p.Items()[i]
 			out = append(out, Weight{it.Floats(), it.Kind})
 		}
 	}

@@ -123,9 +123,9 @@ func kindsOf(src *checkpoint.Source) map[string]string {
 	if err != nil {
 		return nil
 	}
-	kinds := make(map[string]string, len(p.Items))
-	for i := range p.Items {
-		kinds[p.Items[i].Name] = p.Items[i].Kind
+	kinds := make(map[string]string, len(p.Items()))
+	for i := range p.Items() {
+		kinds[p.Items()[i].Name] = p.Items()[i].Kind
 	}
 	return kinds
 }

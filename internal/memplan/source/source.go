@@ -319,17 +319,17 @@ func (out *Source) convertible(path string, s *checkpoint.Source, f *footprint.F
 		out.Warnings = append(out.Warnings, fmt.Sprintf("convert would refuse this checkpoint (%v); which layers are 4-bit is guessed by name", err))
 		return plain, nil, nil
 	}
-	out.Warnings = append(out.Warnings, p.Incomplete...)
-	tensors, quantized = plain, make(map[string]bool, len(p.Items))
+	out.Warnings = append(out.Warnings, p.Incomplete()...)
+	tensors, quantized = plain, make(map[string]bool, len(p.Items()))
 	if f.Method != "" {
 		out.From = "headers, of weights quantized by " + f.Method
 		tensors = nil
-		for i := range p.Items {
-			tensors = append(tensors, modelshape.Tensor{Name: p.Items[i].Name, Shape: p.Items[i].Shape})
+		for i := range p.Items() {
+			tensors = append(tensors, modelshape.Tensor{Name: p.Items()[i].Name, Shape: p.Items()[i].Shape})
 		}
 	}
-	for i := range p.Items {
-		quantized[p.Items[i].Name] = p.Items[i].Quantize
+	for i := range p.Items() {
+		quantized[p.Items()[i].Name] = p.Items()[i].Quantize
 	}
 	return tensors, quantized, nil
 }
