@@ -344,10 +344,13 @@ func (s *resumed) missing() error {
 	return nil
 }
 
-// finish records a file that is complete, synced and closed. The only one of a model is not recorded: there is nothing
-// that a run could go on with.
+// records reports whether finished files are recorded. The only one of a model is not: there is nothing that a run could go
+// on with.
+func (s *resumed) records() bool { return s != nil && (len(s.done) > 1 || s.task != (Task{})) }
+
+// finish records a file that is complete, synced and closed.
 func (s *resumed) finish(i int, results []Result, digests *manifest.Recorder) error {
-	if len(s.done) == 1 && s.task == (Task{}) {
+	if !s.records() {
 		return nil
 	}
 	sh := &s.plan.shards[i]

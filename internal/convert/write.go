@@ -89,7 +89,7 @@ func (p *Plan) Write(ctx context.Context, dst string, opt WriteOptions) (_ *Outc
 func (p *Plan) tensors(ctx context.Context, out *checkpoint.Output, opt *WriteOptions, s *resumed) ([]Result, error) {
 	need := p.DiskBytes()
 	var record *manifest.Recorder
-	if opt.Manifest != nil || s != nil {
+	if opt.Manifest != nil || s.records() {
 		record = manifest.NewRecorder()
 	}
 	x := opt.Execution

@@ -2,7 +2,6 @@ package manifest
 
 import (
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/zeebo/blake3"
@@ -15,6 +14,7 @@ import (
 type Recorder struct {
 	mu      sync.Mutex
 	tensors map[string]*tensorHash
+	copies  copies
 }
 
 type tensorHash struct {
@@ -23,6 +23,28 @@ type tensorHash struct {
 	size    int64
 	next    int64 // bytes hashed
 	waiting map[int64][]byte
+}
+
+// copies recycles the memory of ranges that wait: over a file they are as large as it is.
+type copies struct {
+	mu   sync.Mutex
+	free [][]byte
+}
+
+func (c *copies) of(p []byte) []byte {
+	c.mu.Lock()
+	var buf []byte
+	if last := len(c.free) - 1; last >= 0 {
+		buf, c.free = c.free[last], c.free[:last]
+	}
+	c.mu.Unlock()
+	return append(buf[:0], p...)
+}
+
+func (c *copies) release(p []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.free = append(c.free, p)
 }
 
 // NewRecorder returns an empty Recorder.
@@ -50,7 +72,7 @@ func (r *Recorder) WriteAt(tensor string, p []byte, off int64) error {
 		t.waiting = make(map[int64][]byte)
 	}
 	if off != t.next {
-		t.waiting[off] = slices.Clone(p)
+		t.waiting[off] = r.copies.of(p)
 		return nil
 	}
 	t.write(p)
@@ -61,6 +83,7 @@ func (r *Recorder) WriteAt(tensor string, p []byte, off int64) error {
 		}
 		delete(t.waiting, t.next)
 		t.write(q)
+		r.copies.release(q)
 		if len(q) == 0 {
 			return nil
 		}
