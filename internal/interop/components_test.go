@@ -35,6 +35,7 @@ type componentAnswer struct {
 
 // TestComponents has diffusers load what was made of its models: the transformers, UNets, autoencoders and ControlNets of pipelines.
 func TestComponents(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	list := python[componentCase, componentAnswer](t, diffusers, "components.py", []componentCase{{List: true}})[0]
 	if list.Error != "" {

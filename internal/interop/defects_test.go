@@ -94,6 +94,7 @@ var (
 //
 //	go test -tags 'interop families' -timeout 90m ./internal/interop -run Defects -v
 func TestDefects(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	families, count := fewDefective, 5
 	if allFamilies {

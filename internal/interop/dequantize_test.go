@@ -94,6 +94,7 @@ func (a dequantizedAnswer) check(t *testing.T, c dequantizedCase) {
 
 // TestReadsSavePretrained gives nf4kit what transformers itself wrote.
 func TestReadsSavePretrained(t *testing.T) {
+	t.Parallel()
 	models := makeModels(t, map[string]modelCase{"qwen2-tied": {Kind: "qwen2-tied", DType: "bfloat16"}, "qwen2-f16": {Kind: "qwen2-tied", DType: "float16"}})
 	for _, env := range environments {
 		t.Run(env.String(), func(t *testing.T) {
@@ -132,6 +133,7 @@ func TestReadsSavePretrained(t *testing.T) {
 
 // TestDequantizesItsOwn takes our converted checkpoints back to plain models, which both versions have to load.
 func TestDequantizesItsOwn(t *testing.T) {
+	t.Parallel()
 	models := makeModels(t, map[string]modelCase{"qwen2-tied": {Kind: "qwen2-tied", DType: "bfloat16"}})
 	var names []string
 	var cases []dequantizedCase

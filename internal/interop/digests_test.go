@@ -65,6 +65,7 @@ var digestFormats = [][]string{
 // Without the tag families it is every sixth conversion. With -update and the tag, what was run is recorded: all of it, or what
 // -digests and -digest-flags choose.
 func TestDigests(t *testing.T) {
+	t.Parallel()
 	dir := *digestSources
 	if dir == "" {
 		dir = t.TempDir()

@@ -25,6 +25,7 @@ type encodedAnswer struct {
 // TestEncodedSources converts models whose weights are FP8 or MXFP4. The result is to the byte that of the same model decoded
 // by the reference, but for the manifest, which names the source.
 func TestEncodedSources(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	tests := []struct {
 		kind, family string

@@ -131,6 +131,7 @@ func (r familyRow) String() string {
 //
 //	go test -tags 'interop families' -timeout 40m ./internal/interop -run Architectures
 func TestArchitectures(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	families := python[familySource, familySourceAnswer](t, t5, "families_models.py", []familySource{{List: true}})[0].Families
 	whole := allFamilies && *only == ""

@@ -101,6 +101,7 @@ func tensorStart(t *testing.T, file []byte, suffix string) int {
 
 // TestSameBytes converts the same source with one worker, with eight, and again: the directories have to be identical.
 func TestSameBytes(t *testing.T) {
+	t.Parallel()
 	models := makeModels(t, map[string]modelCase{"qwen2-tied": {Kind: "qwen2-tied", DType: "bfloat16"}})
 	for name, src := range map[string]string{"llama": llama(), "qwen2-tied": models["qwen2-tied"], "minilm": minilm(t)} {
 		t.Run(name, func(t *testing.T) {

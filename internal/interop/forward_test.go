@@ -42,6 +42,7 @@ var forwardAll = []string{"llama", "llama-bias", "llama-llama3", "llama-linear",
 // TestForward compares log-probabilities with those that transformers computes in float32, on more tokens than a sliding
 // window has. With the build tag families it takes every family, in float32, bfloat16 and NF4.
 func TestForward(t *testing.T) {
+	t.Parallel()
 	cases := forwardFew
 	if allFamilies || *onlyForward != "" {
 		cases = nil

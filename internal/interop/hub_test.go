@@ -17,6 +17,7 @@ import (
 // TestHub: the stand-in that internal/remote is tested against is a hub to the real client too, and what that has put into its
 // cache is a source without the hub.
 func TestHub(t *testing.T) {
+	t.Parallel()
 	h := &standin.Hub{Repo: "org/llama", Dir: llama(), Token: "hf_secret", Uploads: standin.Uploads{PartSize: 500_000}}
 	stop, err := h.Start()
 	if err != nil {

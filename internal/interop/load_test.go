@@ -128,6 +128,7 @@ var variants = []struct {
 
 // TestShippedLlama uses the stock backend too: what a user without a GPU gets.
 func TestShippedLlama(t *testing.T) {
+	t.Parallel()
 	var names []string
 	var cases []compareCase
 	for _, v := range variants {
@@ -142,6 +143,7 @@ func TestShippedLlama(t *testing.T) {
 
 // TestSources is about what a source may look like: tied embeddings, float32 and float16 weights, a real encoder.
 func TestSources(t *testing.T) {
+	t.Parallel()
 	models := makeModels(t, map[string]modelCase{
 		"qwen2-tied": {Kind: "qwen2-tied", DType: "bfloat16"},
 		"qwen2-f16":  {Kind: "qwen2-tied", DType: "float16"},
@@ -178,6 +180,7 @@ func TestSources(t *testing.T) {
 // has to be the one that this version's BitsAndBytesConfig quantizes; written for both, it has to load in both,
 // and be 5.x's, but for the pooler of an encoder, which is kept.
 func TestFamilies(t *testing.T) {
+	t.Parallel()
 	families := []struct {
 		kind, auto string
 		own        []environment // whose own choice the default is not: our skip list says what is
@@ -219,6 +222,7 @@ func TestFamilies(t *testing.T) {
 
 // TestHubCache converts from a hub cache, where every file is a symlink into blobs, and loads the result from one.
 func TestHubCache(t *testing.T) {
+	t.Parallel()
 	cache := t.TempDir()
 	repo := hubCache(t, cache, "nf4kit-test/llama", llama())
 	plain := convert(t, llama(), "--double-quant=false")
@@ -245,6 +249,7 @@ func TestHubCache(t *testing.T) {
 
 // TestComparisonNotices turns one bit of a converted checkpoint over: if this passed unseen, none of the above would mean a thing.
 func TestComparisonNotices(t *testing.T) {
+	t.Parallel()
 	dst := convert(t, llama(), "--double-quant=false")
 	shards, err := filepath.Glob(filepath.Join(dst, "*.safetensors"))
 	if err != nil || len(shards) == 0 {

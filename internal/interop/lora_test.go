@@ -63,6 +63,7 @@ func tensorsOf(t *testing.T, path string) map[string]safetensors.Filled {
 
 // Adapters of PEFT's making, merged and combined by it and by us.
 func TestLora(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	four := []loraCase{
 		{Kind: "4bit", Out: filepath.Join(dir, "nf4-dq"), Type: "nf4", DoubleQuant: true, DType: "bfloat16"},
@@ -248,6 +249,7 @@ func checkCombine(t *testing.T, dir string) {
 
 // LoftQ's adapter for the shipped model, with a scaling that is not 1: PEFT loads it, and it is within 1 % of the best.
 func TestLoraInit(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	base, adapter := convert(t, llama()), filepath.Join(dir, "adapter")
 	nf4kit(t, "lora", "init", llama(), base, adapter, "--rank", "8", "--alpha", "16")
@@ -263,6 +265,7 @@ func TestLoraInit(t *testing.T) {
 
 // TestLoraInitInputs holds an adapter for the error of the outputs to the best by Gram matrices, and that of OLoRA to PEFT's.
 func TestLoraInitInputs(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	base, adapter, olora := convert(t, llama()), filepath.Join(dir, "adapter"), filepath.Join(dir, "olora")
 	text, _ := halves(t)

@@ -65,6 +65,7 @@ func near(a, b float64) bool { return math.Abs(a-b) <= 1e-9*max(math.Abs(a), mat
 
 // TestMeasuredErrors compares every figure of every format with numpy in float64 and the real bitsandbytes.
 func TestMeasuredErrors(t *testing.T) {
+	t.Parallel()
 	all := []string{"--formats", "nf4,fp4,af4,int4,int4-asym,mxfp4,nvfp4,int8,fp8,dynamic8", "--block-sizes", "64,256", "--double-quant", "both"}
 	var names []string
 	var got []measured
@@ -108,6 +109,7 @@ func TestMeasuredErrors(t *testing.T) {
 // TestMeasuresAndProvesOthers takes what transformers and bitsandbytes wrote: the errors of what is written are those of
 // the format, but for nested codes one step away, and verify --source explains every byte.
 func TestMeasuresAndProvesOthers(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	var saves []saveCase
 	for _, v := range variants {
@@ -142,6 +144,7 @@ func TestMeasuresAndProvesOthers(t *testing.T) {
 // TestMeasuresInt8 takes an LLM.int8 checkpoint of transformers and bitsandbytes: measure has the figures of their decoding,
 // inspect counts scales as constants, verify refuses it.
 func TestMeasuresInt8(t *testing.T) {
+	t.Parallel()
 	type answer struct {
 		Error   string                     `json:"error"`
 		Tensors map[string]measuredFigures `json:"tensors"`
@@ -172,6 +175,7 @@ func TestMeasuresInt8(t *testing.T) {
 // TestMeasuresActivations takes an importance matrix of the real model's activations: the weighted error is numpy's, and near
 // the error of each layer's output that it estimates.
 func TestMeasuresActivations(t *testing.T) {
+	t.Parallel()
 	type imatrixCase struct {
 		Source string `json:"source"`
 		Out    string `json:"out"`

@@ -11,6 +11,7 @@ import (
 // TestPerExpert is about experts packed one by one, which 4.57 loads (TestArchitectures) and 5.x does not, as it stacks them while
 // it loads: convert writes them for no target that cannot load them, and verify finds them.
 func TestPerExpert(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	var sources []familySource
 	for _, f := range []string{"deepseek_v3", "mixtral", "qwen3_moe"} {

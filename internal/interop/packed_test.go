@@ -32,6 +32,7 @@ type packedAnswer struct {
 // TestPackedOutside builds examples/pack as a module of its own, which has this one's public packages and nothing else,
 // and has bitsandbytes and transformers load what it writes.
 func TestPackedOutside(t *testing.T) {
+	t.Parallel()
 	source, err := os.ReadFile(filepath.Join(root, "examples", "pack", "main.go"))
 	if err != nil {
 		t.Fatal(err)

@@ -47,6 +47,7 @@ func regenerate(t *testing.T, name, golden string, args ...string) (made, commit
 // Parameter counts, the quantized share and the class defaults are what
 // transformers says today.
 func TestPlanParameters(t *testing.T) {
+	t.Parallel()
 	type table struct {
 		Models []struct {
 			Name, Class       string
@@ -85,6 +86,7 @@ func TestPlanParameters(t *testing.T) {
 // What autograd saves and what is alive during a step is what torch says
 // today; memplan's own tests compare the formulas with the committed file.
 func TestPlanActivations(t *testing.T) {
+	t.Parallel()
 	type table struct {
 		Cases []struct {
 			Name  string
@@ -108,6 +110,7 @@ func TestPlanActivations(t *testing.T) {
 // The printed Python runs, trains, and makes what the plan says: trained parameters, and bytes of weights and adapters
 // to the byte. What needs another package or a GPU is left out.
 func TestPlanSnippets(t *testing.T) {
+	t.Parallel()
 	config, err := os.ReadFile(filepath.Join(llama(), "config.json"))
 	if err != nil {
 		t.Fatal(err)

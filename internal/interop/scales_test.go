@@ -58,6 +58,7 @@ func halves(t *testing.T) (first, second string) {
 // TestScales converts the shipped Llama with every method. bitsandbytes decodes each, negative scales included, to what
 // nf4kit dequantize does, and both versions of transformers load it.
 func TestScales(t *testing.T) {
+	t.Parallel()
 	first, second := halves(t)
 	act := calibrate(t, t5, llama(), first, "--gram", "--sensitivity")
 	methods := []scaleMethod{
@@ -136,6 +137,7 @@ func weighted(flags []string) []string {
 // TestCalibrationEncoder has the program run in transformers 4.57 too, on an encoder without a head, with matrices in bfloat16
 // and more of them than --memory holds, and bits chosen by it.
 func TestCalibrationEncoder(t *testing.T) {
+	t.Parallel()
 	first, _ := halves(t)
 	act := calibrate(t, t4, minilm(t), first, "--gram", "--sensitivity", "--dtype", "bfloat16", "--memory", "0.05")
 	nf4kit(t, "verify", convert(t, minilm(t), "--activations", act, "--target-bpp", "4.5"), "--source", minilm(t), "--activations", act)

@@ -34,6 +34,7 @@ type sentenceAnswer struct {
 // TestSentenceTransformers converts directories of sentence-transformers: a small model with a dense layer, the same with the
 // transformer in a module of its own, and all-MiniLM-L6-v2.
 func TestSentenceTransformers(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	for _, a := range python[sentenceCase, sentenceAnswer](t, t5, "sentences.py", []sentenceCase{

@@ -22,6 +22,7 @@ type storageAnswer struct {
 // TestStorage: codes that are labelled as floats survive a copy that knows one NaN only, as transformers and bitsandbytes load
 // and decode them; those of --exact-storage, which are bitsandbytes' own, do not.
 func TestStorage(t *testing.T) {
+	t.Parallel()
 	dtypes := []string{"bfloat16", "float16", "float32"}
 	var cases []storageCase
 	for _, dtype := range dtypes {

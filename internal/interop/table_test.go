@@ -15,6 +15,7 @@ import (
 // Every run checks an eighth of the model types, by their base model and one class with a head; with the build tag families it is
 // all types and classes, with each boolean of their configs flipped, some 20 minutes a version.
 func TestTable(t *testing.T) {
+	t.Parallel()
 	gen := filepath.Join(root, "internal", "arch", "gen")
 	classify := buildClassify(t)
 	for _, env := range environments {

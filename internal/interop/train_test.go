@@ -35,6 +35,7 @@ func heldout() string { return filepath.Join(llama(), "heldout.txt") }
 
 // TestPEFT trains a LoRA on the converted Llama and merges it.
 func TestPEFT(t *testing.T) {
+	t.Parallel()
 	c := trainCase{Model: convert(t, llama()), Text: heldout(), Steps: 12}
 	for _, env := range environments {
 		t.Run(env.String(), func(t *testing.T) {
@@ -83,6 +84,7 @@ type perplexityAnswer struct {
 // TestPerplexity prints the README's table: the shipped Llama on text that it was not trained on. nf4kit eval gives the same
 // figures in float32, in windows of 256 that predict what follows.
 func TestPerplexity(t *testing.T) {
+	t.Parallel()
 	names := []string{"bf16 (source)"}
 	cases := []perplexityCase{{llama(), heldout()}}
 	for _, v := range variants {

@@ -34,6 +34,7 @@ type vllmAnswer struct {
 
 // TestVLLMParsing has the parsing code of vLLM's bitsandbytes plugin read what convert writes for vLLM.
 func TestVLLMParsing(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	tests := []struct {
 		family, typ string

@@ -140,6 +140,7 @@ func verifyJSON(t *testing.T, args ...string) verification {
 //
 //	go test -tags 'interop families' -timeout 90m ./internal/interop -run VerifyWritten -v
 func TestVerifyWritten(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	families := fewWritten
 	if allFamilies {
