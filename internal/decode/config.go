@@ -192,9 +192,6 @@ func (g *configGroup) scheme(name string) *scheme {
 	w := g.Weights
 	s := &scheme{name: name, format: g.Format, bits: cmp.Or(w.Bits, 8), kind: cmp.Or(w.Type, "int"), strategy: w.Strategy,
 		symmetric: w.Symmetric == nil || *w.Symmetric, targets: g.Targets}
-	if s.bits < 1 || s.bits > 8 {
-		s.kind = "" // fits nothing
-	}
 	if w.GroupSize != nil {
 		s.group = *w.GroupSize
 	}
@@ -208,10 +205,30 @@ func (g *configGroup) scheme(name string) *scheme {
 			s.strategy = "tensor"
 		}
 	}
-	if s.group <= 0 && (s.strategy == "group" || s.strategy == "tensor_group") {
-		s.kind = ""
-	}
 	return s
+}
+
+// check says what is wrong with a scheme that packed weights are to be read by.
+func (s *scheme) check() error {
+	wrong := func(key, expected, found string) error {
+		return &ConfigError{Key: "config_groups." + clip(s.name) + ".weights." + key, Expected: expected, Found: clip(found)}
+	}
+	switch {
+	case s.bits < 1 || s.bits > 8:
+		return wrong("num_bits", "1 to 8", fmt.Sprint(s.bits))
+	case s.kind != "int" && s.kind != "float":
+		return wrong("type", `"int" or "float"`, fmt.Sprintf("%q", s.kind))
+	}
+	switch s.strategy {
+	case "tensor", "channel", "block":
+	case "group", "tensor_group":
+		if s.group <= 0 {
+			return wrong("group_size", "a positive integer", fmt.Sprint(s.group))
+		}
+	default:
+		return wrong("strategy", "tensor, channel, group, tensor_group or block", fmt.Sprintf("%q", s.strategy))
+	}
+	return nil
 }
 
 // formats are those of compressed-tensors (config/base.py, CompressionFormat) that are decoded. A model whose groups

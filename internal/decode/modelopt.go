@@ -22,7 +22,7 @@ type modeloptLayer struct {
 func (c *config) modelopt(config []byte) error {
 	c.method, c.label = modelopt, "NVIDIA ModelOpt"
 	if len(config) == 0 {
-		return c.unsupported("", "there is no hf_quant_config.json beside it, which says how its weights are packed")
+		return c.unsupported("", "no hf_quant_config.json that can be read stands beside it, which says how its weights are packed: download it with them")
 	}
 	type settings struct {
 		modeloptLayer

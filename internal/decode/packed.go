@@ -34,6 +34,11 @@ func (d *detector) packed(tensors []Tensor) error {
 		if len(d.cfg.schemes) == 0 {
 			return d.cfg.unsupported(t.Name, "packed weights, and no config_groups that say how")
 		}
+		for _, s := range d.cfg.schemes {
+			if err := s.check(); err != nil {
+				return err
+			}
+		}
 		w := &packedWeight{d: d, t: t, module: module, scale: d.byName[module+"weight_scale"]}
 		if w.scale == nil {
 			return &TensorError{File: t.File, Tensor: t.Name, Expected: "a tensor of its scales, " + module + "weight_scale", Found: "none"}
@@ -124,7 +129,8 @@ func (w *packedWeight) storedShape() error {
 				return nil
 			}
 		}
-		return &TensorError{File: t.File, Tensor: t.Name, Expected: "its shape in " + w.module + "weight_shape", Found: "no such tensor"}
+		return &TensorError{File: t.File, Tensor: t.Name, Expected: "its shape in " + w.module + "weight_shape, or words and scales that tell it by config_groups",
+			Found: fmt.Sprintf("%v under scales %v alone", t.Shape, w.scale.Shape)}
 	}
 	var b [8 * 4]byte
 	size := sh.DType.Bits() / 8
