@@ -85,7 +85,7 @@ func newConvertCommand(g *globals) *cobra.Command {
 	var o ConvertOptions
 	cmd := &cobra.Command{
 		Use:        "convert SRC DST",
-		SuggestFor: []string{"quantize", "quant", "compress", "pack"},
+		SuggestFor: []string{"quantize", "quantise", "quant", "compress", "pack", "nf4"},
 		Short:      "Quantize a checkpoint to NF4 (or FP4) in a new directory",
 		Long: `convert reads SRC, a Hugging Face model directory, one .safetensors file or a hub
 cache snapshot, and writes DST, a directory that transformers, PEFT and vLLM load
@@ -196,6 +196,23 @@ func enum(cmd *cobra.Command, flag string, values ...string) {
 // complete has the shell offer values of a flag.
 func complete(cmd *cobra.Command, flag string, values ...string) {
 	err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	if err != nil {
+		panic("nf4kit: internal error: " + err.Error())
+	}
+}
+
+// completeList has the shell offer values of a flag that takes several, with commas.
+func completeList(cmd *cobra.Command, flag string, values ...string) {
+	err := cmd.RegisterFlagCompletionFunc(flag, func(_ *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+		first := begun[:strings.LastIndex(begun, ",")+1]
+		var offers []string
+		for _, v := range values {
+			if !slices.Contains(strings.Split(first, ","), v) {
+				offers = append(offers, first+v)
+			}
+		}
+		return offers, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	})
 	if err != nil {
 		panic("nf4kit: internal error: " + err.Error())
 	}

@@ -29,7 +29,7 @@ func newDequantizeCommand(g *globals) *cobra.Command {
 	var o DequantizeOptions
 	cmd := &cobra.Command{
 		Use:        "dequantize SRC DST",
-		SuggestFor: []string{"unquantize", "restore", "decode"},
+		SuggestFor: []string{"unquantize", "unpack", "restore", "decode"},
 		Short:      "Decode a quantized checkpoint to 16 or 32 bits",
 		Long: `dequantize reads SRC, a bitsandbytes NF4 or FP4 checkpoint made by nf4kit or by
 save_pretrained, and writes DST, a directory without quantization_config that loads

@@ -58,6 +58,12 @@ func applyEnv(cmd *cobra.Command, environ []string, stderr io.Writer) error {
 	}
 	sort.Strings(unknown)
 	for _, k := range unknown {
+		meant := near(k, slices.Collect(maps.Keys(known)))
+		if len(meant) > 0 {
+			slices.Sort(meant)
+			warnf(stderr, "%s is set but no flag has that name; did you mean %s?", k, strings.Join(meant, " or "))
+			continue
+		}
 		warnf(stderr, "%s is set but no flag has that name", k)
 	}
 	for _, k := range slices.Sorted(maps.Keys(env)) {
@@ -96,7 +102,7 @@ func setFlag(fs *pflag.FlagSet, f *pflag.Flag, values []string) error {
 			continue
 		}
 		if err := fs.Set(f.Name, v); err != nil {
-			return err
+			return plainValue(err)
 		}
 	}
 	return nil

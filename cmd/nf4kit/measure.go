@@ -100,7 +100,7 @@ checkpoint has been written in.
 	fs.IntVar(&o.Worst, "worst", 10, "tensors to list, worst first")
 	o.Limits.addFlags(fs)
 	o.Gates.addFlags(fs)
-	complete(cmd, "formats", measure.KindNames()...)
+	completeList(cmd, "formats", measure.KindNames()...)
 	enum(cmd, "double-quant", "true", "false", "both")
 	enum(cmd, "dtype", "auto", "bfloat16", "float16")
 	enum(cmd, "towers", "keep", "quantize")

@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,12 +18,25 @@ func arguments(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) < len(names):
-			return fmt.Errorf("want %s; %s is missing", strings.Join(names, " and "), strings.Join(names[len(args):], " and "))
+			is := "is"
+			if len(names)-len(args) > 1 {
+				is = "are"
+			}
+			return fmt.Errorf("want %s; %s %s missing", enumerate(names), enumerate(names[len(args):]), is)
 		case len(args) > len(names):
-			return surplus(cmd, args[len(names):], strings.Join(names, " and "))
+			return surplus(cmd, args[len(names):], enumerate(names))
 		}
 		return nil
 	}
+}
+
+// enumerate is "a, b and c".
+func enumerate(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " and " + words[last]
 }
 
 // atLeast is the check that a command has these arguments, the last but one perhaps several times.
@@ -62,23 +77,60 @@ func surplus(cmd *cobra.Command, extra []string, want string) error {
 	return fmt.Errorf("want %s, found %q too", want, extra[0])
 }
 
-// flagError is the usage error of a flag, with the name that may have been meant.
+// flagError is the usage error of a flag, with the name or the values that may have been meant.
 func flagError(cmd *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
-		return &usageError{err}
+		return &usageError{plainValue(err)}
 	}
-	names := &cobra.Command{SuggestionsMinimumDistance: 2}
-	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if !f.Hidden {
-			names.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
-		}
-	})
-	near := names.SuggestionsFor(strings.ReplaceAll(unknown.GetSpecifiedName(), "_", "-"))
+	near := nearFlags(cmd.Flags(), unknown.GetSpecifiedName())
 	if len(near) == 0 {
 		return usagef("%w; '%s --help' lists them", err, cmd.CommandPath())
 	}
 	return usagef("%w; did you mean --%s?", err, strings.Join(near, " or --"))
+}
+
+// nearFlags are the flags whose names are near to one that is not among them.
+func nearFlags(fs *pflag.FlagSet, name string) []string {
+	var names []string
+	fs.VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
+	return near(strings.ReplaceAll(name, "_", "-"), names)
+}
+
+// near are those of the names that word may have been meant for, as cobra suggests commands.
+func near(word string, names []string) []string {
+	c := &cobra.Command{SuggestionsMinimumDistance: 2}
+	for _, n := range names {
+		c.AddCommand(&cobra.Command{Use: n, Run: func(*cobra.Command, []string) {}})
+	}
+	return c.SuggestionsFor(word)
+}
+
+// plainValue says what a flag takes, of a value that it does not, in place of the error of package strconv.
+func plainValue(err error) error {
+	var invalid *pflag.InvalidValueError
+	var number *strconv.NumError
+	if !errors.As(err, &invalid) || !errors.As(err, &number) {
+		return err
+	}
+	f := invalid.GetFlag()
+	want := "a number"
+	switch kind := strings.TrimSuffix(f.Value.Type(), "Slice"); {
+	case slices.Contains(tokenFlags, f.Name):
+		want = "a number of tokens, such as 4096 or 4k"
+	case kind == "bool":
+		want = "true or false"
+	case strings.HasPrefix(kind, "int"), strings.HasPrefix(kind, "uint"):
+		want = "a whole number"
+	}
+	if errors.Is(err, strconv.ErrRange) {
+		want += ", less large"
+	}
+	return fmt.Errorf("--%s %q: want %s", f.Name, invalid.GetValue(), want)
 }
 
 // A spelling is a flag's value that takes other spellings of what it takes.
@@ -112,8 +164,9 @@ func lowerWord(s string) string {
 }
 
 // trainers are words of the Hugging Face Trainer for what plan calls otherwise.
-var trainers = map[string]string{"flash-attention-2": "sdpa", "flash-attention-3": "sdpa", "flash-attn": "sdpa", "adamw-torch": "adamw",
-	"adamw-torch-fused": "adamw", "adamw-hf": "adamw", "adamw-bnb-8bit": "adamw-8bit", "paged-adamw-32bit": "paged-adamw"}
+var trainers = map[string]string{"flash-attention-2": "sdpa", "flash-attention-3": "sdpa", "flash-attn": "sdpa", "flash": "sdpa", "flash-attention": "sdpa", "adamw-torch": "adamw",
+	"adamw-torch-fused": "adamw", "adamw-hf": "adamw", "adamw-bnb-8bit": "adamw-8bit", "adamw8bit": "adamw-8bit",
+	"paged-adamw8bit": "paged-adamw-8bit", "pagedadamw8bit": "paged-adamw-8bit", "paged-adamw-32bit": "paged-adamw"}
 
 // trainerWord is what plan calls a word of the Hugging Face Trainer.
 func trainerWord(s string) string {
@@ -124,13 +177,33 @@ func trainerWord(s string) string {
 	return s
 }
 
-var thousands = regexp.MustCompile(`^([0-9]{1,9})[kK]$`)
+// tokenFlags are the flags of plan that take a number of tokens.
+var tokenFlags = []string{"seq", "generate"}
 
-// tokenCount is 4096 for 4k.
+var thousands = regexp.MustCompile(`^([0-9]{1,9}(?:\.[0-9]{1,3})?)([kKmM])$`)
+
+// tokenCount is 4096 for 4k, and 1048576 for 1M.
 func tokenCount(s string) string {
 	if m := thousands.FindStringSubmatch(s); m != nil {
-		n, _ := strconv.ParseInt(m[1], 10, 64)
-		return strconv.FormatInt(n<<10, 10)
+		n, _ := strconv.ParseFloat(m[1], 64)
+		n *= 1 << 10
+		if strings.EqualFold(m[2], "m") {
+			n *= 1 << 10
+		}
+		if n == math.Trunc(n) {
+			return strconv.FormatInt(int64(n), 10)
+		}
+	}
+	return s
+}
+
+// targetWord is the word of --targets for what is the same in PEFT's spelling or in one near it; lists and expressions stay.
+func targetWord(s string) string {
+	switch word := strings.ReplaceAll(strings.ToLower(s), "_", "-"); word {
+	case "all", "all-linear", "linear":
+		return "all-linear"
+	case "attention", "attn", "mlp":
+		return strings.Replace(word, "attn", "attention", 1)
 	}
 	return s
 }

@@ -53,7 +53,7 @@ func newPlanCommand(g *globals) *cobra.Command {
 	var list bool
 	cmd := &cobra.Command{
 		Use:        "plan SRC [FLAG=VALUE,...]...",
-		SuggestFor: []string{"memory", "estimate", "vram"},
+		SuggestFor: []string{"memory", "estimate", "vram", "size", "fit"},
 		Short:      "Plan the GPU memory of full fine-tuning, LoRA or QLoRA, and which GPUs it fits",
 		Long: `plan says what a training run on SRC takes: weights, adapters, gradients, optimizer states,
 activations and logits, the peak over one training step, and on which GPUs that fits.
@@ -113,6 +113,7 @@ changes it too, except those that are marked (not in the script).
 		gpus = append(gpus, gpu.Name)
 	}
 	complete(cmd, "gpu", gpus...)
+	complete(cmd, "targets", "all-linear", "attention", "mlp")
 	cmd.Flags().BoolVar(&list, "list", false, "list the built-in shapes and the GPUs, and stop")
 	return cmd
 }

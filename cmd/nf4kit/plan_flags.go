@@ -28,7 +28,8 @@ var planValues = map[string][]string{
 func (o *PlanOptions) flags(fs *pflag.FlagSet) {
 	o.AddFlags(fs)
 	spell(fs, trainerWord, "optimizer", "attention")
-	spell(fs, tokenCount, "seq", "generate")
+	spell(fs, tokenCount, tokenFlags...)
+	spell(fs, targetWord, "targets")
 	spell(fs, gpuMemory, "vram")
 }
 

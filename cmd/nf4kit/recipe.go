@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v4"
@@ -25,6 +26,9 @@ func applyRecipe(fs *pflag.FlagSet, name string) error {
 	for key, v := range doc {
 		f := fs.Lookup(key)
 		if f == nil || key == "recipe" || key == "help" {
+			if meant := nearFlags(fs, key); len(meant) > 0 {
+				return usagef("--recipe %s: %q is no flag of this command; did you mean %s?", name, key, strings.Join(meant, " or "))
+			}
 			return usagef("--recipe %s: %q is no flag of this command", name, key)
 		}
 		if f.Changed {

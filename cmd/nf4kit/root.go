@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/escape"
 	"github.com/nf4kit/nf4kit/internal/kernel"
 )
 
@@ -40,7 +41,7 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 	root.SetIn(stdin)
 	root.SetOut(out)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if stopErr := g.profiles.stop(); err == nil && stopErr != nil {
 		err = fmt.Errorf("write profile: %w", stopErr)
 	}
@@ -65,7 +66,7 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 			noticef(stderr, "hint: %s", h)
 		}
 		if code == 2 {
-			fmt.Fprintln(stderr, "Run 'nf4kit help' or 'nf4kit COMMAND --help' for usage.")
+			escape.Fprintf(stderr, "Run '%s --help' for usage.\n", cmd.CommandPath())
 		}
 		if g.JSON {
 			_ = json.NewEncoder(out).Encode(map[string]any{"schema": "nf4kit.error/1", "error": msg, "details": append([]string{}, details(err)...), "exit_code": code})
@@ -208,7 +209,6 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 		newCalibrationScriptCommand(g),
 		newManCommand(g),
 	)
-	root.SuggestionsMinimumDistance = 2
 	root.Flags().BoolVar(&showVersion, "version", false, "print the version, and stop")
 	root.SetHelpCommand(newHelpCommand(root))
 	root.InitDefaultHelpCmd()
@@ -236,6 +236,17 @@ func newHelpCommand(root *cobra.Command) *cobra.Command {
 	return &cobra.Command{
 		Use:   "help [COMMAND]",
 		Short: "Help about any command",
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			var names []string
+			if of, rest, err := root.Find(args); err == nil && len(rest) == 0 {
+				for _, c := range of.Commands() {
+					if c.IsAvailableCommand() {
+						names = append(names, cobra.CompletionWithDesc(c.Name(), c.Short))
+					}
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
 		Args: func(_ *cobra.Command, args []string) error {
 			_, rest, err := root.Find(args)
 			if err != nil || len(rest) > 0 {
@@ -259,17 +270,42 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	s := cmd.SuggestionsFor(args[0])
-	for _, c := range cmd.Commands() {
-		if slices.Contains(c.SuggestFor, strings.ToLower(args[0])) {
-			s = []string{c.Name()} // another word for it, which beats a similar one
-		}
-	}
 	near := ""
-	if len(s) > 0 {
+	if s := meant(cmd, args[0]); len(s) > 0 {
 		near = "; did you mean " + strings.Join(s, " or ") + "?"
 	}
 	return fmt.Errorf("unknown command %q%s", args[0], near)
+}
+
+// meant are the commands that a word may stand for: by another word for one, by a similar name, or one of another
+// command's.
+func meant(cmd *cobra.Command, word string) []string {
+	var names, below []string
+	for _, c := range cmd.Commands() {
+		if slices.Contains(c.SuggestFor, strings.ToLower(word)) {
+			return []string{c.Name()}
+		}
+		if !c.IsAvailableCommand() {
+			continue
+		}
+		names = append(names, c.Name())
+		for _, s := range c.Commands() {
+			if s.Name() == strings.ToLower(word) {
+				below = append(below, c.Name()+" "+s.Name())
+			}
+		}
+	}
+	if cmd.HasParent() {
+		for _, c := range cmd.Root().Commands() {
+			if c.Name() == strings.ToLower(word) {
+				below = append(below, c.CommandPath())
+			}
+		}
+	}
+	if len(below) > 0 {
+		return below
+	}
+	return near(word, names)
 }
 
 // misuse makes the argument errors of cobra usage errors.

@@ -86,13 +86,13 @@ func FindGPU(name string) (GPU, error) {
 	case 1:
 		return near[0], nil
 	case 0:
-		return GPU{}, &OptionError{"gpu", fmt.Sprintf("%q is not in the list; give its memory with --vram", name)}
+		return GPU{}, &OptionError{"gpu", fmt.Sprintf("%q is not in the list that --list prints; give its memory with --vram", name)}
 	}
 	var names []string
 	for _, g := range near {
 		names = append(names, g.Name)
 	}
-	return GPU{}, &OptionError{"gpu", fmt.Sprintf("%q could be %s", name, strings.Join(names, ", "))}
+	return GPU{}, &OptionError{"gpu", fmt.Sprintf("%q could be %s; say which", name, strings.Join(names, " or "))}
 }
 
 // driverShare is the part of the total that the driver keeps from every

@@ -2,6 +2,7 @@ package memplan
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/modelshape"
 )
@@ -199,7 +200,7 @@ func New(m *modelshape.Model, r Run) (*Plan, error) {
 	switch r.Method {
 	case LoRA, QLoRA:
 		if idle := r.idleTarget(m); idle != "" {
-			return nil, &OptionError{"targets", fmt.Sprintf("%q matches no linear layer of the model", idle)}
+			return nil, &OptionError{"targets", fmt.Sprintf("%q matches no linear layer of the model; it has %s", idle, strings.Join(r.linearNames(m), ", "))}
 		}
 		if p.Trained = p.AdapterParams + r.besideParams(m, k.Adapters); p.AdapterParams == 0 {
 			return nil, &OptionError{"targets", "match no linear layer of the model: " + r.Targets}

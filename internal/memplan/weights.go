@@ -1,6 +1,7 @@
 package memplan
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/modelshape"
@@ -141,6 +142,19 @@ func (r Run) idleTarget(m *modelshape.Model) string {
 		}
 	}
 	return ""
+}
+
+// linearNames are the last parts of the names of what all-linear matches, each once.
+func (r Run) linearNames(m *modelshape.Model) []string {
+	r.Targets = "all-linear"
+	var names []string
+	for _, a := range r.adapters(m) {
+		module := strings.TrimSuffix(a.Name, ".weight")
+		if leaf := module[strings.LastIndex(module, ".")+1:]; !slices.Contains(names, leaf) {
+			names = append(names, leaf)
+		}
+	}
+	return names
 }
 
 // AdapterParams is the number of adapter parameters at a rank.

@@ -117,9 +117,9 @@ func unknownSource(src string, err error) error {
 		return err
 	}
 	if len(near) == 0 {
-		near = Suggested()
+		return fmt.Errorf("%s: no such file or directory, and no built-in shape has that name; there are %s, and more in --list", src, strings.Join(Suggested(), ", "))
 	}
-	return fmt.Errorf("%s: no such file or directory, and no built-in shape has that name; there are %s", src, someOf(near, 7))
+	return fmt.Errorf("%s: no such file or directory, and no built-in shape has that name; did you mean %s?", src, someOf(near, 7))
 }
 
 // Suggested are built-in shapes to show people who ask what there is.
