@@ -36,7 +36,8 @@ var rank = map[string]int{
 	"internal/decode":     1,
 	"internal/modelshape": 1,
 
-	"internal/remote":         2,
+	"internal/archive":        3,
+	"internal/remote":         4,
 	"internal/remote/standin": 0,
 
 	"internal/fourbit":      2,

@@ -85,7 +85,7 @@ func newConvertCommand(g *globals) *cobra.Command {
 	var o ConvertOptions
 	cmd := &cobra.Command{
 		Use:        "convert SRC DST",
-		SuggestFor: []string{"quantize", "quantise", "quant", "compress", "pack", "nf4"},
+		SuggestFor: []string{"quantize", "quantise", "quant", "compress", "nf4"},
 		Short:      "Quantize a checkpoint to NF4 (or FP4) in a new directory",
 		Long: `convert reads SRC, a Hugging Face model directory, one .safetensors file or a hub
 cache snapshot, and writes DST, a directory that transformers, PEFT and vLLM load

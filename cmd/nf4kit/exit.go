@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/nf4kit/nf4kit/internal/archive"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/feedback"
@@ -51,7 +52,9 @@ var exits = []struct {
 			as[*fourbit.Problem](err) || as[*bnb.StateError](err) || as[*weights.ValueError](err) || as[*convert.SourceError](err) ||
 			as[*feedback.GramError](err) || as[*lora.Error](err) || as[*forward.Unsupported](err)
 	}},
-	{4, "a check or threshold was not met", func(err error) bool { return as[*checkError](err) || as[*convert.MissingFilesError](err) }},
+	{4, "a check or threshold was not met", func(err error) bool {
+		return as[*checkError](err) || as[*convert.MissingFilesError](err) || as[*archive.DigestError](err)
+	}},
 	{5, "not enough disk or memory", func(err error) bool {
 		return as[*checkpoint.SpaceError](err) || as[*memoryError](err) || checkpoint.IsNoSpace(err)
 	}},

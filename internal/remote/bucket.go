@@ -86,7 +86,7 @@ func openBucket(ctx context.Context, c *client, getenv func(string) string, loc 
 		_ = t.Close() // there is nothing under way
 		return nil, &Error{Path: t.top, Expected: "files below it", Found: "none", Hint: "check bucket and folder"}
 	}
-	return checkpoint.OpenFS(t.top, file, t)
+	return t.source(file)
 }
 
 // address is that of an object. Its name is escaped as the signature of S3 has it.

@@ -7,7 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"sync"
-	"time"
+
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
 )
 
 // headSize is how much of a file comes with the first request: all of a small file, and the header of most shards.
@@ -177,26 +178,7 @@ func (h *handle) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (h *handle) Close() error               { return nil }
-func (h *handle) Stat() (fs.FileInfo, error) { return info{name: h.name, size: h.size}, nil }
-
-// info describes a file or folder of a source.
-type info struct {
-	name string
-	size int64
-	dir  bool
-}
-
-func (i info) Name() string               { return i.name }
-func (i info) Size() int64                { return i.size }
-func (i info) ModTime() time.Time         { return time.Time{} }
-func (i info) IsDir() bool                { return i.dir }
-func (i info) Sys() any                   { return nil }
-func (i info) Type() fs.FileMode          { return i.Mode().Type() }
-func (i info) Info() (fs.FileInfo, error) { return i, nil }
-func (i info) Mode() fs.FileMode {
-	if i.dir {
-		return fs.ModeDir | 0o555
-	}
-	return 0o444
+func (h *handle) Close() error { return nil }
+func (h *handle) Stat() (fs.FileInfo, error) {
+	return checkpoint.StoredInfo{FileName: h.name, Bytes: h.size}, nil
 }

@@ -213,7 +213,7 @@ func (h *hub) open(ctx context.Context) (*checkpoint.Source, error) {
 		u := h.address(h.loc.Repo, "resolve", h.commit, f.Path)
 		t.add(name, f.Size, &object{c: h.c, path: t.top + "/" + name, at: u, size: f.Size, oid: f.OID, refused: h.refused}, local)
 	}
-	s, err := checkpoint.OpenFS(t.top, file, t)
+	s, err := t.source(file)
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +229,7 @@ func (h *hub) open(ctx context.Context) (*checkpoint.Source, error) {
 // isFile reports whether the last part of a path is a file's by its name.
 func isFile(p string) bool {
 	switch strings.ToLower(path.Ext(p)) {
-	case ".safetensors", ".json", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".pkl", ".h5":
+	case ".safetensors", ".json", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".pkl", ".h5", ".zst", ".tzst":
 		return true
 	}
 	return false
@@ -267,7 +267,7 @@ func (h *hub) openCached(why *Error) (*checkpoint.Source, error) {
 	if _, err := os.Stat(dir); err != nil {
 		return nil, h.notCached(why)
 	}
-	s, err := checkpoint.Open(dir)
+	s, err := openLocal(dir)
 	if err != nil {
 		return nil, err
 	}

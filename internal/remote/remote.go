@@ -48,9 +48,9 @@ func Open(ctx context.Context, src string, opt Options) (*checkpoint.Source, err
 		}
 		opt.Told(fmt.Sprintf("%s: no such path here; taken for %s", src, loc))
 	case loc == nil:
-		return checkpoint.Open(src)
+		return openLocal(src)
 	case loc.Scheme == "file":
-		return checkpoint.Open(loc.Path)
+		return openLocal(loc.Path)
 	}
 	c, err := newClient(opt.Agent, env)
 	if err != nil {
@@ -71,6 +71,13 @@ func Open(ctx context.Context, src string, opt Options) (*checkpoint.Source, err
 		return openSite(ctx, c, loc)
 	}
 	return openBucket(ctx, c, opt.Getenv, loc)
+}
+
+func openLocal(path string) (*checkpoint.Source, error) {
+	if isPacked(path) {
+		return openPacked(path)
+	}
+	return checkpoint.Open(path)
 }
 
 // An impliedError is of a name that is no path, and was taken for a repository's.

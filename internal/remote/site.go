@@ -60,7 +60,7 @@ func openSite(ctx context.Context, c *client, loc *Location) (*checkpoint.Source
 		}
 		return nil
 	}
-	return checkpoint.OpenFS(top, name, t)
+	return t.source(name)
 }
 
 // probe lists those of the names that the server has.

@@ -6,9 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"slices"
 	"strings"
 	"sync"
+
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
 )
 
 // A tree is the files of a source as a file system. Files are asked for when they are opened.
@@ -18,7 +19,7 @@ type tree struct {
 
 	mu    sync.Mutex
 	files map[string]*entry
-	dirs  map[string][]fs.DirEntry
+	dirs  checkpoint.Listing
 
 	// seek looks for a file that is not listed, fs.ErrNotExist if there is none. Nil where the list is complete.
 	seek func(name string) fetcher
@@ -26,7 +27,7 @@ type tree struct {
 
 // An entry is a file of a tree.
 type entry struct {
-	info
+	size  int64
 	local string // where this machine has it, "" if it does not
 	id    string // of its content, as the server has it
 	file  *file
@@ -43,7 +44,7 @@ func (f *localFile) Identity() string { return f.id }
 
 // newTree makes an empty tree, whose requests end with ctx.
 func newTree(ctx context.Context, c *client, top string) *tree {
-	return &tree{pool: newPool(ctx, c.conns), top: strings.TrimSuffix(top, "/"), files: map[string]*entry{}, dirs: map[string][]fs.DirEntry{".": nil}}
+	return &tree{pool: newPool(ctx, c.conns), top: strings.TrimSuffix(top, "/"), files: map[string]*entry{}, dirs: checkpoint.Listing{}}
 }
 
 // add lists a file: one that from has, or that lies at local. Names that no directory could have are left out.
@@ -51,34 +52,21 @@ func (t *tree) add(name string, size int64, from fetcher, local string) *entry {
 	if !fs.ValidPath(name) || name == "." || strings.ContainsAny(name, "\\\x00") || t.files[name] != nil {
 		return nil
 	}
-	e := &entry{info: info{name: path.Base(name), size: size}, local: local}
+	e := &entry{size: size, local: local}
 	if from != nil {
 		e.id = from.identity()
-		e.file = &file{pool: t.pool, from: from, path: t.top + "/" + name, name: e.name, size: size}
+		e.file = &file{pool: t.pool, from: from, path: t.top + "/" + name, name: path.Base(name), size: size}
 	}
 	t.files[name] = e
-	var d fs.DirEntry = e.info
-	for dir := path.Dir(name); ; dir = path.Dir(dir) {
-		_, known := t.dirs[dir]
-		t.dirs[dir] = append(t.dirs[dir], d)
-		if known {
-			return e
-		}
-		d = info{name: path.Base(dir), dir: true}
-	}
+	t.dirs.Add(name, size)
+	return e
 }
 
 // ReadDir implements fs.ReadDirFS.
 func (t *tree) ReadDir(name string) ([]fs.DirEntry, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	list, ok := t.dirs[name]
-	if !ok {
-		return nil, &fs.PathError{Op: "open", Path: t.top + "/" + name, Err: fs.ErrNotExist}
-	}
-	list = slices.Clone(list)
-	slices.SortFunc(list, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
-	return list, nil
+	return t.dirs.Read(t.top, name)
 }
 
 // Open implements fs.FS. The files are *handle, or *os.File where this machine has them.
@@ -115,8 +103,7 @@ func (t *tree) forget(name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.files, name)
-	dir := path.Dir(name)
-	t.dirs[dir] = slices.DeleteFunc(t.dirs[dir], func(d fs.DirEntry) bool { return d.Name() == path.Base(name) })
+	t.dirs.Remove(name)
 }
 
 // Close ends every request. Files cannot be read afterwards.
