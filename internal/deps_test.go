@@ -56,6 +56,7 @@ var rank = map[string]int{
 
 	"internal/convert": 4,
 
+	"internal/calibrate": 5,
 	"internal/allocate":  5,
 	"internal/footprint": 5,
 

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -138,10 +139,14 @@ func (o *ConvertOptions) saveRecipe() error {
 			flags[key] = o.settings[key]
 		}
 	}
-	for flag, file := range map[string]string{"imatrix": o.Imatrix, "activations": o.Activations} {
-		if file != "" {
-			flags[flag] = file
-		}
+	delete(flags, "activations")
+	switch {
+	case o.Imatrix != "":
+		flags["imatrix"] = o.Imatrix
+	case o.Calibrate != "":
+		flags["calibrate"], flags["calibrate-tokens"] = o.Calibrate, strconv.Itoa(o.CalibrateTokens)
+	case o.Activations != "":
+		flags["activations"] = o.Activations
 	}
 	raw, err := yaml.Marshal(flags)
 	if err != nil {

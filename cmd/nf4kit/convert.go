@@ -353,7 +353,7 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 	if err := notAdapter(src); err != nil {
 		return err
 	}
-	inputs, identity, closeInputs, err := o.open(opt.Spec.Scale)
+	inputs, identity, closeInputs, err := o.inputs(ctx, g, src, &opt)
 	if err != nil {
 		return err
 	}

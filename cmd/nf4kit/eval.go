@@ -20,7 +20,6 @@ import (
 	"github.com/nf4kit/nf4kit/internal/report"
 	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/tokens"
-	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
 // EvalOptions are the arguments and flags of eval.
@@ -219,18 +218,11 @@ func (g *globals) decoder(ctx context.Context, path string, opt forward.Options)
 	if err != nil {
 		return nil, evaluate.Model{}, err
 	}
-	d, err := await(ctx, func() (*forward.Decoder, error) {
-		m, err := weights.Open(src)
-		if err != nil {
-			return nil, err
-		}
-		return forward.New(m, opt)
-	})
+	m, err := newDecoder(ctx, src, path, opt)
 	if err != nil {
 		src.Close()
-		return nil, evaluate.Model{}, err
 	}
-	return src, evaluate.Model{Path: path, Decoder: d}, nil
+	return src, m, err
 }
 
 // runEval is the command without cobra.

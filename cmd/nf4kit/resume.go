@@ -96,6 +96,9 @@ func (o *ConvertOptions) takeTask(fs *pflag.FlagSet, getenv func(string) string)
 	if o.task, err = parseTask(o.Task, getenv); err != nil || o.Task == "" {
 		return err
 	}
+	if o.Calibrate != "" {
+		return usagef("--calibrate: each task would do it anew; make the file once, with nf4kit calibrate --gram for --quality best, and give it to all of them: --activations FILE")
+	}
 	if o.Restart {
 		return usagef("--restart: drops what all tasks have finished, so it is not for one of them; remove %s.nf4kit-staging, or run --restart without --task", o.Dst)
 	}

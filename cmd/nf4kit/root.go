@@ -195,6 +195,7 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 	g.profiles.flags(fs)
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
+		newCalibrateCommand(g),
 		newConvertCommand(g),
 		newDequantizeCommand(g),
 		newEvalCommand(g),

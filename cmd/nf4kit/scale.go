@@ -23,6 +23,8 @@ import (
 type ScaleOptions struct {
 	Scale, Quality       string
 	Imatrix, Activations string
+	Calibrate            string // a text, from which convert makes Activations
+	CalibrateTokens      int
 }
 
 const scaleHelp = `Any reader of the format takes any scales, so these may be chosen by the error they leave:
@@ -34,11 +36,12 @@ const scaleHelp = `Any reader of the format takes any scales, so these may be ch
                         the layer's output
 
 What the inputs of the layers are like decides what an error costs. --imatrix takes an importance
-matrix of llama.cpp, as published for many models; --activations what the program that nf4kit
-calibration-script prints has collected. Given either, mse and mse-signed weigh errors with it, and
-mse-signed is the default. feedback needs --activations with Gram matrices (--gram), and holds those
-of one layer, with factors, beside --max-memory: some 20 bytes for each pair of a layer's inputs, 0.6 GB
-where these are 5,632.
+matrix of llama.cpp, as published for many models; --activations what nf4kit calibrate, or the
+program that calibration-script prints, has collected; --calibrate TEXT collects it first, as nf4kit
+calibrate does, in a file beside DST that goes when it ends. Given any, mse and mse-signed weigh
+errors with it, and mse-signed is the default. feedback needs --calibrate, or --activations with Gram
+matrices (--gram), and holds those of one layer, with factors, beside --max-memory: some 20 bytes for
+each pair of a layer's inputs, 0.6 GB where these are 5,632.
 
 --quality exact, better and best stand for absmax, mse-signed and feedback. They take processor time as 1 to
 7 to 70 (SmolLM2-135M), and for it the KL divergence from the original falls by 14 % (better; 25 % with
@@ -46,9 +49,11 @@ where these are 5,632.
 
 func (o *ScaleOptions) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&o.Scale, "scale", "", "how the scale of a block is chosen: absmax, mse, mse-signed or feedback; default absmax, with --imatrix or --activations mse-signed")
+	fs.StringVar(&o.Scale, "scale", "", "how the scale of a block is chosen: absmax, mse, mse-signed or feedback; default absmax, with --imatrix, --activations or --calibrate mse-signed")
 	fs.StringVar(&o.Quality, "quality", "", "instead of --scale: exact (absmax), better (mse-signed) or best (feedback)")
 	o.addFiles(fs)
+	fs.StringVar(&o.Calibrate, "calibrate", "", "weigh errors with what the inputs of the layers are like on the text in `FILE`")
+	fs.IntVar(&o.CalibrateTokens, "calibrate-tokens", calibrateTokens, "tokens of it to take")
 	enum(cmd, "scale", "absmax", "mse", "mse-signed", "feedback")
 	enum(cmd, "quality", "exact", "better", "best")
 }
@@ -56,13 +61,16 @@ func (o *ScaleOptions) addFlags(cmd *cobra.Command) {
 // addFiles adds the flags that name what is known of inputs.
 func (o *ScaleOptions) addFiles(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Imatrix, "imatrix", "", "weigh errors with the importance matrix `FILE` of llama.cpp's llama-imatrix (.gguf or .dat)")
-	fs.StringVar(&o.Activations, "activations", "", "weigh errors with the `FILE` that the program of calibration-script has written")
+	fs.StringVar(&o.Activations, "activations", "", "weigh errors with the `FILE` that nf4kit calibrate, or the program of calibration-script, has written")
 }
 
 // choose is the scale that the flags ask for.
 func (o *ScaleOptions) choose() (bnb.Scale, error) {
-	if o.Imatrix != "" && o.Activations != "" {
+	switch {
+	case o.Imatrix != "" && o.Activations != "":
 		return 0, usagef("--imatrix and --activations: give one of them")
+	case o.Calibrate != "" && (o.Imatrix != "" || o.Activations != ""):
+		return 0, usagef("--calibrate, --imatrix and --activations: give one of them")
 	}
 	name := o.Scale
 	if o.Quality != "" {
@@ -75,7 +83,7 @@ func (o *ScaleOptions) choose() (bnb.Scale, error) {
 		}
 	}
 	if name == "" {
-		if o.Imatrix == "" && o.Activations == "" {
+		if o.Imatrix == "" && o.Activations == "" && o.Calibrate == "" {
 			return bnb.AbsMax, nil
 		}
 		return bnb.MSESigned, nil
@@ -87,20 +95,26 @@ func (o *ScaleOptions) choose() (bnb.Scale, error) {
 	return s, nil
 }
 
-// check finds what the flags lack for the scales that opt has. allocates tells that bits are chosen by what is known of inputs,
-// whatever the scales are.
-func (o *ScaleOptions) check(opt *convert.Options, allocates bool) error {
+// usedScales are those of the options and of their rules.
+func usedScales(opt *convert.Options) map[bnb.Scale]bool {
 	used := map[bnb.Scale]bool{opt.Spec.Scale: true}
 	for _, r := range opt.Rules {
 		if r.Change.Scale != nil {
 			used[*r.Change.Scale] = true
 		}
 	}
-	if used[bnb.Feedback] && o.Activations == "" {
-		return usagef("feedback needs --activations FILE, with Gram matrices: nf4kit calibration-script prints the program that makes it")
+	return used
+}
+
+// check finds what the flags lack for the scales that opt has. allocates tells that bits are chosen by what is known of inputs,
+// whatever the scales are.
+func (o *ScaleOptions) check(opt *convert.Options, allocates bool) error {
+	used := usedScales(opt)
+	if used[bnb.Feedback] && o.Activations == "" && o.Calibrate == "" {
+		return usagef("feedback needs --calibrate TEXT, or --activations FILE with Gram matrices: nf4kit calibrate makes it")
 	}
 	if len(used) == 1 && used[bnb.AbsMax] && !allocates {
-		for flag, file := range map[string]string{"imatrix": o.Imatrix, "activations": o.Activations} {
+		for flag, file := range map[string]string{"imatrix": o.Imatrix, "activations": o.Activations, "calibrate": o.Calibrate} {
 			if file != "" {
 				return usagef("--%s %s: absmax makes no use of it", flag, file)
 			}
@@ -129,7 +143,7 @@ func (o *ScaleOptions) open(scale bnb.Scale) (in convert.Inputs, identity string
 		if scale == bnb.Feedback && !f.HasGram() {
 			f.Close()
 			return nil, "", nil, &checkpoint.InputError{File: o.Activations, Expected: "Gram matrices, which feedback needs", Found: "second moments alone",
-				Hint: "run the program of nf4kit calibration-script with --gram"}
+				Hint: "run nf4kit calibrate, or the program of nf4kit calibration-script, with --gram"}
 		}
 		if identity, err = fileDigest(o.Activations); err != nil {
 			f.Close()

@@ -118,7 +118,7 @@ type convertArgs struct {
 }
 
 // pathFlags are names of files, which mean the same in another directory when they are absolute.
-var pathFlags = []string{"imatrix", "activations", "calibrate", "report"}
+var pathFlags = []string{"imatrix", "activations", "report"}
 
 // ownFlags are of the run that they are given to.
 var ownFlags = []string{"jobs", "max-memory", "recipe", "save-recipe", "dry-run", "help"}

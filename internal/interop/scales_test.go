@@ -3,11 +3,20 @@
 package interop
 
 import (
+	"encoding/binary"
 	"encoding/json"
+	"io"
+	"maps"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nf4kit/nf4kit/safetensors"
 )
 
 // runPython runs a program of the repository in env and returns its standard output.
@@ -89,6 +98,82 @@ func TestScales(t *testing.T) {
 		}
 	}
 	checkKL(t, methods, cases, second)
+}
+
+// TestCalibrate has the built-in forward pass find what the program finds through transformers: the same windows and entries, and
+// values that float32 sums in another order explain.
+func TestCalibrate(t *testing.T) {
+	text, _ := halves(t)
+	program := calibrate(t, t5, llama(), text, "--gram")
+	ours := filepath.Join(t.TempDir(), "ours.safetensors")
+	nf4kit(t, "calibrate", llama(), "--text", text, "-o", ours, "--gram", "--max-tokens", "2048", "--context", "128")
+	want, got := openActivations(t, program), openActivations(t, ours)
+	for _, key := range []string{"format", "tokens", "heldout_tokens"} {
+		if want.Metadata()[key] != got.Metadata()[key] {
+			t.Errorf("metadata %s: %q, want %q", key, got.Metadata()[key], want.Metadata()[key])
+		}
+	}
+	wantGroups, wantEntries := inputs(t, want)
+	gotGroups, gotEntries := inputs(t, got)
+	if diff := cmp.Diff(wantGroups, gotGroups); diff != "" {
+		t.Fatalf("weights that share an entry (-want +got)\n%s", diff)
+	}
+	largest := 0.0
+	for _, weight := range wantGroups { // the first of each
+		for _, part := range []string{".moments", ".gram", ".heldout"} {
+			w, g := want.Lookup(wantEntries[weight]+part), got.Lookup(gotEntries[weight]+part)
+			if w == nil || g == nil || !slices.Equal(g.Shape, w.Shape) {
+				t.Fatalf("%s%s: %v, want %v", weight, part, g, w)
+			}
+			a, b := floats32(t, w), floats32(t, g)
+			var most, off float64
+			for k := range a {
+				most, off = max(most, math.Abs(float64(a[k]))), max(off, math.Abs(float64(a[k])-float64(b[k])))
+			}
+			largest = max(largest, off/most)
+			if !(off <= 2e-6*most) {
+				t.Errorf("%s%s: off by %.2g of its largest value", weight, part, off/most)
+			}
+		}
+	}
+	t.Logf("off by %.2g of the largest value of a tensor at most", largest)
+}
+
+// inputs are, by weight, the first in alphabetical order of those that share its entry, and the entry.
+func inputs(t *testing.T, f *safetensors.File) (first, entries map[string]string) {
+	if err := json.Unmarshal([]byte(f.Metadata()["linears"]), &entries); err != nil {
+		t.Fatal(err)
+	}
+	of := map[string]string{}
+	first = map[string]string{}
+	for _, w := range slices.Sorted(maps.Keys(entries)) {
+		if of[entries[w]] == "" {
+			of[entries[w]] = w
+		}
+		first[w] = of[entries[w]]
+	}
+	return first, entries
+}
+
+func openActivations(t *testing.T, path string) *safetensors.File {
+	f, err := safetensors.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func floats32(t *testing.T, x *safetensors.Tensor) []float32 {
+	raw := make([]byte, x.Size())
+	if _, err := x.ReadAt(raw, 0); err != nil && err != io.EOF {
+		t.Fatal(err)
+	}
+	v := make([]float32, len(raw)/4)
+	for i := range v {
+		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
+	}
+	return v
 }
 
 // scaleMethod is one way to choose scales.
