@@ -80,7 +80,7 @@ func (g *grouper) add(p Problem) {
 
 func (g *grouper) run(sorted []Tensor) (*Groups, error) {
 	taken := make(map[string]bool)
-	unknown := make(map[string]bool) // told once, of however many weights their names are below
+	unknown := g.unknown(sorted)
 	for i, t := range sorted {
 		if i > 0 && sorted[i-1].Name == t.Name {
 			continue
@@ -93,16 +93,10 @@ func (g *grouper) run(sorted []Tensor) (*Groups, error) {
 		for _, s := range side {
 			taken[s.Name] = true
 		}
-		for _, s := range sorted[i+1:] {
-			if !strings.HasPrefix(s.Name, t.Name) {
-				break
-			}
-			if _, known := bnb.SidecarOf(s.Name); !known && len(s.Name) > len(t.Name) && s.Name[len(t.Name)] == '.' && !unknown[s.Name] {
-				unknown[s.Name] = true
-				g.add(Problem{Kind: UnknownSidecar, Severity: Warning, Tensor: s.Name, Shard: s.Shard,
-					Expected: "only bitsandbytes' own tensors below a quantized weight", Found: "an unknown one",
-					Breaks: []Loader{Transformers455, VLLM}})
-			}
+		for _, s := range unknown[t.Name] {
+			g.add(Problem{Kind: UnknownSidecar, Severity: Warning, Tensor: s.Name, Shard: s.Shard,
+				Expected: "only bitsandbytes' own tensors below a quantized weight", Found: "an unknown one",
+				Breaks: []Loader{Transformers455, VLLM}})
 		}
 		if err := g.weight(t, side); err != nil {
 			return nil, err
@@ -116,6 +110,30 @@ func (g *grouper) run(sorted []Tensor) (*Groups, error) {
 	}
 	g.uniform()
 	return &g.out, nil
+}
+
+// unknown returns what is below a quantized weight and no sidecar, by the name of the first weight that it is below.
+func (g *grouper) unknown(sorted []Tensor) map[string][]Tensor {
+	out := make(map[string][]Tensor)
+	var above []string // the weights whose names the name at hand begins with, each the beginning of the next
+	for i, t := range sorted {
+		if i > 0 && sorted[i-1].Name == t.Name {
+			continue
+		}
+		for len(above) > 0 && !strings.HasPrefix(t.Name, above[len(above)-1]) {
+			above = above[:len(above)-1]
+		}
+		of := slices.IndexFunc(above, func(w string) bool { return t.Name[len(w)] == '.' })
+		if of >= 0 {
+			if _, known := bnb.SidecarOf(t.Name); !known {
+				out[above[of]] = append(out[above[of]], t)
+			}
+		}
+		if _, quantized := g.sidecars[t.Name]; quantized {
+			above = append(above, t.Name)
+		}
+	}
+	return out
 }
 
 // plain files a tensor that stands alone, unless its name says it should not.
