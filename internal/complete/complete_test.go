@@ -127,6 +127,10 @@ func TestCheck(t *testing.T) {
 		{"the head of another task, of no class", noClass, edit(llama(2), "lm_head.weight", weight("qa_head", 2, 8)), nil},
 		{"the head of another task, of a class", llamaConfig, append(llama(2), weight("qa_head", 2, 8)), []string{"foreign qa_head.weight: only tensors of LlamaForCausalLM / it"}},
 		{"of no class, within the model", noClass, append(llama(2), weight("model.layers.1.mlp.other", 12, 8)), []string{"foreign model.layers.1.mlp.other.weight: only tensors of LlamaForCausalLM / it"}},
+		{"a class of its own, with a module that the base model has too", strings.Replace(llamaConfig, "ForCausalLM", "ForXVector", 1),
+			edit(llama(2), "lm_head.weight", weight("norm", 6), weight("head", 2, 8)), nil},
+		{"a class of its own, within the model", strings.Replace(llamaConfig, "ForCausalLM", "ForXVector", 1),
+			append(llama(2), weight("model.layers.1.mlp.other", 12, 8)), []string{"foreign model.layers.1.mlp.other.weight: only tensors of LlamaModel / it"}},
 		{"adapter", llamaConfig, edit(llama(2), up, weight("model.layers.1.mlp.up_proj.base_layer", 12, 8)), []string{
 			"foreign model.layers.1.mlp.up_proj.base_layer.weight: a model's own tensors / one of a PEFT model with its adapter"}},
 	}

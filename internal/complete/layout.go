@@ -378,8 +378,12 @@ func (c *checker) stranger(name string) {
 	c.report.add(p)
 }
 
-// within reports whether the name begins with a module of the class, or with the prefix of the base model.
+// within reports whether the name begins with a module of the class, or with the prefix of the base model. Where the base model's names
+// have a prefix, what lacks it is beside the base model, whatever it is called: Wav2Vec2ForXVector has a feature_extractor of its own.
 func (c *checker) within(name string) bool {
+	if more := c.spelling.more; more != "" {
+		return strings.HasPrefix(name, more+".")
+	}
 	module := first(name)
 	_, ok := c.root.kids[module]
 	return ok || module == c.facts.prefix || module == c.facts.base || module == c.leading

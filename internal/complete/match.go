@@ -15,6 +15,16 @@ func (c *checker) match() (strangers []int32) {
 		if c.hits[g] == nil {
 			c.hits[g] = map[key]int32{}
 		}
+		if j, twice := c.hits[g][k]; twice && c.facts.loose && c.leading != "" {
+			// A class of its own may have a module beside the base model that is called like one of the base model's.
+			own := int32(i)
+			if how.more != c.leading {
+				own, j = j, own
+			}
+			c.hits[g][k] = own
+			strangers = append(strangers, j)
+			continue
+		}
 		c.hits[g][k] = int32(i)
 		for h, container := range g.containers {
 			c.observed[container] = max(c.observed[container], int64(k[h])+1)
