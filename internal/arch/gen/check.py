@@ -227,7 +227,7 @@ def check_type(arch, t, few):
 
 
 def main():
-    signal.signal(signal.SIGALRM, probe.on_alarm)
+    signal.signal(signal.SIGPROF, probe.on_alarm)
     # transformers compiles the same hundreds of patterns for every model, more than re remembers; nothing imported is garbage.
     re._MAXCACHE = 1 << 16
     gc.freeze()

@@ -436,7 +436,7 @@ def facts_type(model_type):
             result["errors"][name] = "no time left"
             continue
         v = Variants(found[name], make, min(SECONDS_PER_CLASS, left))
-        signal.signal(signal.SIGALRM, probe.on_alarm)
+        signal.signal(signal.SIGPROF, probe.on_alarm)
         only = None
         if responded:
             only = set(responded) | {"num_labels", "tie_word_embeddings"} | {p for p in own_leaves(make)}
@@ -458,7 +458,7 @@ def own_leaves(make):
 
 
 def main():
-    signal.signal(signal.SIGALRM, probe.on_alarm)
+    signal.signal(signal.SIGPROF, probe.on_alarm)
     out, sys.stdout = sys.stdout, sys.stderr
     nn.Linear.reset_parameters = lambda self: None
     args = sys.argv[1:]
@@ -471,6 +471,7 @@ def main():
     if args == ["-"]:
         args = (line.strip() for line in sys.stdin)
     for t in args:
+        probe.limit_type()
         print(json.dumps(facts_type(t)), file=out, flush=True)
 
 

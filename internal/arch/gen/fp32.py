@@ -51,7 +51,7 @@ def made(probe, cls, variants):
 def find(only):
     import probe
 
-    signal.signal(signal.SIGALRM, probe.on_alarm)
+    signal.signal(signal.SIGPROF, probe.on_alarm)
     probe.nn.Linear.reset_parameters = lambda self: None
     probe.LAYERS = 4
     out = {}

@@ -19,6 +19,7 @@ import json
 import os
 import pkgutil
 import re
+import resource
 import signal
 import sys
 import warnings
@@ -42,7 +43,8 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer  # noq
 
 V5 = int(transformers.__version__.split(".")[0]) >= 5
 SIDECARS = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4"]
-SECONDS_PER_BUILD = 60
+SECONDS_PER_BUILD = 60  # of processor time, as all limits: what a busy machine leaves changes no answer
+SECONDS_PER_TYPE = 900
 
 if V5:
     from transformers.conversion_mapping import get_model_conversion_mapping
@@ -64,6 +66,12 @@ class Timeout(Exception):
 
 def on_alarm(signum, frame):
     raise Timeout(f"longer than {SECONDS_PER_BUILD} s")
+
+
+def limit_type():
+    """Ends the process when the type that begins now takes too long."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + SECONDS_PER_TYPE, resource.RLIM_INFINITY))
 
 
 def model_types():
@@ -279,7 +287,7 @@ def build(cls, config):
 
 
 def build_as_is(cls, config):
-    signal.alarm(SECONDS_PER_BUILD)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS_PER_BUILD)
     try:
         if V5:
             from transformers.initialization import meta_device_safe_creation_ops, no_tie_weights
@@ -299,7 +307,7 @@ def build_as_is(cls, config):
         model.tie_weights()
         return model
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def kind_of(module, leaf, tensor):
@@ -618,7 +626,7 @@ def probe_type(model_type, names):
 
 
 def main():
-    signal.signal(signal.SIGALRM, on_alarm)
+    signal.signal(signal.SIGPROF, on_alarm)
     # Some modules print while they are imported.
     out, sys.stdout = sys.stdout, sys.stderr
     # Initialization is most of the cost of a Linear on the meta device.
@@ -635,6 +643,7 @@ def main():
     if args == ["-"]:
         args = (line.strip() for line in sys.stdin)
     for t in args:
+        limit_type()
         print(json.dumps(probe_type(t, names.get(t, {}))), file=out, flush=True)
 
 
