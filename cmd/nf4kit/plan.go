@@ -375,24 +375,20 @@ func (p *planned) chosen() int {
 func (p *planned) writePage(file string) error {
 	r := p.plan.Run
 	d := page.Data{Title: p.src.Model.Name + ": memory of a training run", Subtitle: p.subtitle(), Chosen: p.chosen(), Batch: r.MicroBatch, Seq: r.Seq, Rank: r.Rank, Context: p.src.Model.Context,
-		Facts: p.facts(), Snippet: p.plan.Snippet(p.src.Load)}
+		Facts: p.facts()}
 	if !p.opts.NoAdvice {
 		d.Advice = p.plan.Guidance()
 	}
-	add := func(name string, q *memplan.Plan) {
-		v := page.Variant{Name: name, Bits: q.Weights.Bits(), Params: q.Weights.Params, Coefficients: q.Coefficients}
-		if q.AdapterParams == 0 {
-			v.Trained = q.Trained
-		}
-		d.Variants = append(d.Variants, v)
-	}
+	var ways []page.Way
 	for _, v := range p.usual {
-		add(v.name, v.plan)
+		ways = append(ways, page.Way{Name: v.name, Plan: v.plan})
 	}
 	if d.Chosen < 0 {
-		d.Chosen = len(d.Variants)
-		add(string(r.Method), p.plan)
+		d.Chosen = len(ways)
+		ways = append(ways, page.Way{Name: string(r.Method), Plan: p.plan})
 	}
+	d.Ways = len(ways)
+	d.Variants = page.Variants(p.src.Model, ways, d.Chosen, func(q *memplan.Plan) string { return q.Snippet(p.src.Load) })
 	if p.target != nil {
 		d.GPU = p.target.name
 		if !p.target.listed {

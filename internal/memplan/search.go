@@ -209,7 +209,17 @@ func (p *Plan) wayDown(m *modelshape.Model, usable, most int64) []Change {
 	return nil
 }
 
+// changes are the alternatives that save something.
 func (p *Plan) changes(m *modelshape.Model) []Change {
+	out := slices.DeleteFunc(p.Alternatives(m), func(c Change) bool { return c.Saved <= 0 })
+	slices.SortStableFunc(out, func(a, b Change) int {
+		return cmp.Compare(b.Saved*a.Weight, a.Saved*b.Weight)
+	})
+	return out
+}
+
+// Alternatives are all changes that the run allows, those that save nothing at its size too.
+func (p *Plan) Alternatives(m *modelshape.Model) []Change {
 	var out []Change
 	for _, e := range edits(p.Run) {
 		r := p.Run
@@ -223,12 +233,7 @@ func (p *Plan) changes(m *modelshape.Model) []Change {
 		if err != nil {
 			continue
 		}
-		if saved := p.Memory.Process - q.Memory.Process; saved > 0 {
-			out = append(out, Change{e.what, e.flag, e.price, e.weight, saved, q.Memory.Process, q})
-		}
+		out = append(out, Change{e.what, e.flag, e.price, e.weight, p.Memory.Process - q.Memory.Process, q.Memory.Process, q})
 	}
-	slices.SortStableFunc(out, func(a, b Change) int {
-		return cmp.Compare(b.Saved*a.Weight, a.Saved*b.Weight)
-	})
 	return out
 }

@@ -65,8 +65,9 @@ func testData(t *testing.T, model string) (Data, []*memplan.Plan) {
 		t.Fatal(err)
 	}
 	d := Data{Title: model + " </script><b>: memory of a training run", Subtitle: "8.03 billion parameters", Chosen: 3, Batch: 2, Seq: 2048, Rank: 16,
-		GPU: "RTX 4090", Facts: []string{"one GPU"}, Advice: []memplan.Advice{{Text: "Adapt all layers.", Source: "a paper"}}, Snippet: "print(\"<b>\")"}
+		GPU: "RTX 4090", Facts: []string{"one GPU"}, Advice: []memplan.Advice{{Text: "Adapt all layers.", Source: "a paper"}}}
 	var plans []*memplan.Plan
+	var ways []Way
 	for _, v := range []struct {
 		name string
 		run  memplan.Run
@@ -77,13 +78,46 @@ func testData(t *testing.T, model string) (Data, []*memplan.Plan) {
 			t.Fatal(err)
 		}
 		plans = append(plans, p)
-		w := Variant{Name: v.name, Bits: p.Weights.Bits(), Params: p.Weights.Params, Coefficients: p.Coefficients}
-		if v.run.Method == memplan.Full {
-			w.Trained = p.Trained
-		}
-		d.Variants = append(d.Variants, w)
+		ways = append(ways, Way{v.name, p})
 	}
+	d.Ways, d.Variants = len(ways), Variants(m, ways, d.Chosen, func(p *memplan.Plan) string { return p.Snippet("<b>") })
 	return d, plans
+}
+
+// testChanges makes each first change in turn, by the keyboard: the run shrinks by what the row promised, the script changes with
+// it, and the focus is on the next.
+func testChanges(ctx context.Context, t *testing.T, d Data) {
+	t.Helper()
+	process := func() string { return eval[string](ctx, t, `document.body.dataset.process`) }
+	made := 0
+	for ; made < 12; made++ {
+		if eval[int](ctx, t, `document.querySelectorAll("#changes button").length`) == 0 {
+			break
+		}
+		promised := eval[string](ctx, t, `document.querySelector("#changes tbody tr").cells[2].textContent`)
+		before, script := process(), eval[string](ctx, t, `document.getElementById("snippet").textContent`)
+		eval[bool](ctx, t, `(() => { document.querySelector("#changes button").focus(); return true; })()`)
+		if err := chromedp.Do(ctx, chromedp.KeyEvent("\r")); err != nil {
+			t.Fatal(err)
+		}
+		after, _ := strconv.ParseInt(process(), 10, 64)
+		was, _ := strconv.ParseInt(before, 10, 64)
+		if after >= was {
+			t.Fatalf("change %d: %d bytes, before it %d", made, after, was)
+		}
+		if shown := eval[string](ctx, t, `[...document.querySelectorAll("#figures div")].find((e) => e.textContent.startsWith("needs")).querySelector("b").textContent`); shown != promised {
+			t.Errorf("change %d: needs %s, promised %s", made, shown, promised)
+		}
+		if now := eval[string](ctx, t, `document.getElementById("snippet").textContent`); now == script {
+			t.Errorf("change %d is not in the script", made)
+		}
+		if on := eval[string](ctx, t, `document.activeElement.tagName`); on != "BUTTON" && on != "SELECT" {
+			t.Errorf("after change %d the focus is on %s", made, on)
+		}
+	}
+	if made < 3 {
+		t.Errorf("%d changes could be made", made)
+	}
 }
 
 // TestPage moves the sliders and compares what the page shows with Go.
@@ -160,9 +194,26 @@ func TestPage(t *testing.T) {
 		t.Error("the rank can be set for full fine-tuning")
 	}
 	set("method", "1", "change")
-	set("seq", "", "input") // nonsense counts as 1
-	check(1, 5, 1, 200)
+	for _, bad := range []string{"", "-5", "0", "1.5", "9999999"} { // refused: the figures stay, and leaving the field restores it
+		set("seq", bad, "input")
+		check(1, 5, 128, 200)
+		if said := text(`document.getElementById("seq-wrong").textContent`); said == "" {
+			t.Errorf("nothing is said of %q tokens", bad)
+		}
+	}
+	set("seq", "-5", "change")
+	if now := text(`document.getElementById("seq").value + document.getElementById("seq-wrong").textContent`); now != "128" {
+		t.Errorf("after -5 the field shows %q", now)
+	}
 	set("seq", "2048", "input")
+	if said := text(`document.getElementById("seq-slider").getAttribute("aria-valuetext")`); said != "2,048 tokens" {
+		t.Errorf("the slider says %q", said)
+	}
+	for _, line := range []string{"BATCH = 5", "SEQ = 2048", "RANK = 200"} {
+		if script := text(`document.getElementById("snippet").textContent`); !strings.Contains(script, "\n"+line+"\n") {
+			t.Errorf("the script has no line %q:\n%s", line, script)
+		}
+	}
 	set("gpu", "0", "change")
 	verdict, rows := number(`document.querySelectorAll("#gpus tbody td.no").length`), number(`document.querySelectorAll("#gpus tbody tr").length`)
 	if verdict == 0 || rows != len(memplan.GPUs()) {
@@ -182,9 +233,11 @@ func TestPage(t *testing.T) {
 		t.Errorf("most sequences on a 4090: the page says %s, Go %s", cell, want)
 	}
 
+	testChanges(ctx, t, d)
+
 	shots := os.Getenv("NF4KIT_SCREENSHOTS")
 	for _, scheme := range []string{"light", "dark"} {
-		for _, width := range []int64{1200, 420} {
+		for _, width := range []int64{1280, 390} {
 			media := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}
 			if _, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, media); err != nil {
 				t.Fatal(err)

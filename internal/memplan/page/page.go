@@ -30,12 +30,16 @@ type Variant struct {
 	Trained      int64                 `json:"trained"` // of full fine-tuning; adapters are counted in the page
 	Params       int64                 `json:"params"`
 	Coefficients *memplan.Coefficients `json:"k"`
+	Snippet      string                `json:"snippet"` // the page puts its own sizes into it
+	Changes      []Change              `json:"changes"`
+	Cut          bool                  `json:"cut"` // there are more than the page holds
 }
 
 // Data is what the page shows.
 type Data struct {
 	Title, Subtitle  string
 	Variants         []Variant
+	Ways             int // of Variants, that the page lists: the others are what changes lead to
 	Chosen           int // of Variants
 	Batch, Seq, Rank int64
 	Context          int64  // positions of the model; 0 if they are not known
@@ -43,7 +47,6 @@ type Data struct {
 	Usable           int64  // bytes of a GPU that is not in the list; 0 if it is
 	Facts            []string
 	Advice           []memplan.Advice
-	Snippet          string
 }
 
 type card struct {
@@ -63,7 +66,7 @@ func Write(w io.Writer, d Data) error {
 	}
 	if err := tmpl.Execute(w, map[string]any{
 		"Data": d, "Formula": template.JS(formulaJS), "Script": template.JS(pageJS),
-		"JSON": map[string]any{"variants": d.Variants, "chosen": d.Chosen, "batch": d.Batch, "seq": d.Seq, "rank": d.Rank, "context": d.Context, "gpu": d.GPU, "gpus": cards},
+		"JSON": map[string]any{"variants": d.Variants, "ways": d.Ways, "chosen": d.Chosen, "batch": d.Batch, "seq": d.Seq, "rank": d.Rank, "context": d.Context, "gpu": d.GPU, "gpus": cards},
 	}); err != nil {
 		return fmt.Errorf("draw page: %w", err)
 	}

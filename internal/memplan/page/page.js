@@ -30,6 +30,20 @@
     return tr;
   };
 
+  const sizes = ["batch", "seq", "rank"];
+  const size = Object.fromEntries(sizes.map((id) => [id, data[id]])); // what is planned for
+  let more = 1; // times the accumulation of the variant's script
+  const slide = {}; // puts a slider where the size is
+  const wrong = (id, is) => {
+    $(id).setAttribute("aria-invalid", is);
+    $(id + "-wrong").textContent = is ? "a whole number from 1 to " + $(id).max : "";
+  };
+  const show = (id) => {
+    $(id).value = size[id];
+    wrong(id, false);
+    slide[id]();
+  };
+
   const limit = 2 ** 53;
   const at = (v, b, s, r) => memoryAt(v.k, b, s, r);
   // largest is the search of memplan: the last n for which ok holds.
@@ -58,7 +72,7 @@
 
   function draw() {
     const v = data.variants[$("method").value], card = data.gpus[$("gpu").value];
-    const [b, s, r] = ["batch", "seq", "rank"].map((id) => Math.min(Math.max(Math.floor(Number($(id).value)) || 1, 1), Number($(id).max)));
+    const [b, s, r] = sizes.map((id) => size[id]);
     const adapters = (v.k.adapters || []).length > 0;
     $("rank").disabled = $("rank-slider").disabled = !adapters;
     const x = at(v, b, s, r);
@@ -66,8 +80,8 @@
 
     const words = { fits: "fits", tight: "fits, tight", pages: "fits with paging", no: "does not fit" };
     fill($("figures"), ...[
-      ["allocated", gib(x.allocated), "tensors"], ["reserved", gib(x.reserved), "with the allocator's slack"], ["needs at least", gib(x.process), "with the CUDA context"],
       [card.name, words[verdict], verdict === "no" ? gib(x.process - card.usable) + " too much" : gib(Math.max(card.usable - x.process, 0)) + " left", verdict],
+      ["allocated", gib(x.allocated), "tensors"], ["reserved", gib(x.reserved), "with the allocator's slack"], ["needs at least", gib(x.process), "with the CUDA context"],
       ...(x.host > 0 ? [["host memory", gib(x.host), "at most, for paged or offloaded data"]] : []),
     ].map(([label, value, note, cls]) => {
       const d = make("div", label, "dim"), big = make("b", value, cls);
@@ -84,7 +98,9 @@
     mark.style.left = (100 * card.usable / full) + "%";
     $("peak").append(mark);
     const tick = make("span", card.name + ", " + gib(card.usable));
-    tick.style.left = Math.min(Math.max(100 * card.usable / full, 10), 90) + "%";
+    const place = 100 * card.usable / full; // the words end at the mark where they would run out of the page
+    tick.style.left = place + "%";
+    tick.style.transform = place > 60 ? "translateX(-100%)" : place < 15 ? "none" : "";
     fill($("scale"), tick);
     fill($("key"), ...values.map((n, i) => {
       const k = make("span"), dot = make("i");
@@ -104,13 +120,18 @@
     }));
 
     fill($("variants").tBodies[0], ...data.variants.map((w, i) => {
+      if (i >= data.ways && w !== v) return "";
       const y = at(w, b, s, r), own = (w.k.adapters || []).reduce((n, a) => n + a.count * r * (a.in + a.out), 0);
       const trained = w.trained || own, f = fits(y, card.usable);
       const tr = row(w.name, w.bits.toFixed(2), count(trained), (100 * trained / (w.trained ? w.params : w.params + own)).toFixed(trained * 100 < w.params ? 3 : 1) + " %",
         own ? (own * w.k.adapter_size / 1e6).toFixed(1) + " MB" : "-", gib(y.process), make("td", f, f));
-      if (i === Number($("method").value)) tr.className = "chosen";
+      if (w === v) tr.className = "chosen";
       return tr;
-    }));
+    }).filter((tr) => tr));
+
+    drawChanges(v, x, card);
+    $("snippet").textContent = v.snippet.replace(/^(BATCH|SEQ|RANK) = .*$/gm, (_, name) => name + " = " + { BATCH: b, SEQ: s, RANK: r }[name])
+      .replace(/(gradient_accumulation_steps=)(\d+)/g, (_, name, n) => name + n * more);
 
     fill($("gpus").tBodies[0], ...data.gpus.map((g) => {
       const f = fits(x, g.usable);
@@ -127,19 +148,66 @@
     document.body.dataset.process = x.process;
   }
 
-  data.variants.forEach((v, i) => $("method").append(new Option(v.name, i)));
+  // halved is the sizes after a change.
+  const halved = (c) => ({ ...size, ...(c.halve ? { [c.halve]: c.halve === "batch" ? Math.ceil(size.batch / 2) : Math.floor(size[c.halve] / 2) } : {}) });
+
+  function drawChanges(v, x, card) {
+    const list = (v.changes || []).filter((c) => !c.halve || size[c.halve] >= (c.halve === "seq" ? 256 : 2)).map((c) => {
+      const n = halved(c), after = at(data.variants[c.to], n.batch, n.seq, n.rank).process;
+      return { c, after, saved: x.process - after };
+    }).filter((e) => e.saved > 0).sort((p, q) => q.saved * p.c.weight - p.saved * q.c.weight);
+    $("changes-note").textContent = list.length ? "Most saved for its price first. A click makes the change here, in the figures and in the script." : "";
+    if (v.cut) $("changes-note").textContent += " There is more than this page holds: nf4kit plan with the flags so far lists it.";
+    else if (!list.length) $("changes-note").textContent = "Nothing that is known here makes it smaller.";
+    $("changes").parentNode.hidden = !list.length;
+    fill($("changes").tBodies[0], ...list.map((e) => {
+      const button = make("button", e.c.what), first = make("td"), f = fits(e.after, card.usable);
+      button.type = "button";
+      button.addEventListener("click", () => take(e.c));
+      first.append(button);
+      return row(first, gib(e.saved), gib(e.after), make("td", f, f), make("td", e.c.price, "text"), make("td", e.c.flag, "text"));
+    }));
+  }
+
+  // take makes a change, and leaves the keyboard where the next one is.
+  function take(c) {
+    if (c.halve === "batch" && data.variants[c.to] === data.variants[$("method").value]) more *= 2;
+    Object.assign(size, halved(c));
+    for (const id of sizes) show(id);
+    offer(c.to);
+    $("method").value = c.to;
+    draw();
+    ($("changes").querySelector("button") || $("method")).focus({ preventScroll: true });
+  }
+
+  // offer has a variant among the methods.
+  const offer = (i) => {
+    if (![...$("method").options].some((o) => Number(o.value) === i)) $("method").append(new Option(data.variants[i].name, i));
+  };
+  data.variants.slice(0, data.ways).forEach((_, i) => offer(i));
   data.gpus.forEach((g, i) => $("gpu").append(new Option(g.name + " (" + gib(g.mib * 2 ** 20) + ")", i)));
   $("method").value = data.chosen;
   $("gpu").value = Math.max(data.gpus.findIndex((g) => g.name === data.gpu), 0);
-  for (const id of ["batch", "seq", "rank"]) {
+  for (const id of sizes) {
     const own = [...new Set([...steps[id], data[id]])].sort((a, b) => a - b), slider = $(id + "-slider");
     slider.min = 0;
     slider.max = own.length - 1;
-    const nearest = () => own.reduce((best, n, i) => Math.abs(n - $(id).value) < Math.abs(own[best] - $(id).value) ? i : best, 0);
-    $(id).value = data[id];
-    slider.value = nearest();
-    slider.addEventListener("input", () => { $(id).value = own[slider.value]; draw(); });
-    $(id).addEventListener("input", () => { slider.value = nearest(); draw(); });
+    const nearest = () => own.reduce((best, n, i) => Math.abs(n - size[id]) < Math.abs(own[best] - size[id]) ? i : best, 0);
+    slide[id] = () => {
+      slider.value = nearest();
+      slider.setAttribute("aria-valuetext", count(size[id]) + " " + { batch: "sequences", seq: "tokens", rank: "" }[id]);
+    };
+    show(id);
+    slider.addEventListener("input", () => { size[id] = own[slider.value]; show(id); draw(); });
+    $(id).addEventListener("input", () => {
+      const n = Number($(id).value), good = $(id).value !== "" && Number.isInteger(n) && n >= 1 && n <= Number($(id).max);
+      wrong(id, !good);
+      if (!good) return; // the figures stay those of the last good number
+      size[id] = n;
+      slide[id]();
+      draw();
+    });
+    $(id).addEventListener("change", () => show(id));
   }
   for (const id of ["method", "gpu"]) $(id).addEventListener("change", draw);
   $("theme").addEventListener("click", () => {

@@ -100,8 +100,8 @@ func TestFormula(t *testing.T) {
 // What the page is told is text, never markup, and it asks for nothing.
 func TestWriteEscapes(t *testing.T) {
 	var b strings.Builder
-	err := Write(&b, Data{Title: "<script>alert(1)</script>", Snippet: "a </pre><b>", Facts: []string{"<i>"}, GPU: "</script><b>", Usable: 1 << 30,
-		Variants: []Variant{{Name: "</script><b>", Coefficients: &memplan.Coefficients{}}}})
+	err := Write(&b, Data{Title: "<script>alert(1)</script>", Ways: 1, Facts: []string{"<i>"}, GPU: "</script><b>", Usable: 1 << 30,
+		Variants: []Variant{{Name: "</script><b>", Snippet: "a </pre><b>", Coefficients: &memplan.Coefficients{}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
