@@ -229,6 +229,8 @@ func (o *ConvertOptions) plan() (convert.Options, error) {
 		return opt, usagef("--block-size 0: want a power of two from 32 to 4096")
 	}
 	opt.Spec.BlockSize = o.BlockSize
+	_, given := o.settings["block-size"]
+	opt.FitExperts = !given
 	opt.Spec.NoDoubleQuant = !o.DoubleQuant
 	if opt.Spec.Scale, err = o.choose(); err != nil {
 		return opt, err

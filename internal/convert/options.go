@@ -74,6 +74,9 @@ type Options struct {
 	Formats map[string]Format
 	Inputs  Inputs // what is known of the inputs of weights; nil: nothing
 
+	// FitExperts gives experts that Unsloth would pack again, since they are no whole blocks of Spec's, smaller blocks that fit, unless
+	// a rule says what theirs are.
+	FitExperts   bool
 	ExactStorage bool  // leave words of packed codes that are NaNs in the dtype of Spec.Storage
 	MaxShardSize int64 // bytes of tensor data a file; 0: checkpoint.DefaultMaxShardSize
 }

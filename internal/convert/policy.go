@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"strings"
@@ -46,7 +47,7 @@ func newPolicy(opt *Options, model *arch.Model) *policy {
 
 // decide is called once for each logical tensor of the source.
 func (p *policy) decide(name string, d safetensors.DType, shape []int64, class arch.Class) decision {
-	dec := decision{spec: p.opt.Spec, class: class}
+	dec := decision{spec: p.format(name, shape, class), class: class}
 	if p.opt.Formats != nil {
 		if dec.spec, dec.quantize = p.opt.Formats[name]; !dec.quantize {
 			dec.reason = "not quantized before"
@@ -92,6 +93,18 @@ func (p *policy) decide(name string, d safetensors.DType, shape []int64, class a
 	}
 	dec.quantize = dec.reason == ""
 	return dec
+}
+
+// format is that of a weight before rules change it.
+func (p *policy) format(name string, shape []int64, class arch.Class) bnb.Format {
+	f := p.opt.Spec
+	if !p.opt.FitExperts || p.t&arch.Unsloth == 0 || !class.Expert || len(shape) != 2 || ExpertStack(name) == "" {
+		return f
+	}
+	if n := shape[0] * shape[1]; n%int64(f.Block()) != 0 {
+		f.BlockSize = cmp.Or(fitting(n, f), f.BlockSize)
+	}
+	return f
 }
 
 func (p *policy) match(list []*regexp.Regexp, n []usage, name string) bool {

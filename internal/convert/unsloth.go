@@ -72,7 +72,7 @@ func (p *Plan) checkUnsloth(opt *Options) error {
 	}
 	refuse := func(format string, args ...any) error { return &OptionError{"unsloth " + fmt.Sprintf(format, args...)} }
 	first := map[string]*Item{}
-	var packed, kept, ragged *Item
+	var packed, kept, ragged, fitted *Item
 	for i := range p.items {
 		it := &p.items[i]
 		stack := ExpertStack(it.Name)
@@ -94,12 +94,20 @@ func (p *Plan) checkUnsloth(opt *Options) error {
 		if it.Stack == 0 && it.Elems()%int64(it.Spec.Block()) != 0 {
 			ragged = it
 		}
+		if opt.FitExperts && it.Stack == 0 && len(it.Shape) == 2 && it.Spec.Block() < opt.Spec.Block() && it.Elems()%int64(opt.Spec.Block()) != 0 {
+			fitted = it
+		}
 	}
 	switch {
 	case packed != nil && kept != nil:
 		return refuse("loads the routed experts of all layers in 4 bits or none, and %s would be kept (%s) where %s is packed", kept.Name, kept.Reason, packed.Name)
 	case packed == nil && p.stats.ExpertParams > 0:
 		p.warnings = append(p.warnings, "--target unsloth packs no experts of this model: "+kept0(p))
+	}
+	if fitted != nil {
+		p.notices = append(p.notices, fmt.Sprintf("%s has %d weights, no whole blocks of %d: experts of that size are in blocks of %d, "+
+			"since Unsloth packs others again as it loads them, which adds noise (--block-size keeps to one size)",
+			fitted.Name, fitted.Elems(), opt.Spec.Block(), fitted.Spec.Block()))
 	}
 	if ragged != nil {
 		note := fmt.Sprintf("%s has %d weights, no whole blocks of %d: Unsloth packs such experts again as it loads them, which adds noise",

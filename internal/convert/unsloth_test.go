@@ -114,3 +114,36 @@ func TestUnslothUniform(t *testing.T) {
 		t.Errorf("notices %q", got)
 	}
 }
+
+// TestUnslothFits: without a block size of the user's, experts get one that they are whole blocks of, if there is any.
+func TestUnslothFits(t *testing.T) {
+	for _, tt := range []struct {
+		inner, block int64
+		rules        []Rule
+		want         map[int]int // experts by block size
+		notice       string
+	}{
+		{32, 0, nil, map[int]int{64: 6}, ""},
+		{33, 128, nil, map[int]int{64: 6}, "2112 weights, no whole blocks of 128: experts of that size are in blocks of 64"},
+		{33, 128, []Rule{{Pattern: regexp.MustCompile("down_proj"), Change: bnb.Change{BlockSize: new(256)}}}, map[int]int{64: 4, 256: 2}, "in blocks of 64"},
+		{33, 4096, nil, map[int]int{64: 6}, "in blocks of 64"},
+	} {
+		p, err := NewPlan(writeModel(t, qwenConfig, experts(tt.inner)),
+			Options{Targets: arch.Unsloth, AllowIncomplete: true, FitExperts: true, Rules: tt.rules, Spec: bnb.Format{BlockSize: int(tt.block)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[int]int{}
+		for i := range p.items {
+			if it := &p.items[i]; it.Quantize && it.Class.Expert {
+				got[it.Spec.Block()]++
+			}
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%d in blocks of %d (-want +got):\n%s", tt.inner, tt.block, diff)
+		}
+		if notices := strings.Join(p.notices, "; "); !strings.Contains(notices, tt.notice) || tt.notice == "" && notices != "" {
+			t.Errorf("%d in blocks of %d: notices %q, want %q", tt.inner, tt.block, notices, tt.notice)
+		}
+	}
+}
