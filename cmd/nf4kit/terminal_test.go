@@ -72,7 +72,8 @@ func TestTerminalWidths(t *testing.T) {
 			{"convert", "llama", dst, "--dry-run", "-v"}, {"convert", "llama", dst}, {"verify", dst}, {"verify", dst, "--against", "llama"}, {"inspect", dst, "-v"},
 			{"inspect", "llama"}, {"measure", "llama"}, {"dequantize", dst, dst + "-bf16"}, {"plan", "llama-2-7b", "--gpu", "RTX 4090"},
 			{"plan", "llama-3.1-70b", "--gpu", "RTX 4090", "--generate", "1k"}, {"plan", "mixtral-8x7b", "-v"}, {"plan", "--list"},
-			{"plan", "llama-3.1-8b", "--sweep", "rank=8,64 targets=attention,all-linear"}, {"--help"}, {"convert", "--help"}, {"nothing"},
+			{"plan", "llama-3.1-8b", "--sweep", "rank=8,64 targets=attention,all-linear"}, {"--help"}, {"convert", "--help"}, {"nothing"}, {"convert", "llama", dst, "--double-quant", "false"},
+			{"convert", "llama", dst + "x", "--rule", "down_proj=blok=3"}, {"lora", "merge", "--help"}, {"version"},
 		} {
 			out := onTerminal(t, columns, args...)
 			for line := range strings.SplitSeq(strings.ReplaceAll(out, "\r\n", "\n"), "\n") {
@@ -83,7 +84,7 @@ func TestTerminalWidths(t *testing.T) {
 						word = max(word, text.StringWidthWithoutEscSequences(f))
 					}
 					python := args[0] == "plan" && width <= 80
-					if width > columns && word < columns-8 && !python && !strings.HasPrefix(part, "nf4kit: ") {
+					if width > columns && word < columns-8 && !python {
 						t.Errorf("%v at %d columns: a line of %d: %q", args, columns, width, part)
 					}
 				}

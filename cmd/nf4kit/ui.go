@@ -24,25 +24,31 @@ import (
 )
 
 func errorf(w io.Writer, format string, args ...any) {
-	label(w, "error: ", text.FgRed)
-	escape.Fprintf(w, format+"\n", args...)
+	message(w, "error: ", text.FgRed, format, args...)
 }
 
 func warnf(w io.Writer, format string, args ...any) {
-	label(w, "warning: ", text.FgYellow)
-	escape.Fprintf(w, format+"\n", args...)
-}
-
-// label begins a line, in colour where there is one.
-func label(w io.Writer, word string, c text.Color) {
-	if colours(w) {
-		word = c.EscapeSeq() + word + text.Reset.EscapeSeq()
-	}
-	_, _ = io.WriteString(w, "nf4kit: "+word) // of ours alone
+	message(w, "warning: ", text.FgYellow, format, args...)
 }
 
 func noticef(w io.Writer, format string, args ...any) {
-	escape.Fprintf(w, "nf4kit: "+format+"\n", args...)
+	message(w, "", text.Reset, format, args...)
+}
+
+// message prints what a label begins, in colour where there is one, and breaks it between words where a terminal is too narrow.
+func message(w io.Writer, word string, c text.Color, format string, args ...any) {
+	var b strings.Builder
+	escape.Fprintf(&b, "nf4kit: "+word+format, args...)
+	lines := strings.Split(b.String(), "\n")
+	if columns := terminalWidth(w); columns > 0 {
+		for i := range lines {
+			lines[i] = wrapLine(lines[i], columns)
+		}
+	}
+	if word != "" && colours(w) {
+		lines[0] = strings.Replace(lines[0], word, c.EscapeSeq()+word+text.Reset.EscapeSeq(), 1)
+	}
+	_, _ = io.WriteString(w, strings.Join(lines, "\n")+"\n") // escaped above
 }
 
 // isTerminal reports whether w is a terminal that understands control codes.
