@@ -124,6 +124,7 @@ The command line wins over the environment, and the environment over the recipe.
   nf4kit convert model.safetensors out --only 'proj'
   nf4kit convert Llama-3.2-1B out --rule 'down_proj=block=32' --dry-run -v
   nf4kit convert Llama-3.2-1B out --imatrix Llama-3.2-1B.imatrix.gguf
+  nf4kit convert Llama-3.2-1B out --quality best --calibrate sample.txt
   nf4kit convert Llama-3.2-1B out --target-bpp 4.5 --activations llama.act.safetensors --save-recipe llama-4.5.yaml`,
 		Args: arguments("SRC", "DST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
