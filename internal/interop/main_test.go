@@ -26,6 +26,7 @@ var (
 	t4           = environment{name: "t4"}
 	environments = []environment{t5, t4}
 	diffusers    = environment{name: "diffusers"} // it has transformers 5 too
+	unsloth      = environment{name: "unsloth"}   // and it
 	stock        = []environment{{"t5", true}, {"t4", true}}
 )
 
@@ -69,7 +70,7 @@ func run(m *testing.M) (int, error) {
 		return 0, fmt.Errorf("find the test's own source")
 	}
 	root = filepath.Dir(filepath.Dir(filepath.Dir(file)))
-	for _, env := range append(environments, diffusers) {
+	for _, env := range append(environments, diffusers, unsloth) {
 		check := exec.Command(env.python(), script("versions.py"), script("requirements-"+env.name+".txt"), script("requirements-nodeps.txt"))
 		if out, err := check.CombinedOutput(); err != nil {
 			return 0, fmt.Errorf("environment %s (make it with internal/interop/setup.sh): %w\n%s", env, err, out)

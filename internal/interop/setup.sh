@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the Python environments of the interop tests, outside the checkout, and reuses those whose versions match.
 #
-#   setup.sh           t5, t4 and diffusers, for go test -tags interop ./internal/interop
+#   setup.sh           t5, t4, diffusers and unsloth, for go test -tags interop ./internal/interop
 #   setup.sh --bench   ort too, for internal/interop/bench
 #
 # NF4KIT_INTEROP_HOME is where they go (default ~/.cache/nf4kit), NF4KIT_INTEROP_PYTHON the interpreter (default python3).
@@ -51,9 +51,9 @@ if ! matches t5 requirements-t5.txt requirements-nodeps.txt; then
 	remade=true
 fi
 
-# The packages of t4 and diffusers come first on their path, t5's after them. They go in before the .pth file: pip would
+# The packages of the others come first on their path, t5's after them. They go in before the .pth file: pip would
 # otherwise look at t5's as its own.
-for env in t4 diffusers; do
+for env in t4 diffusers unsloth; do
 	if $remade || ! matches $env requirements-$env.txt requirements-nodeps.txt; then
 		make $env
 		pip $env --no-deps -r "$py/requirements-$env.txt"
