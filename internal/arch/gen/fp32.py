@@ -1,7 +1,7 @@
 """List what transformers holds in float32 whatever the dtype of the model, by model type.
 
 Usage: fp32.py OUT.json [TYPE...]  for the installed version
-       fp32.py --join T5.json T4.json --out fp32.txt
+       fp32.py --join T5.json T4.json --out fp32.txt    (either may be an older fp32.txt)
 
 A line of fp32.txt is TYPE VERSIONS KIND NAME...: VERSIONS of "5" and "4", and KIND
 
@@ -18,6 +18,8 @@ match is in float32.go.
 import json
 import signal
 import sys
+
+import splice
 
 
 def made(probe, cls, variants):
@@ -76,11 +78,19 @@ def find(only):
     return {"version": probe.transformers.__version__, "types": out}
 
 
-def join(files, path):
-    data = {}
-    for version, file in zip("54", files):
+def column(version, file):
+    """What find() said under a version, or what a data file has of it."""
+    if not file.endswith(".txt"):
         with open(file) as f:
-            data[version] = json.load(f)
+            return json.load(f)
+    types = {}
+    for t, kind, *names in splice.rows(file, version):
+        types.setdefault(t, {}).setdefault(kind, []).extend(names)
+    return {"version": splice.versions(file)["54".index(version)], "types": types}
+
+
+def join(files, path):
+    data = {version: column(version, file) for version, file in zip("54", files)}
     lines = []
     for t in sorted({t for d in data.values() for t in d["types"]}):
         for kind in ("strict", "loose", "made"):

@@ -1,7 +1,7 @@
 """List the Linears whose weight transformers' modeling code reads itself, past their forward: packed, it is not what the code takes it for.
 
-Usage: reads.py OUT.json            for the installed version
-       reads.py --join T5.json T4.json --out reads.txt
+Usage: reads.py OUT.json [TYPE...]  for the installed version
+       reads.py --join T5.json T4.json --out reads.txt    (either may be an older reads.txt)
 
 The source of every modeling file is searched for self.NAME.weight where NAME is an nn.Linear of the class; every class of every
 model type is built on the meta device, to tell where modules of these classes are and whether a null skip list quantizes them.
@@ -23,6 +23,8 @@ import os
 import re
 import signal
 import sys
+
+import splice
 
 # What the source does with a weight only when it is asked to.
 RARE = {
@@ -118,7 +120,7 @@ def first_built(probe, cls, variants):
                 raise
 
 
-def find():
+def find(types):
     """{type: {path: kind}} of what a null skip list quantizes."""
     import probe
     import torch
@@ -134,7 +136,7 @@ def find():
         for cls, attributes in reads_of(path).items():
             reads[os.path.basename(path), cls] = attributes
     out = {}
-    for t in probe.model_types():
+    for t in types or probe.model_types():
         found, others = {}, set()
         try:
             config_class = probe.configuration_auto.CONFIG_MAPPING[t]
@@ -165,11 +167,19 @@ def find():
     return {"version": probe.transformers.__version__, "types": out}
 
 
-def join(files, path):
-    data = {}
-    for version, file in zip("54", files):
+def column(version, file):
+    """What find() said under a version, or what a data file has of it."""
+    if not file.endswith(".txt"):
         with open(file) as f:
-            data[version] = json.load(f)
+            return json.load(f)
+    types = {}
+    for t, kind, *names in splice.rows(file, version):
+        types.setdefault(t, {}).update(dict.fromkeys(names, kind))
+    return {"version": splice.versions(file)["54".index(version)], "types": types}
+
+
+def join(files, path):
+    data = {version: column(version, file) for version, file in zip("54", files)}
     lines = []
     for t in sorted({t for d in data.values() for t in d["types"]}):
         by = collections.defaultdict(set)
@@ -188,7 +198,7 @@ def main():
     if sys.argv[1] == "--join":
         join(sys.argv[2:4], sys.argv[5])
         return
-    result = find()
+    result = find(sys.argv[2:])
     with open(sys.argv[1], "w") as f:
         json.dump(result, f, indent=1)
 
