@@ -48,6 +48,7 @@ type ConvertOptions struct {
 	Force   bool
 	Restart bool
 	Task    string
+	Consume bool
 	ScaleOptions
 	AllocateOptions
 
@@ -144,11 +145,13 @@ The command line wins over the environment, and the environment over the recipe.
 			if o.Task == "" {
 				g.tellLeft(o.Dst, o.Restart)
 			}
+			o.warnConsume(g)
 			return runConvert(cmd.Context(), g, o)
 		},
 	}
 	o.addFlags(cmd)
 	restart(cmd.Flags(), &o.Restart)
+	cmd.Flags().BoolVar(&o.Consume, "consume-source", false, "remove each weights file of SRC, a directory of this machine, once all that is made of it is on the disk (docs/resume.md)")
 	cmd.Flags().StringVar(&o.Task, "task", "", "make a `SHARE` of the weights files, such as 3/8, or env or env/8 (see above)")
 	return cmd
 }

@@ -53,7 +53,7 @@ func (o *ConvertOptions) resume() *convert.Resume {
 	if o.NoError {
 		settings["no-error"] = "true"
 	}
-	r := &convert.Resume{Tool: "nf4kit " + versionText(), Command: "convert", Settings: settings, Restart: o.Restart, Task: o.task, Finalize: o.finalize}
+	r := &convert.Resume{Tool: "nf4kit " + versionText(), Command: "convert", Settings: settings, Restart: o.Restart, Task: o.task, Finalize: o.finalize, Consume: o.Consume}
 	if o.task != (convert.Task{}) {
 		r.Args, _ = json.Marshal(o.args) // strings alone
 	}
@@ -102,6 +102,9 @@ func (o *ConvertOptions) takeTask(fs *pflag.FlagSet, getenv func(string) string)
 	if o.Restart {
 		return usagef("--restart: drops what all tasks have finished, so it is not for one of them; remove %s.nf4kit-staging, or run --restart without --task", o.Dst)
 	}
+	if o.Consume {
+		return usagef("--consume-source: other tasks may need what one has read, so it is not for --task")
+	}
 	o.noteArgs(fs)
 	return nil
 }
@@ -109,4 +112,11 @@ func (o *ConvertOptions) takeTask(fs *pflag.FlagSet, getenv func(string) string)
 // unfinishedHint says how to go on after e.
 func unfinishedHint(e *convert.UnfinishedError) string {
 	return fmt.Sprintf("%s: the same command goes on from there, --restart begins anew", e.Kept())
+}
+
+// warnConsume says what --consume-source is about to do.
+func (o *ConvertOptions) warnConsume(g *globals) {
+	if o.Consume && !o.DryRun {
+		warnf(g.Stderr, "--consume-source removes the weights files of %s as they are converted", o.Src)
+	}
 }

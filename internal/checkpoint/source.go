@@ -112,7 +112,9 @@ func (s *Source) finishOpen() error {
 func (s *Source) Close() error {
 	var errs []error
 	for _, sh := range s.Shards {
-		errs = append(errs, sh.Close())
+		if err := sh.Close(); !errors.Is(err, fs.ErrClosed) { // by Consume
+			errs = append(errs, err)
+		}
 	}
 	if c, ok := s.fsys.(io.Closer); ok {
 		errs = append(errs, c.Close())
@@ -165,6 +167,11 @@ func (s *Source) openShard(name string) (*Shard, error) {
 	}
 	path := s.at(name)
 	if err := checkWeightFile(path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			if sh, err := s.openConsumed(name); sh != nil || err != nil {
+				return sh, err
+			}
+		}
 		return nil, err
 	}
 	f, err := safetensors.Open(path)

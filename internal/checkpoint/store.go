@@ -160,6 +160,9 @@ func storedHeader(at string, f RangedFile, size int64) (*safetensors.Reader, err
 // Identity is what tells one content of the shard from another beside its size and header, such as an ETag of the server; "" for
 // a local file.
 func (sh *Shard) Identity() string {
+	if f, ok := sh.file.(*consumed); ok {
+		return f.id
+	}
 	if f, ok := sh.file.(stored); ok {
 		if id, ok := f.RangedFile.(interface{ Identity() string }); ok {
 			return id.Identity()

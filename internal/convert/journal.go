@@ -11,6 +11,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/quantize"
 )
@@ -248,4 +249,11 @@ func (d *done) check(f io.ReaderAt, size int64, sh *Shard, buf []byte) error {
 		}
 	}
 	return nil
+}
+
+func damageText(d checkpoint.Damage) string {
+	if d.Torn && d.Lines == 1 {
+		return fmt.Sprintf("%s: the last record is torn, and left out", d.File)
+	}
+	return fmt.Sprintf("%s: %d records do not bear their checksums, and are left out", d.File, d.Lines)
 }

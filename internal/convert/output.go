@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
@@ -20,6 +21,8 @@ type shardFiles struct {
 	record *manifest.Recorder // nil: digests are not wanted
 	done   *resumed           // nil: no journal is kept
 	closed []bool
+
+	making sync.Mutex // of files that are made when they are written first
 
 	unflushed []atomic.Int64 // bytes written to each shard since the disk was last told
 }
@@ -50,11 +53,13 @@ func (p *Plan) openSink(out *checkpoint.Output, record *manifest.Recorder, files
 		if files != nil && !files[i] {
 			continue
 		}
-		w, err := out.CreateShard(sh.Name, sh.Layout)
-		if err != nil {
-			return nil, err
+		if done == nil || done.consumer == nil { // else the space that they take is not free yet
+			w, err := out.CreateShard(sh.Name, sh.Layout)
+			if err != nil {
+				return nil, err
+			}
+			s.shards[i] = w
 		}
-		s.shards[i] = w
 		if record != nil {
 			for _, t := range sh.Layout.Tensors() {
 				record.Add(t.Name, t.Size)
@@ -77,7 +82,23 @@ func (s *shardFiles) Part(shard int, tensor string) (quantize.Part, error) {
 	if !ok {
 		return nil, fmt.Errorf("convert: internal error: no tensor %s in %s", tensor, s.plan.shards[shard].Name)
 	}
+	if err := s.make(shard); err != nil {
+		return nil, err
+	}
 	return &shardPart{s, shard, tensor, at, size}, nil
+}
+
+// make makes a file that is not there yet.
+func (s *shardFiles) make(shard int) (err error) {
+	if s.done == nil || s.done.consumer == nil {
+		return nil
+	}
+	s.making.Lock()
+	defer s.making.Unlock()
+	if s.shards[shard] == nil {
+		s.shards[shard], err = s.out.CreateShard(s.plan.shards[shard].Name, s.plan.shards[shard].Layout)
+	}
+	return err
 }
 
 func (t *shardPart) WriteAt(p []byte, off int64) (int, error) {
@@ -108,6 +129,9 @@ func (s *shardFiles) Temp() (*os.File, error) { return s.out.Temp() }
 
 // Finish puts a file on the disk, and into the journal.
 func (s *shardFiles) Finish(shard int, results []Result) error {
+	if err := s.make(shard); err != nil { // one of tensors without elements
+		return err
+	}
 	s.closed[shard] = true
 	if err := s.shards[shard].Close(); err != nil || s.done == nil {
 		return err

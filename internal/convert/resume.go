@@ -27,6 +27,7 @@ type Resume struct {
 	Restart  bool              // drop what an earlier run has finished
 	Task     Task              // of several that share the work; such a run does not commit
 	Finalize bool              // make no weights file: what is missing is a [MissingFilesError]
+	Consume  bool              // remove each file of the source when what is made of it is on the disk
 
 	Begin func(Continued) // told before the work
 }
@@ -102,6 +103,8 @@ type resumed struct {
 	done  []*done // nil: not finished
 	fresh int     // finished by this run
 
+	consumer *consumer // nil: the source stays
+
 	mu  sync.Mutex
 	was Continued
 }
@@ -113,6 +116,9 @@ func (p *Plan) resume(ctx context.Context, out *checkpoint.Output, opt *WriteOpt
 	if err != nil {
 		return nil, err
 	}
+	if r.Restart && p.consumed() {
+		return nil, &SourceError{Path: p.src.Path, Msg: "files of it are used up, and what was made of them would be dropped by --restart", Hint: "go on without --restart"}
+	}
 	s := &resumed{plan: p, out: out, begun: begun, task: r.Task, mine: p.mine(r.Task), done: make([]*done, len(p.shards))}
 	s.was.Staging, s.was.Dropped = out.Staging(), r.Restart && out.Resumed()
 	if out.Resumed() && !r.Restart {
@@ -122,6 +128,10 @@ func (p *Plan) resume(ctx context.Context, out *checkpoint.Output, opt *WriteOpt
 	}
 	limits := opt.stream()
 	if err := s.verify(ctx, limits.Workers()); err != nil {
+		return nil, err
+	}
+	todo, _ := s.todo()
+	if err := p.checkUnread(todo); err != nil {
 		return nil, err
 	}
 	s.count()
@@ -245,13 +255,6 @@ func (s *resumed) files() int {
 		}
 	}
 	return n
-}
-
-func damageText(d checkpoint.Damage) string {
-	if d.Torn && d.Lines == 1 {
-		return fmt.Sprintf("%s: the last record is torn, and left out", d.File)
-	}
-	return fmt.Sprintf("%s: %d records do not bear their checksums, and are left out", d.File, d.Lines)
 }
 
 // verify reads the finished files that count for this run. One that is not what was recorded is made again.
@@ -384,7 +387,7 @@ func (s *resumed) finish(i int, results []Result, digests *manifest.Recorder) er
 	}
 	s.done[i] = d
 	s.fresh++
-	return nil
+	return s.consume()
 }
 
 // restore puts what was recorded in its place.
@@ -429,7 +432,7 @@ func (s *resumed) leave(out *checkpoint.Output, opt *WriteOptions, err error) er
 	}
 	var bad *weights.ValueError
 	switch {
-	case s.task == (Task{}) && (n == 0 || errors.As(err, &bad)): // the same source will have the same value
+	case s.task == (Task{}) && (n == 0 || errors.As(err, &bad)) && !s.consumes(): // the same source will have the same value
 		return errors.Join(err, out.Abort())
 	case s.fresh == 0 && s.task != (Task{}):
 		err = errors.Join(err, out.Abort())

@@ -2,6 +2,7 @@ package convert
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/manifest"
@@ -48,6 +49,12 @@ func (p *Plan) destination(opt *WriteOptions) checkpoint.Options {
 // before. After an error nothing is left, or what a run with the same Resume can continue, and the error is an
 // [UnfinishedError]. There is no more than [checkpoint.CheckSpace] allows to begin with.
 func (p *Plan) Write(ctx context.Context, dst string, opt WriteOptions) (_ *Outcome, err error) {
+	var used *consumer
+	if opt.Resume != nil && opt.Resume.Consume {
+		if used, err = p.consumable(); err != nil {
+			return nil, err
+		}
+	}
 	out, err := checkpoint.Create(dst, p.destination(&opt))
 	if err != nil {
 		return nil, err
@@ -63,6 +70,10 @@ func (p *Plan) Write(ctx context.Context, dst string, opt WriteOptions) (_ *Outc
 	}
 	if opt.Resume != nil {
 		if s, err = p.resume(ctx, out, &opt); err != nil {
+			return nil, err
+		}
+		s.consumer = used
+		if err := s.consume(); err != nil { // what a run has finished that did not come to it
 			return nil, err
 		}
 	}
@@ -82,7 +93,13 @@ func (p *Plan) Write(ctx context.Context, dst string, opt WriteOptions) (_ *Outc
 	if err := p.WriteSideFiles(ctx, out, opt.Manifest, made); err != nil {
 		return nil, err
 	}
-	return &Outcome{Results: results}, out.Commit(ctx)
+	if err := out.Commit(ctx); err != nil || used == nil {
+		return &Outcome{Results: results}, err
+	}
+	if err := p.src.Discard(); err != nil {
+		return nil, fmt.Errorf("%s is complete, but: %w", dst, err)
+	}
+	return &Outcome{Results: results}, nil
 }
 
 // tensors writes the weights files, and their digests into the manifest.
@@ -97,6 +114,9 @@ func (p *Plan) tensors(ctx context.Context, out *checkpoint.Output, opt *WriteOp
 		var weights int64
 		x.files, weights = s.todo()
 		need += weights - p.stats.FileBytes
+		if s.consumer != nil {
+			need += p.consumingBytes(x.files, s.consumer) - weights
+		}
 	}
 	if err := checkpoint.CheckSpace(out.Staging(), need); err != nil {
 		return nil, err
