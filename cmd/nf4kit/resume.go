@@ -66,6 +66,7 @@ func write(ctx context.Context, g *globals, p *convert.Plan, dst string, opt con
 	opt.Progress = func(tensor string, bytes int64) { bar.advance(tensor, bytes) }
 	if opt.Resume != nil {
 		opt.Resume.Begin = func(c convert.Continued) {
+			g.continued = c
 			g.tellContinued(c)
 			bar = newProgress(g.Stderr, "converting", c.Left, g.Quiet)
 		}
@@ -119,4 +120,21 @@ func (o *ConvertOptions) warnConsume(g *globals) {
 	if o.Consume && !o.DryRun {
 		warnf(g.Stderr, "--consume-source removes the weights files of %s as they are converted", o.Src)
 	}
+}
+
+// speed is how fast the weights were read that this run has read.
+func (s *summary) speed(c convert.Continued) string {
+	n := s.p.Stats().SrcBytes
+	if c.Files > 0 {
+		n = c.Left
+	}
+	text := bytesText(int64(float64(n)/max(s.took.Seconds(), 1e-9))) + "/s"
+	switch {
+	case c.Files == 0:
+	case c.Left == 0:
+		text = fmt.Sprintf("%d of %d weights files were there", c.Files, c.Of)
+	default:
+		text += fmt.Sprintf("; %d of %d weights files were there", c.Files, c.Of)
+	}
+	return text
 }

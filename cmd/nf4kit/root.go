@@ -23,9 +23,10 @@ type globals struct {
 	Verbose bool
 	Wide    bool
 
-	getenv   func(name string) string
-	profiles profiles
-	complete string // DST, once it is there: an error after that has not undone it
+	getenv    func(name string) string
+	continued convert.Continued // what a conversion has found of earlier runs
+	profiles  profiles
+	complete  string // DST, once it is there: an error after that has not undone it
 
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer

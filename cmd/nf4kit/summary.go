@@ -87,12 +87,11 @@ func (s *summary) tell(g *globals) error {
 	if g.Quiet {
 		return nil
 	}
-	return s.print(g.Stdout)
+	return s.print(g.Stdout, g.continued)
 }
 
-func (s *summary) print(w io.Writer) error {
-	escape.Fprintf(w, "%s -> %s in %s (%s/s)\n\n", s.o.Src, s.o.Dst, durationText(s.took),
-		bytesText(int64(float64(s.p.Stats().SrcBytes)/max(s.took.Seconds(), 1e-9))))
+func (s *summary) print(w io.Writer, c convert.Continued) error {
+	escape.Fprintf(w, "%s -> %s in %s (%s)\n\n", s.o.Src, s.o.Dst, durationText(s.took), s.speed(c))
 	s.printSizes(w)
 	if len(s.report.Formats) > 0 {
 		fmt.Fprintln(w)
