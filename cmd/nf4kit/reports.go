@@ -95,3 +95,30 @@ func writeReports(r *report.Report, names []string) error {
 	}
 	return nil
 }
+
+const tempPattern = ".nf4kit-*.tmp"
+
+// createFile writes a report through a temporary name, so that a failure
+// leaves no half of it.
+func createFile(name string, fill func(io.Writer) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(name), tempPattern)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if err := fill(f); err != nil {
+		return err
+	}
+	if err := f.Chmod(0o666 &^ umask()); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
