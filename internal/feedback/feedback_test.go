@@ -205,9 +205,13 @@ func TestFeedbackHelps(t *testing.T) {
 			t.Errorf("damping %g: held-out output error %.4g, without feedback %.4g", d, e, plain)
 		}
 	}
-	f, damping, err := NewFactors(l.gram, l.n, 1).Choose(l.heldout, l.n, kernel.NF4, l.x, l.scales, blockSize, 1)
+	fs := NewFactors(l.n)
+	f, damping, err := fs.Choose(l.gram, &Trial{kernel.NF4, blockSize, l.x, l.scales, l.heldout}, 1)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if made := len(fs.list) - count(fs.list, nil); made > 3 {
+		t.Errorf("%d factors made to choose one, want at most 3", made)
 	}
 	codes := make([]byte, len(l.x)/2)
 	f.Quantize(kernel.NF4, codes, l.x, l.scales, blockSize)
@@ -215,6 +219,29 @@ func TestFeedbackHelps(t *testing.T) {
 	for _, d := range Dampings {
 		if e := OutputError(l.heldout, l.n, l.x, l.decode(l.quantize(t, d, 1)), 1); e < chosen {
 			t.Errorf("damping %g chosen with error %.4g; %g has %.4g", damping, chosen, d, e)
+		}
+	}
+}
+
+func count[T comparable](list []T, v T) (n int) {
+	for _, x := range list {
+		if x == v {
+			n++
+		}
+	}
+	return n
+}
+
+// A damping is passed over where the matrix is not positive definite with it, and the error of all is told.
+func TestChooseDefinite(t *testing.T) {
+	for _, c := range []struct {
+		correlation float32
+		want        float64 // 0: an error
+	}{{1.02, .03}, {1.05, .1}, {1.2, .3}, {1.5, 0}} {
+		gram := []float32{1, c.correlation, c.correlation, 1}
+		_, damping, err := NewFactors(2).Choose(gram, &Trial{kernel.NF4, blockSize, []float32{.5, -.7, .3, .1}, []float32{1}, []float32{1, 0, 0, 1}}, 1)
+		if (err != nil) != (c.want == 0) || damping < c.want {
+			t.Errorf("correlation %v: damping %v, error %v; want %v or more", c.correlation, damping, err, c.want)
 		}
 	}
 }

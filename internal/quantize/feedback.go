@@ -48,13 +48,13 @@ type Shared struct {
 // Add counts a weight.
 func (s *Shared) Add() { s.uses++ }
 
-// of are the factors of gram, made for the first weight and dropped with the last; a nil Shared makes them every time.
-func (s *Shared) of(gram []float32, n, jobs int) *feedback.Factors {
+// of are the factors for inputs of n columns, kept from the first weight to the last; of a nil Shared each weight's own.
+func (s *Shared) of(n int) *feedback.Factors {
 	if s == nil {
-		return feedback.NewFactors(gram, n, jobs)
+		return feedback.NewFactors(n)
 	}
 	if s.factors == nil {
-		s.factors = feedback.NewFactors(gram, n, jobs)
+		s.factors = feedback.NewFactors(n)
 	}
 	f := s.factors
 	if s.uses--; s.uses <= 0 {
@@ -74,7 +74,8 @@ func (m *Feedback) Prepare(w *Weight, sample func(first int64, n int) (*Panel, [
 	if err != nil {
 		return err
 	}
-	m.factor, _, err = in.Shared.of(in.Gram, n, jobs).Choose(in.Heldout, n, w.Type, x, scale, w.BlockSize, jobs)
+	trial := feedback.Trial{Type: w.Type, BlockSize: w.BlockSize, X: x, Scales: scale, Heldout: in.Heldout}
+	m.factor, _, err = in.Shared.of(n).Choose(in.Gram, &trial, jobs)
 	if err == nil {
 		m.factor.Refine(in.Gram)
 		m.measure(w, x, scale, jobs)
