@@ -107,6 +107,17 @@ func ParseConfig(file string, raw []byte) (*Config, error) {
 			c.Unknown = append(c.Unknown, key)
 		}
 	}
+	for _, key := range []string{"r", "lora_alpha", "rank_pattern", "alpha_pattern"} {
+		// The strict text has numbers in the place of Python's NaN and Infinity.
+		if said, ok := checked.Get(key); ok && !bytes.Equal(bytes.TrimSpace(said), bytes.TrimSpace(top[key])) {
+			d.fail(key, "finite numbers", clip(string(said)), "")
+		}
+	}
+	for _, key := range []string{"r", "lora_alpha"} {
+		if string(top[key]) == "null" {
+			d.fail(key, "a number", "null", "")
+		}
+	}
 	d.read("r", &c.Rank, "a whole number")
 	d.read("lora_alpha", &c.Alpha, "a number")
 	d.read("ensure_weight_tying", &c.Tying, "true or false")
