@@ -129,6 +129,8 @@ func TestCheck(t *testing.T) {
 		{"of no class, within the model", noClass, append(llama(2), weight("model.layers.1.mlp.other", 12, 8)), []string{"foreign model.layers.1.mlp.other.weight: only tensors of LlamaForCausalLM / it"}},
 		{"a class of its own, with a module that the base model has too", strings.Replace(llamaConfig, "ForCausalLM", "ForXVector", 1),
 			edit(llama(2), "lm_head.weight", weight("norm", 6), weight("head", 2, 8)), nil},
+		{"a class of its own, its head empty", strings.Replace(llamaConfig, "ForCausalLM", "ForXVector", 1),
+			edit(llama(2), "lm_head.weight", weight("head", 0, 8)), []string{"empty head.weight: weights / shape [0, 8]"}},
 		{"a class of its own, within the model", strings.Replace(llamaConfig, "ForCausalLM", "ForXVector", 1),
 			append(llama(2), weight("model.layers.1.mlp.other", 12, 8)), []string{"foreign model.layers.1.mlp.other.weight: only tensors of LlamaModel / it"}},
 		{"adapter", llamaConfig, edit(llama(2), up, weight("model.layers.1.mlp.up_proj.base_layer", 12, 8)), []string{

@@ -67,7 +67,7 @@ func (l *layout) check(f *facts, v *values, tensors []Tensor, anyHead bool) *Rep
 	c.disagreements()
 	for _, i := range strangers {
 		if !c.hidden(i) {
-			c.stranger(tensors[i].Name)
+			c.stranger(&tensors[i])
 		}
 	}
 	if len(c.unknown) > 0 {
@@ -349,9 +349,14 @@ func (c *checker) ignored(name string) bool {
 	return false
 }
 
-// stranger judges a tensor whose name the class does not have.
-func (c *checker) stranger(name string) {
+// stranger judges a tensor whose name the class does not have. Whatever it is of, it holds weights.
+func (c *checker) stranger(t *Tensor) {
+	name := t.Name
 	if c.ignored(name) || slices.ContainsFunc(harmless, func(s string) bool { return name == s || strings.HasSuffix(name, "."+s) }) {
+		return
+	}
+	if slices.Contains(t.Shape, 0) {
+		c.report.add(Problem{Empty, name, "weights", "shape " + spell(t.Shape)})
 		return
 	}
 	if crossAttention(name) && c.values.asks() && !c.facts.crosses() {
