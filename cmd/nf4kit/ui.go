@@ -132,7 +132,7 @@ func (p *progress) advance(tensor string, n int64) {
 			p.last = now
 			p.bar.Describe(p.describe(tensor))
 		}
-		p.bar.Add64(n)
+		_ = p.bar.Add64(n)
 		return
 	}
 	if now.Sub(p.last) >= lineInterval {
@@ -163,7 +163,7 @@ func (p *progress) describe(tensor string) string {
 
 func (p *progress) finish() {
 	if p != nil && p.bar != nil {
-		p.bar.Finish()
+		_ = p.bar.Finish()
 	}
 }
 

@@ -53,10 +53,16 @@ type Footprint struct {
 	OtherBytes  int64 // scales included
 }
 
-// Bits per parameter, measured: 8 x bytes / logical parameters.
-func (f *Footprint) Bits() float64      { return bits(f.Bytes, f.Params) }
+// Bits is the bits per parameter, measured: 8 x bytes / logical parameters.
+func (f *Footprint) Bits() float64 { return bits(f.Bytes, f.Params) }
+
+// QuantBits is that of the quantized weights with all their parts.
 func (f *Footprint) QuantBits() float64 { return bits(f.QuantBytes, f.QuantParams) }
-func (f *Footprint) CodeBits() float64  { return bits(f.CodeBytes, f.QuantParams) }
+
+// CodeBits is that of their codes and constants alone.
+func (f *Footprint) CodeBits() float64 { return bits(f.CodeBytes, f.QuantParams) }
+
+// OtherBits is that of the other tensors.
 func (f *Footprint) OtherBits() float64 { return bits(f.OtherBytes, f.OtherParams) }
 
 // Plain16 is what the same parameters take with the quantized ones in 16 bits.

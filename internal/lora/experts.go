@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/weights"
@@ -38,8 +39,7 @@ func (b *base) addExpert(t *weights.Tensor) {
 		s = &stack{leaves: map[string][]*weights.Tensor{}}
 		b.experts[m[1]] = s
 	}
-	var n int
-	fmt.Sscan(m[2], &n)
+	n, _ := strconv.Atoi(m[2]) // a few digits, by the expression
 	list := s.leaves[leaf]
 	for len(list) <= n {
 		list = append(list, nil)

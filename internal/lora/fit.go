@@ -154,7 +154,7 @@ func (f *Fitting) Fits() []Fit {
 	return out
 }
 
-// Fit plans an adapter that makes up for the difference of the weights of source and those of base, which may be quantized; a nil base
+// NewFit plans an adapter that makes up for the difference of the weights of source and those of base, which may be quantized; a nil base
 // is zeros. Modules are fitted as they are written, unless their ranks follow from the energy.
 func NewFit(ctx context.Context, source, base *weights.Model, opt FitOptions) (*Fitting, error) {
 	if opt.Iterations == 0 {

@@ -81,7 +81,7 @@ type Result struct {
 	spread                 moments
 }
 
-// WeightedRelRMSE, the relative error weighted by activations estimates the relative error of the layer's output; NaN without weights.
+// WeightedRelRMSE is the relative error weighted by activations, which estimates the relative error of the layer's output; NaN without weights.
 func (r *Result) WeightedRelRMSE() float64 {
 	if r.WeightedX2 == 0 {
 		return math.NaN()

@@ -32,8 +32,10 @@ func NewWorker() *Worker {
 	return &Worker{slab: make([]byte, slabBytes), run: make([]byte, RangeBytes)}
 }
 
-// Range is scratch for the bytes of a range, and Rounded for them in another dtype.
-func (w *Worker) Range() []byte   { return w.slab[:RangeBytes] }
+// Range is scratch for the bytes of a range.
+func (w *Worker) Range() []byte { return w.slab[:RangeBytes] }
+
+// Rounded is scratch for the same in another dtype.
 func (w *Worker) Rounded() []byte { return w.run }
 
 func grow[T any](p *[]T, n int) []T {

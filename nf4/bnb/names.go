@@ -8,8 +8,9 @@ const (
 	// NestedBlockSize is the only block size of the second level that bitsandbytes 0.50 multiplies with
 	// (bitsandbytes/autograd/_functions.py, matmul_4bit).
 	NestedBlockSize = 256
-	// CodeCount and NestedCodeCount are the lengths of the two stored tables.
-	CodeCount       = 16
+	// CodeCount is the length of the stored table of the codes' values.
+	CodeCount = 16
+	// NestedCodeCount is that of the second level's.
 	NestedCodeCount = 256
 	// StateSize is the length of every quant_state record this package writes. A fixed length is what lets a
 	// writer know each byte's place before it has computed a single scale.
