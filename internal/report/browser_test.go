@@ -131,6 +131,10 @@ func TestPage(t *testing.T) {
 	if !ordered(column(1), false) {
 		t.Error("sorted by kind: not in ascending order")
 	}
+	do(t, ctx, chromedp.KeyEvent("\r")) // the button that was clicked has the focus still, and its key sorts again
+	if at := eval[string](t, ctx, `document.activeElement.dataset.column || ""`); at != "kind" || !ordered(column(1), true) {
+		t.Errorf("sorted by a key: the focus is on %q, or the order is the old one", at)
+	}
 	enter := func(text string) int {
 		return eval[int](t, ctx, fmt.Sprintf(`(() => { const f = document.getElementById("filter"); f.value = %q; f.dispatchEvent(new Event("input")); return %s; })()`, text, countRows))
 	}
@@ -140,6 +144,10 @@ func TestPage(t *testing.T) {
 	}{{`layers\.7\.`, 7}, {"down_proj", 142}, {"nothing", 0}, {"(", 1000}, {"", 1000}} { // what follows wants the last
 		if got := enter(c.text); got != c.want {
 			t.Errorf("filtered by %q: %d rows, want %d", c.text, got, c.want)
+		}
+		said := eval[string](t, ctx, `document.getElementById("count").textContent`)
+		if bad := c.text == "("; strings.Contains(said, "Invalid regular expression") != bad {
+			t.Errorf("of the filter %q the page says %q", c.text, said)
 		}
 	}
 	choose := func(id, value string) {
