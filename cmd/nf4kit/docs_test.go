@@ -13,8 +13,66 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
 	"go.yaml.in/yaml/v4"
 )
+
+// commandPages are the pages of docs/commands, by name: what --help says, of every command but those that complete for shells.
+func commandPages(t *testing.T) map[string]string {
+	t.Helper()
+	pages := map[string]string{}
+	var visit func(c *cobra.Command)
+	visit = func(c *cobra.Command) {
+		if !c.IsAvailableCommand() && c.HasParent() || c.Name() == "completion" || c.Name() == "help" {
+			return
+		}
+		c.DisableAutoGenTag = true
+		var b bytes.Buffer
+		if err := doc.GenMarkdown(c, &b); err != nil {
+			t.Fatal(err)
+		}
+		text := regexp.MustCompile(`(?m)^\* \[nf4kit completion\].*\n`).ReplaceAllString(b.String(), "")
+		pages[strings.ReplaceAll(c.CommandPath(), " ", "_")+".md"] = strings.TrimRight(text, "\n") + "\n"
+		for _, s := range c.Commands() {
+			visit(s)
+		}
+	}
+	visit(testRoot())
+	return pages
+}
+
+// The pages of commands say what --help says.
+func TestCommandPages(t *testing.T) {
+	const dir = "../../docs/commands"
+	want, got := commandPages(t), map[string]string{}
+	if *update {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range want {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		raw, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[f.Name()] = string(raw)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("docs/commands (-help +pages; to write them: go test ./cmd/nf4kit -run CommandPages -update):\n%s", d)
+	}
+}
 
 func testRoot() *cobra.Command {
 	return newRootCommand(&globals{Stdout: io.Discard, Stderr: io.Discard, getenv: func(string) string { return "" }}, nil)
