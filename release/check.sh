@@ -4,7 +4,7 @@ set -euo pipefail
 top=$(git rev-parse --show-toplevel)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-export GOFLAGS=
+export GOFLAGS= PATH=$PATH:/usr/sbin:/sbin # dpkg wants ldconfig
 
 missing=()
 for program in minisign man; do command -v "$program" >/dev/null || missing+=("${program/%man/man-db}"); done
@@ -37,14 +37,26 @@ tar xzf nf4kit_*_linux_amd64.tar.gz -C "$work" nf4kit
 go version -m "$work/nf4kit" | grep "vcs.revision=$(git -C "$top" rev-parse HEAD)"
 "$work/nf4kit" version | grep "^commit  *$(git -C "$top" rev-parse --short=12 HEAD)\$"
 
-# The package, in a root that has nothing else: the program is static, or it would not start.
+# inside ROOT PROGRAM ARGS...: runs a program of a root that has nothing else: it is static, or it would not start. @ in ARGS is
+# the root's /tmp. Where chroot is not allowed, as in some containers, the program runs outside.
+inside() {
+	local root=$1 program=$2
+	shift 2
+	if chroot / /bin/true 2>/dev/null; then
+		chroot "$root" "$program" "${@//@//tmp}"
+	else
+		"$root$program" "${@//@/$root/tmp}"
+	fi
+}
+
+# The package.
 root=$work/root
 mkdir -p "$root/var/lib/dpkg/info" "$root/var/lib/dpkg/updates" "$root/tmp"
 touch "$root/var/lib/dpkg/status"
 dpkg --root="$root" --force-not-root --log=/dev/null -i nf4kit_*_linux_amd64.deb
-chroot "$root" /usr/bin/nf4kit version
+inside "$root" /usr/bin/nf4kit version
 cp -r "$top/testdata/llama" "$root/tmp/llama"
-chroot "$root" /usr/bin/nf4kit convert /tmp/llama /tmp/llama-nf4 -q
+inside "$root" /usr/bin/nf4kit convert @/llama @/llama-nf4 -q
 man -M "$root/usr/share/man" nf4kit-convert | grep -q 'block-size'
 bash -c ". '$root/usr/share/bash-completion/completions/nf4kit' && complete -p nf4kit"
 
@@ -54,6 +66,6 @@ mkdir -p "$image/rootfs/tmp"
 tar xf nf4kit_*_linux_amd64.oci.tar -C "$image"
 tar xzf "$image"/*.tar.gz -C "$image/rootfs"
 cp -r "$top/testdata/llama" "$image/rootfs/tmp/llama"
-chroot "$image/rootfs" /nf4kit convert /tmp/llama /tmp/llama-nf4 -q
+inside "$image/rootfs" /nf4kit convert @/llama @/llama-nf4 -q
 cmp "$root/tmp/llama-nf4/model.safetensors" "$image/rootfs/tmp/llama-nf4/model.safetensors"
 echo 'package and image convert'
