@@ -16,7 +16,7 @@ import (
 func openPacked(path string) (*checkpoint.Source, error) {
 	f, err := checkpoint.OpenRegular(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &checkpoint.MissingError{Path: path, Err: err}
+		return nil, &checkpoint.MissingError{Path: path, Err: errors.Unwrap(err)} // both say what was tried
 	}
 	if err != nil {
 		return nil, err
