@@ -294,11 +294,7 @@ func inspectJSON(src *checkpoint.Source, f *footprint.Footprint) inspection {
 		Bits: f.Bits(), QuantParams: f.QuantParams, QuantBits: f.QuantBits(), CodeBits: f.CodeBits(), Plain16: f.Plain16(),
 		OtherParams: f.OtherParams, OtherBits: f.OtherBits(), Problems: []string{}, Tensors: []inspectionTensor{}, Formats: []formatJSON{}}
 	for _, sh := range src.Shards {
-		size := sh.HeaderSize()
-		for _, t := range sh.Tensors() {
-			size += t.Size()
-		}
-		out.Files = append(out.Files, fileJSON{sh.Name, size})
+		out.Files = append(out.Files, fileJSON{sh.Name, sh.Size()})
 	}
 	for _, c := range f.Classes {
 		out.Formats = append(out.Formats, formatJSON{c.DType, c.Tensors, c.Params, c.Bytes})

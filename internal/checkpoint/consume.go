@@ -66,12 +66,8 @@ func (s *Source) consume(sh *Shard) error {
 	if err != nil {
 		return err
 	}
-	size := sh.HeaderSize()
-	for _, t := range sh.Tensors() {
-		size = max(size, t.Offset()+t.Size())
-	}
 	mark := binary.LittleEndian.AppendUint64(nil, uint64(len(header)))
-	mark = fmt.Appendf(append(mark, header...), "%d %s\n", size, id)
+	mark = fmt.Appendf(append(mark, header...), "%d %s\n", sh.Size(), id)
 	path := s.at(sh.Name)
 	f, err := os.CreateTemp(filepath.Dir(path), ".nf4kit-*.tmp")
 	if err != nil {

@@ -59,6 +59,16 @@ type backing interface {
 	Close() error
 }
 
+// Size is how many bytes the file has, by its header: tensors follow it without a gap. Of a shard that is used up it is the
+// size that it had.
+func (sh *Shard) Size() int64 {
+	size := sh.HeaderSize()
+	for _, t := range sh.Tensors() {
+		size += t.Size()
+	}
+	return size
+}
+
 // Close closes the file.
 func (sh *Shard) Close() error { return sh.file.Close() }
 

@@ -99,10 +99,7 @@ func (p *Plan) consumed() bool {
 func (p *Plan) consumingBytes(todo []bool, c *consumer) int64 {
 	sizes := map[string]int64{}
 	for _, f := range p.src.Shards {
-		sizes[f.Name] = f.HeaderSize()
-		for _, t := range f.Tensors() {
-			sizes[f.Name] += t.Size()
-		}
+		sizes[f.Name] = f.Size()
 	}
 	last := map[int]int64{} // what goes with each file of the output
 	for name, needs := range c.needs {

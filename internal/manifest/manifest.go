@@ -85,12 +85,8 @@ func SourceOf(src *checkpoint.Source) Source {
 		s.Name = src.Repo + "@" + src.Commit
 	}
 	for _, sh := range src.Shards {
-		size := sh.HeaderSize()
-		for _, t := range sh.Tensors() {
-			size += t.Size()
-		}
 		digest := sh.HeaderDigest()
-		s.Files = append(s.Files, SourceFile{sh.Name, size, hex.EncodeToString(digest[:])})
+		s.Files = append(s.Files, SourceFile{sh.Name, sh.Size(), hex.EncodeToString(digest[:])})
 	}
 	slices.SortFunc(s.Files, func(a, b SourceFile) int { return bytes.Compare([]byte(a.Name), []byte(b.Name)) })
 	return s
