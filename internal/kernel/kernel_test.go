@@ -621,3 +621,29 @@ func TestMaps(t *testing.T) {
 		}
 	}
 }
+
+// Lengths lie around that of a register and of 32 elements, and the largest magnitude is at any place and of either sign.
+func TestLargest(t *testing.T) {
+	implementations(t, func() {
+		for _, n := range []int{0, 1, 2, 7, 8, 9, 31, 32, 33, 63, 64, 65, 127, 128, 1000, 4096} {
+			f := floats(patterns[0].elements(uint64(n), F32, n, 64))
+			for at := range f {
+				f[at] = min(max(f[at], -100), 100)
+			}
+			for at := 0; at < n; at += 1 + n/40 {
+				for _, want := range []float32{101, -103, math.MaxFloat32, -math.MaxFloat32} {
+					before := f[at]
+					f[at] = want
+					if got := Largest(f); got != max(want, -want) {
+						t.Fatalf("%d elements, %g at %d: %g", n, want, at, got)
+					}
+					f[at] = before
+				}
+			}
+			clear(f)
+			if got := Largest(f); got != 0 {
+				t.Fatalf("%d zeros: %g", n, got)
+			}
+		}
+	})
+}

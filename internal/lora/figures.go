@@ -24,27 +24,20 @@ type sums struct {
 	otherDD, otherDR   float64 // dd and dr of a sample that was quantized by other scales
 }
 
-// sumsOf compares what became of w with what was to be added.
-func sumsOf(w, d, after []float32) (s sums) {
-	s.n = int64(len(w))
+// sumsOf compares what became of w with what was to be added. It leaves the change, after - w, in after: float32 holds that exactly
+// wherever a weight changes by less than half of itself (Sterbenz), and to 24 bits else.
+func sumsOf(w, d, after []float32) sums {
 	d, after = d[:len(w)], after[:len(w)]
-	var up float32
 	for i, x := range w {
-		x, y := float64(x), float64(d[i])
-		r := float64(after[i]) - x
-		e := r - y
-		s.ww += float64(x * x)
-		s.dd += float64(y * y)
-		s.dr += float64(y * r)
-		s.ee += float64(e * e)
-		if a := d[i]; a > up {
-			up = a
-		} else if -a > up {
-			up = -a
-		}
+		after[i] -= x
 	}
-	s.up = float64(up)
-	return s
+	var base, change kernel.Sums
+	for i := 0; i < len(w); i += kernel.Chunk {
+		end := min(i+kernel.Chunk, len(w))
+		kernel.PairSums(&base, w[i:end], w[i:end])
+		kernel.PairSums(&change, d[i:end], after[i:end])
+	}
+	return sums{n: base.N, ww: base.X2, dd: change.X2, dr: change.XW, ee: change.E2, up: float64(kernel.Largest(d))}
 }
 
 // add adds those of chunks, in the order of the tensor.
