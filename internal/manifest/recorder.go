@@ -15,14 +15,16 @@ type Recorder struct {
 	mu      sync.Mutex
 	tensors map[string]*tensorHash
 	copies  copies
+	hashers sync.Pool // *blake3.Hasher, of 10 KB: a model has a hundred thousand tensors, and a few of them are under way
 }
 
 type tensorHash struct {
 	mu      sync.Mutex
-	h       *blake3.Hasher
+	h       *blake3.Hasher // nil before the first byte and after the last
 	size    int64
 	next    int64 // bytes hashed
 	waiting map[int64][]byte
+	digest  Digest // once all are
 }
 
 // copies recycles the memory of ranges that wait: over a file they are as large as it is.
@@ -48,13 +50,19 @@ func (c *copies) release(p []byte) {
 }
 
 // NewRecorder returns an empty Recorder.
-func NewRecorder() *Recorder { return &Recorder{tensors: make(map[string]*tensorHash)} }
+func NewRecorder() *Recorder {
+	return &Recorder{tensors: make(map[string]*tensorHash), hashers: sync.Pool{New: func() any { return blake3.New() }}}
+}
 
 // Add announces a tensor of that many bytes. Every tensor must be announced before its first byte is written.
 func (r *Recorder) Add(tensor string, size int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.tensors[tensor] = &tensorHash{size: size}
+	t := &tensorHash{size: size}
+	if size == 0 {
+		t.digest = Sum(nil)
+	}
+	r.tensors[tensor] = t
 }
 
 // WriteAt takes bytes of a tensor. Ranges must not overlap and p is not kept.
@@ -67,27 +75,36 @@ func (r *Recorder) WriteAt(tensor string, p []byte, off int64) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.h == nil {
-		t.h = blake3.New()
-		t.waiting = make(map[int64][]byte)
+	if len(p) == 0 {
+		return nil
 	}
 	if off != t.next {
+		if t.waiting == nil {
+			t.waiting = make(map[int64][]byte)
+		}
 		t.waiting[off] = r.copies.of(p)
 		return nil
+	}
+	if t.h == nil {
+		t.h = r.hashers.Get().(*blake3.Hasher)
 	}
 	t.write(p)
 	for {
 		q, ok := t.waiting[t.next]
 		if !ok {
-			return nil
+			break
 		}
 		delete(t.waiting, t.next)
 		t.write(q)
 		r.copies.release(q)
-		if len(q) == 0 {
-			return nil
-		}
 	}
+	if t.next == t.size {
+		t.h.Sum(t.digest[:0])
+		t.h.Reset()
+		r.hashers.Put(t.h)
+		t.h, t.waiting = nil, nil
+	}
+	return nil
 }
 
 func (t *tensorHash) write(p []byte) {
@@ -103,17 +120,15 @@ func (r *Recorder) Digest(tensor string) (Digest, error) {
 	if t == nil {
 		return Digest{}, fmt.Errorf("manifest: internal error: %s was not announced", tensor)
 	}
-	return t.digest(tensor)
+	return t.whole(tensor)
 }
 
-func (t *tensorHash) digest(name string) (Digest, error) {
-	switch {
-	case t.next != t.size:
+// whole is the digest of all of the tensor.
+func (t *tensorHash) whole(name string) (Digest, error) {
+	if t.next != t.size {
 		return Digest{}, fmt.Errorf("manifest: internal error: %d of %d bytes of %s were hashed", t.next, t.size, name)
-	case t.h == nil:
-		return Sum(nil), nil
 	}
-	return Digest(t.h.Sum(nil)), nil
+	return t.digest, nil
 }
 
 // Digests returns the digest of every tensor announced. It fails if some byte was not written.
@@ -122,7 +137,7 @@ func (r *Recorder) Digests() (map[string]Digest, error) {
 	defer r.mu.Unlock()
 	out := make(map[string]Digest, len(r.tensors))
 	for name, t := range r.tensors {
-		d, err := t.digest(name)
+		d, err := t.whole(name)
 		if err != nil {
 			return nil, err
 		}

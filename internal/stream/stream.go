@@ -88,7 +88,7 @@ func Run[W any](ctx context.Context, o Options, newWorker func() W, n int, cost 
 		return err
 	}
 	jobs := o.Workers()
-	r := &runner[W]{ctx: ctx, n: n, cost: cost, do: do, budget: o.Budget(), most: 2 * jobs, errAt: n}
+	r := &runner[W]{ctx: ctx, n: n, cost: cost, do: do, budget: o.Budget(), most: max(2, jobs), errAt: n}
 	r.wake.L = &r.mu
 	stop := context.AfterFunc(ctx, func() { // for workers that wait
 		r.mu.Lock()
@@ -114,7 +114,9 @@ type runner[W any] struct {
 	cost   func(int) int64
 	do     func(int, Each[W]) error
 	budget int64
-	most   int // tensors in flight: twice the workers, to hide the ends of their sets behind each other
+	// most is how many tensors are in flight. As many as there are workers keep all of them busy: a tensor whose set is all given
+	// out has a worker on it, so either each tensor has one or a task is ready. More would only hold more memory.
+	most int
 
 	tensors sync.WaitGroup
 
