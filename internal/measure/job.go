@@ -43,7 +43,7 @@ type job struct {
 	mu     sync.Mutex
 	counts [][256]int64
 	zeros  []int64
-	errors []ErrorHistogram
+	errors []errorParts
 	hist   Histogram
 
 	outliers []int64 // by block size, of those that are not kept
@@ -73,7 +73,7 @@ func (j *job) measured() int64 {
 // length of chunk c.
 func (j *job) length(c int64) int64 { return min(kernel.Chunk, j.n-c*kernel.Chunk) }
 
-func (j *job) dataBytes() int64 { return int64(len(j.chunks)) * kernel.Chunk * int64(j.Elem().Size()) }
+func (j *job) dataBytes() int64 { return j.measured() * int64(j.Elem().Size()) }
 
 // fixedBytes is what a job holds besides the weights.
 func (j *job) fixedBytes() int64 {
@@ -92,7 +92,7 @@ func (j *job) fixedBytes() int64 {
 	if j.set.rows {
 		b += 4 * j.n / max(j.Shape[len(j.Shape)-1], 1)
 	}
-	return b + int64(len(j.set.formats))*(chunks*64+ErrorBins*4+256*8)
+	return b + int64(len(j.set.formats))*(chunks*64+256*8)
 }
 
 func (j *job) measure(each stream.Each[*scratch]) error {
@@ -122,7 +122,7 @@ func (j *job) measure(each stream.Each[*scratch]) error {
 	for i := range j.sums {
 		j.sums[i], j.wE2[i] = make([]kernel.Sums, chunks), make([]float64, chunks)
 	}
-	j.counts, j.zeros, j.errors = make([][256]int64, formats), make([]int64, formats), make([]ErrorHistogram, formats)
+	j.counts, j.zeros, j.errors = make([][256]int64, formats), make([]int64, formats), make([]errorParts, formats)
 	err := each(chunks, j.encode)
 	j.data, j.scale = nil, nil
 	return err
@@ -334,7 +334,7 @@ func (j *job) encode(w *scratch, k int) error {
 		w.counts[i] = counts{}
 		w.zeros[i] = 0
 		if c.errors {
-			clear(w.errors[i])
+			clear(w.errors[i][:])
 		}
 		c.format(i)
 	}
@@ -347,7 +347,7 @@ func (j *job) encode(w *scratch, k int) error {
 		}
 		j.zeros[i] += w.zeros[i]
 		if c.errors {
-			j.errors[i].Merge(w.errors[i])
+			j.errors[i].add(w.errors[i].histogram())
 		}
 	}
 	for b, m := range hist {
@@ -368,7 +368,7 @@ func (j *job) tensor() Tensor {
 		r := Result{Format: f, Counts: j.resultCounts(i)}
 		r.Codes, r.Bytes = f.Bytes(j.Shape)
 		if j.n > 0 {
-			r.Errors, r.Zeros = j.errors[i], j.zeros[i]
+			r.Errors, r.Zeros = Merged(j.errors[i]...), j.zeros[i]
 			r.spread.of = int(j.of)
 			for k := range j.sums[i] {
 				s := &j.sums[i][k]

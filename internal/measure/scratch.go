@@ -14,7 +14,7 @@ type scratch struct {
 	packed   [kernel.Chunk / 2]byte
 	nested   [piece / kernel.DynamicBlock]float32
 	counts   []counts
-	errors   []ErrorHistogram
+	errors   []errorCounts
 	zeros    []int64
 	lean     []leanScales // by block size
 }
@@ -28,10 +28,7 @@ type leanScales struct {
 func newScratch(set *formatSet) *scratch {
 	s := &scratch{src: make([]byte, kernel.Chunk*8), run: make([]byte, kernel.Chunk*4), x: make([]float32, kernel.Chunk), q: make([]float32, kernel.Chunk),
 		v: make([]float32, kernel.Chunk), scale: make([]float32, kernel.Chunk/traits[NVFP4].fixed),
-		counts: make([]counts, len(set.formats)), zeros: make([]int64, len(set.formats)), errors: make([]ErrorHistogram, len(set.formats))}
-	for i := range s.errors {
-		s.errors[i] = make(ErrorHistogram, ErrorBins)
-	}
+		counts: make([]counts, len(set.formats)), zeros: make([]int64, len(set.formats)), errors: make([]errorCounts, len(set.formats))}
 	for _, size := range set.blocks {
 		s.lean = append(s.lean, leanScales{absmax: make([]float32, kernel.Chunk/size), scale: make([]float32, kernel.Chunk/size)})
 	}

@@ -170,7 +170,7 @@ type writtenScratch struct {
 	x, v, scale []float32
 	outliers    int64
 	counts      counts
-	errors      ErrorHistogram
+	errors      errorCounts
 }
 
 func (j *writtenJob) cost() int64 {
@@ -227,6 +227,7 @@ func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) 
 	f := j.format()
 	r := Result{Format: f, Counts: make([]int64, 1<<traits[f.Kind].bits)}
 	var mu sync.Mutex
+	var parts errorParts
 	err := each(chunks, func(s *writtenScratch, k int) error {
 		first := int64(k) * kernel.Chunk
 		m := int(min(kernel.Chunk, n-first))
@@ -247,17 +248,14 @@ func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) 
 		}
 		wanted := errorChunk(k, chunks)
 		if wanted {
-			if s.errors == nil {
-				s.errors = make(ErrorHistogram, ErrorBins)
-			}
-			clear(s.errors)
+			clear(s.errors[:])
 			s.errors.add(x, v)
 		}
 		j.progress(int64(m * j.Elem().Size()))
 		mu.Lock()
 		defer mu.Unlock()
 		if wanted {
-			r.Errors.Merge(s.errors)
+			parts.add(s.errors.histogram())
 		}
 		for c := range r.Counts {
 			r.Counts[c] += s.counts.total(c)
@@ -269,6 +267,7 @@ func (j *writtenJob) measure(each stream.Each[*writtenScratch]) (Tensor, error) 
 	if err != nil {
 		return Tensor{}, err
 	}
+	r.Errors = Merged(parts...)
 	for k := range sums {
 		r.Sums.Add(&sums[k])
 		r.WeightedE2 += wE2[k]

@@ -184,7 +184,8 @@ func fold(name string, tensors []*measure.Tensor) Row {
 func foldFormat(tensors []*measure.Tensor, i int, row Row) Figures {
 	first := &tensors[0].Results[i]
 	total := measure.Result{Counts: make([]int64, len(first.Counts))}
-	for _, t := range tensors {
+	errors := make([]measure.ErrorHistogram, len(tensors))
+	for k, t := range tensors {
 		s := &t.Results[i]
 		total.Sums.Add(&s.Sums)
 		total.Codes += s.Codes
@@ -194,7 +195,7 @@ func foldFormat(tensors []*measure.Tensor, i int, row Row) Figures {
 		total.Outliers += s.Outliers
 		total.WeightedE2 += s.WeightedE2
 		total.WeightedX2 += s.WeightedX2
-		total.Errors.Merge(s.Errors)
+		errors[k] = s.Errors
 		for c, n := range s.Counts {
 			total.Counts[c] += n
 		}
@@ -205,8 +206,9 @@ func foldFormat(tensors []*measure.Tensor, i int, row Row) Figures {
 	if !q.ZeroNorm {
 		f.RelRMSE, f.SQNR, f.Cosine = number(q.RelRMSE), number(q.SQNR), number(q.Cosine)
 	}
-	for share, p := range map[float64]**float64{0.5: &f.P50, 0.9: &f.P90, 0.99: &f.P99, 0.999: &f.P999} {
-		*p = number(min(total.Errors.Quantile(share), q.MaxAbs)) // a bin reaches past the largest
+	quantiles := measure.Merged(errors...).Quantiles(0.5, 0.9, 0.99, 0.999)
+	for k, p := range []**float64{&f.P50, &f.P90, &f.P99, &f.P999} {
+		*p = number(min(quantiles[k], q.MaxAbs)) // a bin reaches past the largest
 	}
 	if row.Measured > 0 && len(total.Counts) > 0 {
 		f.Zeros, f.Entropy = number(ratio(float64(total.Zeros), row.Measured)), number(measure.Entropy(total.Counts))

@@ -45,11 +45,11 @@ func model(t testing.TB, n int) []measure.Tensor {
 			x2 := 1e3 * (1 + rng.Float64())
 			e2 := x2 * (0.008 + 0.002*float64(k) + 0.001*rng.Float64())
 			r := measure.Result{Format: f, Sums: kernel.Sums{N: 1 << 20, X2: x2, W2: x2 - e2, XW: x2 - e2, E2: e2, AbsE: 3e3, Max: 0.01 + 0.01*rng.Float64()},
-				Counts: make([]int64, 16), Zeros: 1 << 16, Blocks: 1 << 14, Outliers: 5, Errors: make(measure.ErrorHistogram, measure.ErrorBins)}
+				Counts: make([]int64, 16), Zeros: 1 << 16, Blocks: 1 << 14, Outliers: 5}
 			for c := range r.Counts {
 				r.Counts[c] = int64(1e4 + 5e4*rng.Float64())
 			}
-			r.Errors[1800+rng.IntN(50)] = 1000
+			r.Errors = measure.ErrorsOf(map[float32]int32{math.Float32frombits(uint32(1800+rng.IntN(50)) << 19): 1000})
 			r.Codes, r.Bytes = f.Bytes(m.Shape)
 			m.Results = append(m.Results, r)
 		}
@@ -99,8 +99,7 @@ func TestQuantilesEndAtTheLargest(t *testing.T) {
 		for i := range tensors {
 			r := &tensors[i].Results[0]
 			r.Sums.Max = largest
-			clear(r.Errors)
-			r.Errors[int(math.Float32bits(float32(largest))>>19)] = 1 << 20
+			r.Errors = measure.ErrorsOf(map[float32]int32{float32(largest): 1 << 20})
 		}
 		f := New(tensors).Total.Formats[0]
 		for name, q := range map[string]*float64{"p50": f.P50, "p90": f.P90, "p99": f.P99, "p999": f.P999} {
