@@ -139,14 +139,9 @@ func (e *skipEntry) matchStart(path string, boundary bool) bool {
 	return false
 }
 
-// hasComponent reports whether one dotted component of path is name.
+// hasComponent reports whether one dotted component of path is name, which is not empty.
 func hasComponent(path, name string) bool {
-	for part := range strings.SplitSeq(path, ".") {
-		if part == name {
-			return true
-		}
-	}
-	return false
+	return hasComponents(path, name) && !strings.Contains(name, ".")
 }
 
 // loaderPaths returns the module paths that the loader will look at for the

@@ -80,7 +80,7 @@ func Detect(src Source, tensors []Tensor) (*Scheme, error) {
 	if err != nil || cfg.method == "" {
 		return nil, err
 	}
-	d := &detector{cfg: cfg, byName: make(map[string]*Tensor, len(tensors)),
+	d := &detector{cfg: cfg, byName: make(map[string]*Tensor, len(tensors)), leaves: make(map[string]bool),
 		out: Scheme{Method: cfg.method, consumed: make(map[string]bool)}}
 	for i := range tensors {
 		t := &tensors[i]
@@ -92,6 +92,7 @@ func Detect(src Source, tensors []Tensor) (*Scheme, error) {
 				Expected: "a shape of fewer than 2^56 elements", Found: fmt.Sprint(t.Shape)}
 		}
 		d.byName[t.Name] = t
+		d.leaves[t.Name[strings.LastIndexByte(t.Name, '.')+1:]] = true
 	}
 	switch cfg.method {
 	case "compressed-tensors":
@@ -120,6 +121,7 @@ func Detect(src Source, tensors []Tensor) (*Scheme, error) {
 type detector struct {
 	cfg    *config
 	byName map[string]*Tensor
+	leaves map[string]bool // last components of their names
 	out    Scheme
 	forms  []string // distinct descriptions of how the scales lie, in order of appearance
 }

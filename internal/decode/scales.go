@@ -158,10 +158,17 @@ func (d *detector) scaledWeight(t *Tensor, c code, scale *Tensor) error {
 	return nil
 }
 
-// dropActivations drops what quantizes the inputs and outputs of a module.
+// activations name what quantizes the inputs and outputs of a module.
+var activations = []string{"input_scale", "input_scale_ub", "input_global_scale", "input_zero_point", "activation_scale",
+	"output_scale", "output_zero_point", "qscale_act", "comfy_quant"}
+
+// dropActivations drops them.
 func (d *detector) dropActivations(module string) {
-	d.drop(module+"input_scale", module+"input_scale_ub", module+"input_global_scale", module+"input_zero_point", module+"activation_scale",
-		module+"output_scale", module+"output_zero_point", module+"qscale_act", module+"comfy_quant")
+	for _, leaf := range activations {
+		if d.leaves[leaf] { // else there is no need to make the name, for each of a hundred thousand modules
+			d.drop(module + leaf)
+		}
+	}
 }
 
 // scaleKind says how scales are read and what dtype the reference multiplies in.

@@ -148,13 +148,22 @@ func (m *Model) resolve() (err error) {
 
 // inFileOrder lists the tensors by file and then by place, so that the source is read from its beginning to its end.
 func inFileOrder(src *checkpoint.Source) []checkpoint.Tensor {
-	order := make(map[*checkpoint.Shard]int, len(src.Shards))
-	for i, sh := range src.Shards {
-		order[sh] = i
+	byShard := make(map[*checkpoint.Shard][]checkpoint.Tensor, len(src.Shards))
+	for _, t := range src.Tensors {
+		byShard[t.Shard] = append(byShard[t.Shard], t)
 	}
-	return slices.SortedFunc(slices.Values(src.Tensors), func(a, b checkpoint.Tensor) int {
-		return cmp.Or(cmp.Compare(order[a.Shard], order[b.Shard]), cmp.Compare(a.Offset(), b.Offset()), cmp.Compare(a.Name, b.Name))
-	})
+	out := make([]checkpoint.Tensor, 0, len(src.Tensors))
+	for _, sh := range src.Shards {
+		list := byShard[sh]
+		slices.SortFunc(list, func(a, b checkpoint.Tensor) int {
+			if c := cmp.Compare(a.Offset(), b.Offset()); c != 0 {
+				return c
+			}
+			return cmp.Compare(a.Name, b.Name)
+		})
+		out = append(out, list...)
+	}
+	return out
 }
 
 // A SourceError reports a checkpoint that is sound but of no use for what is asked: quantized in a way that nobody can undo,
