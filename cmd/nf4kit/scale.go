@@ -40,7 +40,7 @@ matrix of llama.cpp, as published for many models; --activations what nf4kit cal
 program that calibration-script prints, has collected; --calibrate TEXT collects it first, as nf4kit
 calibrate does, in a file beside DST that goes when it ends. Given any, mse and mse-signed weigh
 errors with it, and mse-signed is the default. feedback needs --calibrate, or --activations with Gram
-matrices (--gram), and holds those of one layer, with factors, beside --max-memory: some 20 bytes for
+matrices (--gram), and holds those of one layer, with factors, beside --max-memory: some 18 bytes for
 each pair of a layer's inputs, 0.6 GB where these are 5,632.
 
 --quality exact, better and best stand for absmax, mse-signed and feedback. They take processor time as 1 to

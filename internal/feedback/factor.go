@@ -17,10 +17,12 @@ const blockCols = 8 * kernel.TileRows
 type Factor struct {
 	columns int
 	order   []int32 // the column that is quantized k-th
-	mean    float64 // of the diagonal of the Gram matrix
+	unit    float64 // reciprocal of the mean of the diagonal of the Gram matrix
 	damping float64
 	blocks  []block
-	around  []block // for the sweeps that refine; nil: none
+	pivots  []float32 // D
+	back    []block   // for the sweep that refines, see Refine; nil: there is none
+	after   [][]float32
 }
 
 // block is the feedback to blockCols columns, fewer in the last.
@@ -41,7 +43,7 @@ func (e *GramError) Error() string {
 }
 
 // RefineMemory is how many bytes Refine takes.
-func RefineMemory(n int64) int64 { return 4*n*n + 64*n*kernel.TileRows }
+func RefineMemory(n int64) int64 { return 4*n*n + 64*n*kernel.TileRows + 32*n }
 
 // FactorMemory is how many bytes NewFactor takes for a Gram matrix of n columns, beside the matrix: the copy that it
 // factors, and the result, of half the size.
@@ -53,19 +55,28 @@ func Check(gram []float32, n int) error {
 	if len(gram) != n*n {
 		return fmt.Errorf("a Gram matrix: expected %d x %d elements, found %d", n, n, len(gram))
 	}
-	for i := range n {
-		if d := gram[i*n+i]; !(d >= 0) || math.IsInf(float64(d), 0) {
+	root := make([]float64, n)
+	for i := range root {
+		d := gram[i*n+i]
+		if !(d >= 0) || math.IsInf(float64(d), 0) {
 			return &GramError{i, i, "a number of 0 or more", d}
 		}
-		for j, v := range gram[i*n:][:i] {
-			a, b := float64(gram[i*n+i]), float64(gram[j*n+j])
-			bound := math.Sqrt(a * b)
-			// A hundredth is what bfloat16 and sums in float32 may take away.
-			if u := float64(gram[j*n+i]); !(math.Abs(float64(v)-u) <= 0.01*bound) {
-				return &GramError{i, j, fmt.Sprintf("%v, as in row %d, column %d", gram[j*n+i], j, i), v}
-			}
-			if !(math.Abs(float64(v)) <= 1.01*bound) {
-				return &GramError{i, j, fmt.Sprintf("a magnitude of %.6g or less", bound), v}
+		root[i] = math.Sqrt(float64(d))
+	}
+	const square = 64 // rows and columns at a time, since one of the two triangles is read across
+	for i := 0; i < n; i += square {
+		for j := 0; j <= i; j += square {
+			for r := i; r < min(i+square, n); r++ {
+				for c := j; c < min(j+square, r); c++ {
+					v, u, bound := gram[r*n+c], gram[c*n+r], root[r]*root[c]
+					// A hundredth is what bfloat16 and sums in float32 may take away.
+					if !(math.Abs(float64(v)-float64(u)) <= 0.01*bound) {
+						return &GramError{r, c, fmt.Sprintf("%v, as in row %d, column %d", u, c, r), v}
+					}
+					if !(math.Abs(float64(v)) <= 1.01*bound) {
+						return &GramError{r, c, fmt.Sprintf("a magnitude of %.6g or less", bound), v}
+					}
+				}
 			}
 		}
 	}
@@ -84,7 +95,7 @@ func NewFactor(gram []float32, n int, damping float64, jobs int) (*Factor, error
 	if mean == 0 {
 		return nil, &GramError{0, 0, "elements other than 0", 0}
 	}
-	f.mean = mean
+	f.unit = 1 / mean
 	// Turned around, so that the upper triangular factor is the lower one that Cholesky finds. In units of the mean nothing
 	// overflows.
 	a := make([]float32, n*n)
@@ -105,12 +116,12 @@ func NewFactor(gram []float32, n int, damping float64, jobs int) (*Factor, error
 		}
 		return nil, err
 	}
-	f.blocks = pack(l.Reverse())
+	f.pack(l)
 	return f, nil
 }
 
 // scaled is an element of the Gram matrix in units of the mean of its diagonal.
-func (f *Factor) scaled(v float32) float32 { return float32(float64(v) / f.mean) }
+func (f *Factor) scaled(v float32) float32 { return float32(float64(v) * f.unit) }
 
 // damped is one of its diagonal, scaled.
 func (f *Factor) damped(v float32) float32 {
@@ -120,30 +131,46 @@ func (f *Factor) damped(v float32) float32 {
 	return 1
 }
 
-// Refine prepares sweeps of coordinate descent after the feedback, by the matrix that f was made of: each code in turn is given
+// Refine prepares a sweep of coordinate descent after the feedback, by the matrix that f was made of: each code in turn is given
 // the value that is best for it, all others being what they are. gram is not kept.
+//
+// With errors e = w-v of a row and H = U D U', the value that is best for column k is v[k] + (e H)[k] / H[k,k]. The feedback has
+// rounded column k by r[k] = (e U)[k], so that e H is r D U', of which half the products are left; and since few codes change, what
+// changes is added to that one by one, from rows of H.
 func (f *Factor) Refine(gram []float32) {
 	n := f.columns
-	row := func(k int) []float32 { return gram[int(f.order[k])*n:][:n] }
-	for j := 0; j < n; j += blockCols {
-		w := min(blockCols, n-j)
-		b := newBlock(w, n)
+	own := make([]float64, n) // the reciprocal of the diagonal, in the units of gram
+	for k, c := range f.order {
+		own[k] = f.unit / float64(f.damped(f.scaled(gram[int(c)*n+int(c)])))
+	}
+	flat := make([]float32, n*(n-1)/2)
+	f.after = make([][]float32, n)
+	for k := range f.after {
+		f.after[k], flat = flat[:n-1-k], flat[n-1-k:]
+		row := gram[int(f.order[k])*n:][:n]
+		for i := range f.after[k] {
+			f.after[k][i] = float32(float64(row[f.order[k+1+i]]) * own[k+1+i])
+		}
+	}
+	for at := 0; at < n; at += blockCols {
+		w := min(blockCols, n-at)
+		b := newBlock(w, n-at)
 		for k := range w {
-			b.inside[k] = make([]float32, w)
-			g := row(j + k)
-			d := f.damped(f.scaled(g[f.order[j+k]]))
-			for i := range n {
-				v := f.scaled(g[f.order[i]]) / d
-				switch {
-				case i == j+k:
-				case i >= j && i < j+w:
-					b.inside[k][i-j] = v
-				default:
-					b.set(i, k, n, v)
+			unit := float32(own[at+k] / f.unit)
+			b.set(k, k, n-at, unit)
+			for j := k + 1; j < w; j++ {
+				b.set(j, k, n-at, f.blocks[at/blockCols].inside[j][k]*unit)
+			}
+			for j := at + w; j < n; j += blockCols {
+				from := f.blocks[j/blockCols].tiles[(at+k)*kernel.TileRows:]
+				for q := 0; q < min(blockCols, n-j); q += kernel.TileRows {
+					for c, u := range from[q*j:][:min(kernel.TileRows, n-j-q)] {
+						b.set(j+q+c-at, k, n-at, u*unit)
+					}
 				}
 			}
 		}
-		f.around = append(f.around, b)
+		f.back = append(f.back, b)
 	}
 }
 
@@ -177,29 +204,35 @@ func (b *block) set(i, k, n int, v float32) {
 	b.tiles[(k/kernel.TileRows*n+i)*kernel.TileRows+k%kernel.TileRows] = v
 }
 
-// pack divides the columns of the upper triangular factor by the diagonal and lays them out for Quantize.
-func pack(u linalg.Matrix) []block {
-	var blocks []block
-	for j := 0; j < u.Cols; j += blockCols {
-		w := min(blockCols, u.Cols-j)
-		b := newBlock(w, j)
-		var d [blockCols]float32
-		for k := range w {
-			d[k] = u.At(j+k, j+k)
-		}
-		for i := range j { // along the rows, as they lie
-			for k := range w {
-				b.set(i, k, j, u.At(i, j+k)/d[k])
+// pack lays out the columns of U, which is the lower triangle l turned around with its columns divided by the diagonal.
+func (f *Factor) pack(l linalg.Matrix) {
+	n := f.columns
+	f.pivots = make([]float32, n)
+	per := make([]float32, n) // by column of l
+	for i := range n {
+		d := l.At(i, i)
+		f.pivots[n-1-i], per[i] = d*d, 1/d
+	}
+	for at := 0; at < n; at += blockCols {
+		w := min(blockCols, n-at)
+		b := newBlock(w, at)
+		lo, hi := n-at-w, n-at // the columns in l, the first of the block last
+		for i := range at {
+			row, d := l.Row(n - 1 - i)[lo:hi], per[lo:hi]
+			for k := 0; k < w; k += kernel.TileRows {
+				to := b.tiles[(k*at + i*kernel.TileRows):][:kernel.TileRows]
+				for q := range min(kernel.TileRows, w-k) {
+					to[q] = row[w-1-k-q] * d[w-1-k-q]
+				}
 			}
 		}
 		inside := make([]float32, w*(w-1)/2)
 		for k := range w {
 			b.inside[k], inside = inside[:k], inside[k:]
 			for i := range b.inside[k] {
-				b.inside[k][i] = u.At(j+i, j+k) / d[k]
+				b.inside[k][i] = l.At(hi-1-i, hi-1-k) * per[hi-1-k]
 			}
 		}
-		blocks = append(blocks, b)
+		f.blocks = append(f.blocks, b)
 	}
-	return blocks
 }

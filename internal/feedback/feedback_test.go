@@ -210,8 +210,8 @@ func TestFeedbackHelps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if made := len(fs.list) - count(fs.list, nil); made > 3 {
-		t.Errorf("%d factors made to choose one, want at most 3", made)
+	if made := len(fs.trial) - count(fs.trial, nil); made > 3 {
+		t.Errorf("%d dampings tried to choose one, want at most 3", made)
 	}
 	codes := make([]byte, len(l.x)/2)
 	f.Quantize(kernel.NF4, codes, l.x, l.scales, blockSize)
@@ -220,6 +220,49 @@ func TestFeedbackHelps(t *testing.T) {
 		if e := OutputError(l.heldout, l.n, l.x, l.decode(l.quantize(t, d, 1)), 1); e < chosen {
 			t.Errorf("damping %g chosen with error %.4g; %g has %.4g", damping, chosen, d, e)
 		}
+	}
+}
+
+// Of many columns a damping is chosen on half, and the factor is of all; what is left is near the least that any damping leaves.
+func TestChooseOnHalf(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
+	}
+	l := newLayer(2, 512, 24)
+	fs := NewFactors(l.n)
+	left := func(f *Factor) float64 {
+		codes := make([]byte, len(l.x)/2)
+		f.Quantize(kernel.NF4, codes, l.x, l.scales, blockSize)
+		return OutputError(l.heldout, l.n, l.x, l.decode(codes), 1)
+	}
+	trial := &Trial{kernel.NF4, blockSize, l.x, l.scales, l.heldout}
+	f, damping, err := fs.Choose(l.gram, trial, 1)
+	if err != nil || f.columns != l.n || f.damping != damping || fs.trial[1].columns != l.n/2 {
+		t.Fatalf("factor of %d columns with damping %v, error %v", f.columns, damping, err)
+	}
+	again, _, err := fs.Choose(l.gram, trial, 1) // another weight of the same inputs
+	if err != nil || &again.pivots[0] != &f.pivots[0] {
+		t.Errorf("another factor for the same damping, error %v", err)
+	}
+	chosen := left(f)
+	for _, d := range Dampings {
+		other, err := NewFactor(l.gram, l.n, d, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := left(other); e < 0.97*chosen {
+			t.Errorf("damping %g chosen with error %.4g; %g has %.4g", damping, chosen, d, e)
+		}
+	}
+	// Half of a trial is every other column, with the scale of its block.
+	thin := trial.thin(l.n, 2)
+	for _, at := range []int{0, 1, 255, 256, len(thin.X) - 1} {
+		if thin.X[at] != l.x[2*at] || thin.Scales[at/thin.BlockSize] != l.scales[2*at/blockSize] {
+			t.Errorf("element %d of half a trial is not element %d with its scale", at, 2*at)
+		}
+	}
+	if g := square(l.gram, l.n, 2); len(g) != l.n*l.n/4 || g[3*l.n/2+5] != l.gram[6*l.n+10] {
+		t.Error("half of the rows and columns: another matrix")
 	}
 }
 
@@ -354,7 +397,7 @@ func TestRefine(t *testing.T) {
 		after := quantize(0, len(l.x))
 		damped := slices.Clone(l.gram)
 		for i := range c.n {
-			damped[i*c.n+i] += damping * float32(f.mean)
+			damped[i*c.n+i] += float32(damping / f.unit)
 		}
 		a, b := OutputError(damped, c.n, l.x, l.decode(before), 1), OutputError(damped, c.n, l.x, l.decode(after), 1)
 		t.Logf("%+v: %.3f of the error without", c, b/a)

@@ -213,6 +213,17 @@ func mulRow(c, a, b []float32) bool {
 	return true
 }
 
+// addScaledSteps does as many leading elements as the assembly can and returns how many.
+func addScaledSteps(c []float32, by float32, x []float32) int {
+	n := len(c) / 16 * 16
+	if current == generic || n == 0 {
+		return 0
+	}
+	_ = x[n-1]
+	addScaledAVX2(&c[0], by, &x[0], n/16)
+	return n
+}
+
 func dynamicQuantizeBlocks(codes []byte, nested, scales []float32, offset float32) int {
 	n := len(scales) / DynamicBlock
 	if current == generic || n == 0 {

@@ -105,6 +105,8 @@ func mulTile(c []float32, stride int, a, b []float32) bool { return false }
 
 func mulRow(c, a, b []float32) bool { return false }
 
+func addScaledSteps(c []float32, by float32, x []float32) int { return 0 }
+
 // NEON has no gather, and 8-bit codes are needed for one value in a block only.
 
 func dynamicQuantizeBlocks(codes []byte, nested, scales []float32, offset float32) int { return 0 }

@@ -43,3 +43,5 @@ func nearestSteps(t Type, codes []byte, values, x, scales []float32) int { retur
 func mulTile(c []float32, stride int, a, b []float32) bool { return false }
 
 func mulRow(c, a, b []float32) bool { return false }
+
+func addScaledSteps(c []float32, by float32, x []float32) int { return 0 }

@@ -287,3 +287,9 @@ func MulRow(c, a, b []float32) {
 		mulRowGeneric(c, a, b)
 	}
 }
+
+// AddScaled adds by times x to c, element by element; both products and sums are rounded. x is as long as c or longer.
+func AddScaled(c []float32, by float32, x []float32) {
+	done := addScaledSteps(c, by, x)
+	addScaledGeneric(c[done:], by, x[done:])
+}

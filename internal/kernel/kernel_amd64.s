@@ -4227,3 +4227,25 @@ step:
 	VMOVUPS      Y1, 32(AX)
 	VZEROUPPER
 	RET
+
+// func addScaledAVX2(c *float32, by float32, x *float32, steps int)
+// Requires: AVX
+TEXT ·addScaledAVX2(SB), NOSPLIT|RODATA, $0-32
+	MOVQ         c+0(FP), AX
+	MOVQ         x+16(FP), CX
+	VBROADCASTSS by+8(FP), Y0
+	MOVQ         steps+24(FP), DX
+
+step:
+	VMULPS  (CX), Y0, Y1
+	VMULPS  32(CX), Y0, Y2
+	VADDPS  (AX), Y1, Y1
+	VADDPS  32(AX), Y2, Y2
+	VMOVUPS Y1, (AX)
+	VMOVUPS Y2, 32(AX)
+	ADDQ    $+64, AX
+	ADDQ    $+64, CX
+	SUBQ    $+1, DX
+	JNZ     step
+	VZEROUPPER
+	RET

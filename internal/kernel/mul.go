@@ -34,6 +34,14 @@ func mulRowGeneric(c, a, b []float32) {
 	}
 }
 
+// addScaledGeneric is the specification of AddScaled.
+func addScaledGeneric(c []float32, by float32, x []float32) {
+	x = x[:len(c)]
+	for i, v := range x {
+		c[i] += float32(by * v)
+	}
+}
+
 // fma32 is x*y + z rounded once, as the instructions round it. The product is exact in float64; so that rounding the sum to
 // float64 and then to float32 is no different from rounding it once, the first rounding is to odd.
 func fma32(x, y, z float32) float32 {

@@ -57,3 +57,29 @@ func TestMulTile(t *testing.T) {
 		}
 	}
 }
+
+func TestAddScaled(t *testing.T) {
+	b := &buffers{t: t}
+	r := rand.New(rand.NewPCG(7, 8))
+	for n := range 70 {
+		c, x, by := make([]float32, n), make([]float32, n+n%3), float32(r.NormFloat64())
+		for i := range x {
+			x[i] = float32(r.NormFloat64())
+		}
+		for i := range c {
+			c[i] = float32(r.NormFloat64())
+		}
+		want := append([]float32(nil), c...)
+		for i := range want {
+			want[i] += float32(by * x[i])
+		}
+		assembly(t, func() {
+			b.reset(n%2 == 0)
+			got, bx := b.floats(c), b.floats(x)
+			AddScaled(got, by, bx)
+			sameFloats(t, "sum", want, got)
+		})
+		AddScaled(c, by, x)
+		sameFloats(t, "sum", want, c)
+	}
+}

@@ -243,3 +243,8 @@ func mulTileAVX2(c *float32, stride int, a *float32, b *float32, k int)
 //
 //go:noescape
 func mulRowAVX2(c *float32, a *float32, b *float32, k int)
+
+// addScaledAVX2 is addScaledGeneric for steps of 16 elements, at least one.
+//
+//go:noescape
+func addScaledAVX2(c *float32, by float32, x *float32, steps int)

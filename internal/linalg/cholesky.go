@@ -5,8 +5,12 @@ import (
 	"math"
 )
 
-// cholBlock is how many columns are factored at a time.
-const cholBlock = 96
+// cholBlock is how many columns are factored at a time, and cholWide after how many all columns before come in by one product: the
+// wider, the less often these are packed.
+const (
+	cholBlock = 96
+	cholWide  = 5 * cholBlock
+)
 
 // NotPositiveError says that a matrix has no Cholesky factor.
 type NotPositiveError struct {
@@ -34,9 +38,11 @@ func Cholesky(a Matrix, jobs int) error {
 	inv := make([]float32, cholBlock*cholBlock)
 	for j := 0; j < n; j += cholBlock {
 		j2 := min(j+cholBlock, n)
-		w := j2 - j
-		left := a.Slice(j, n, 0, j)
-		MulSub(a.Slice(j, n, j, j2), left, a.Slice(j, j2, 0, j).T(), jobs)
+		w, wide := j2-j, j/cholWide*cholWide
+		if j == wide {
+			subtractLeft(a, j, min(j+cholWide, n), jobs)
+		}
+		MulSub(a.Slice(j, n, j, j2), a.Slice(j, n, wide, j), a.Slice(j, j2, wide, j).T(), jobs)
 		if k, pivot := factor(tri[:w*w], a.Slice(j, j2, j, j2)); k >= 0 {
 			return &NotPositiveError{Column: j + k, Pivot: pivot}
 		}
@@ -53,6 +59,15 @@ func Cholesky(a Matrix, jobs int) error {
 		}
 	}
 	return nil
+}
+
+// subtractLeft subtracts from the lower triangle of columns j to j2, from row j on, what the columns before j say of it.
+func subtractLeft(a Matrix, j, j2, jobs int) {
+	for i := j; i < j2; i += cholBlock { // beside the diagonal; above it nothing is wanted
+		i2 := min(i+cholBlock, j2)
+		MulSub(a.Slice(i, j2, i, i2), a.Slice(i, j2, 0, j), a.Slice(i, i2, 0, j).T(), jobs)
+	}
+	MulSub(a.Slice(j2, a.Rows, j, j2), a.Slice(j2, a.Rows, 0, j), a.Slice(j, j2, 0, j).T(), jobs)
 }
 
 // factor is the Cholesky factor of a small block, in float64 in l and rounded in a. It returns the first column whose

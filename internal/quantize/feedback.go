@@ -16,8 +16,9 @@ type Feedback struct {
 	output WeightedSums
 }
 
-// sampleRows is how many rows, spread over a weight, the damping is chosen on.
-const sampleRows = 128
+// sampleRows is how many rows, spread over a weight, the damping is chosen on. Of SmolLM2's weights the choice costs .3 % over the best,
+// .2 % with twice as many and .8 % with half.
+const sampleRows = 64
 
 // panelRows is how many rows are worked on at a time: it bounds the memory of a worker, and reads the factor once for as many.
 const panelRows = 64
@@ -30,9 +31,10 @@ func (m *Feedback) Needs(w *Weight) Needs {
 }
 
 // FeedbackMemory is how many bytes the method takes on top of what other methods do, for one weight at a time: two Gram
-// matrices, and the factors that the damping is chosen from while the last of them is made.
+// matrices, the factors that the damping is chosen from with what that is tried on, and the room in which the last of them is made
+// and then refined.
 func FeedbackMemory(cols int64) int64 {
-	return 2*4*cols*cols + feedback.FactorsMemory(cols) + feedback.RefineMemory(cols)
+	return 2*4*cols*cols + feedback.FactorsMemory(cols) + feedback.TrialMemory(cols) + feedback.RefineMemory(cols)
 }
 
 // SharedMemory is what of that Shared holds between weights.

@@ -109,7 +109,7 @@ func TestMethods(t *testing.T) {
 	for _, c := range []struct {
 		rows, cols int64
 		block      int
-	}{{96, 256, 64}, {64, 100, 64}, {33, 36, 32}} {
+	}{{64, 256, 64}, {64, 100, 64}, {33, 36, 32}} {
 		for _, double := range []bool{false, true} {
 			n := int(c.cols)
 			x, in := make([]float32, c.rows*c.cols), inputs(n)

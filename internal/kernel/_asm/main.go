@@ -46,6 +46,7 @@ func main() {
 	nearestAVX2()
 	mulTileAVX2()
 	mulRowAVX2()
+	addScaledAVX2()
 	Generate()
 }
 

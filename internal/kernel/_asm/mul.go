@@ -96,3 +96,32 @@ func mulRowAVX2() {
 	VZEROUPPER()
 	RET()
 }
+
+// addScaledAVX2 has two multiplications on their way at a time: it waits for memory more than for them.
+func addScaledAVX2() {
+	const name = "addScaledAVX2"
+	TEXT(name, 8|4, "func(c *float32, by float32, x *float32, steps int)")
+	Doc(name + " is addScaledGeneric for steps of 16 elements, at least one.")
+	Pragma("noescape")
+	c, x := ptr("c"), ptr("x")
+	by := YMM()
+	at, err := Param("by").Resolve()
+	if err != nil {
+		panic(err)
+	}
+	VBROADCASTSS(at.Addr, by)
+	steps := Load(Param("steps"), GP64())
+	lower, upper := YMM(), YMM()
+	loop("step", steps, 1, func() {
+		VMULPS(x, by, lower)
+		VMULPS(x.Offset(32), by, upper)
+		VADDPS(c, lower, lower)
+		VADDPS(c.Offset(32), upper, upper)
+		VMOVUPS(lower, c)
+		VMOVUPS(upper, c.Offset(32))
+		advance(c, 64)
+		advance(x, 64)
+	})
+	VZEROUPPER()
+	RET()
+}
