@@ -38,6 +38,7 @@ type ConvertOptions struct {
 	MoE          string
 	AsBnb        bool
 	MaxShardSize string
+	Staging      string
 	Limits
 	Reports []string
 	NoError bool
@@ -55,7 +56,8 @@ type ConvertOptions struct {
 	allocation *allocate.Outcome // what --target-bpp chose; nil without
 
 	task     convert.Task
-	finalize bool // what tasks have made
+	to       destination // DST
+	finalize bool        // what tasks have made
 	args     convertArgs
 }
 
@@ -115,10 +117,13 @@ A recipe (--recipe) is a YAML file whose keys are flags of this command:
 
 The command line wins over the environment, and the environment over the recipe.
 
-` + sourceHelp,
+` + sourceHelp + `
+
+` + destinationHelp,
 		Example: `  nf4kit convert Llama-3.2-1B Llama-3.2-1B-nf4
   nf4kit convert Llama-3.2-1B out --double-quant=false --report errors.json
   nf4kit convert hf://Qwen/Qwen2.5-72B Qwen2.5-72B-nf4
+  nf4kit convert hf://Qwen/Qwen2.5-72B s3://my-bucket/Qwen2.5-72B-nf4
   nf4kit convert model.safetensors out --only 'proj'
   nf4kit convert Llama-3.2-1B out --rule 'down_proj=block=32' --dry-run -v
   nf4kit convert Llama-3.2-1B out --imatrix Llama-3.2-1B.imatrix.gguf
@@ -139,8 +144,12 @@ The command line wins over the environment, and the environment over the recipe.
 			if err := o.takeTask(cmd.Flags(), g.getenv); err != nil {
 				return err
 			}
+			var err error
+			if o.to, err = g.destination(cmd.Context(), o.Dst, o.Staging); err != nil {
+				return err
+			}
 			if o.Task == "" {
-				g.tellLeft(o.Dst, o.Restart)
+				g.tellLeft(o.to.path, o.Restart)
 			}
 			o.warnConsume(g)
 			return runConvert(cmd.Context(), g, o)
@@ -165,6 +174,7 @@ func (o *ConvertOptions) addFlags(cmd *cobra.Command) {
 	fs.StringArrayVar(&o.Skip, "skip", nil, "leave tensors whose name matches `REGEX` in 16 bits (repeatable)")
 	fs.StringArrayVar(&o.Only, "only", nil, "quantize only tensors whose name matches `REGEX` (repeatable)")
 	fs.StringArrayVar(&o.Rules, "rule", nil, "`REGEX=SPEC`: keep, or a list such as nf4,block=32,nodq; the first that matches decides (repeatable)")
+	staging(fs, &o.Staging)
 	fs.StringVar(&o.Recipe, "recipe", "", "read flags from a YAML `FILE`")
 	fs.StringArrayVar(&o.Targets, "target", nil, "loader to write for: transformers5, transformers4, vllm, sglang, diffusers or unsloth (with routed experts in 4 bits); default the first two, for a model of diffusers the last (repeatable)")
 	fs.StringVar(&o.Towers, "towers", "keep", "vision and audio towers: keep, or quantize as transformers would")
@@ -325,7 +335,7 @@ func (o *ConvertOptions) checkReportPlaces(p *convert.Plan) error {
 		return err
 	}
 	for _, r := range o.Reports {
-		if in := fileOf(r, o.Dst); in != "" && slices.Contains(p.OutputNames(), in) {
+		if in := fileOf(r, o.to.path); in != "" && slices.Contains(p.OutputNames(), in) {
 			return usagef("--report %s: it is a file of the destination", r)
 		}
 	}
@@ -384,7 +394,7 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 		}
 	}
 	if o.DryRun {
-		if err := p.Check(o.Dst, convert.WriteOptions{Force: o.Force}); err != nil {
+		if err := p.Check(o.to.path, convert.WriteOptions{Force: o.Force, Store: o.to.store}); err != nil {
 			return err
 		}
 		return printPlan(g, o, p)
@@ -396,7 +406,7 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 		return err
 	}
 	var s *summary
-	err = write(ctx, g, p, o.Dst, convert.WriteOptions{
+	err = write(ctx, g, p, o.to, convert.WriteOptions{
 		Execution: x, Force: o.Force,
 		Manifest: &manifest.Manifest{Tool: "nf4kit " + versionText(), Settings: o.settings, Source: o.identify(src)}, Resume: o.resume(),
 		Files: func(results []convert.Result) (map[string][]byte, error) {

@@ -16,6 +16,7 @@ type DequantizeOptions struct {
 	Src, Dst     string
 	DType        string
 	MaxShardSize string
+	Staging      string
 	Limits
 	Force   bool
 	Restart bool
@@ -42,7 +43,9 @@ quantized keep their dtype unless --dtype is given.
 
 ` + resumeHelp + `
 
-` + sourceHelp,
+` + sourceHelp + `
+
+` + destinationHelp,
 		Example: `  nf4kit dequantize Llama-3.2-1B-nf4 Llama-3.2-1B-bf16
   nf4kit dequantize Llama-3.2-1B-nf4 out --dtype float32`,
 		Args: arguments("SRC", "DST"),
@@ -55,6 +58,7 @@ quantized keep their dtype unless --dtype is given.
 	fs := cmd.Flags()
 	fs.StringVar(&o.DType, "dtype", "auto", "dtype of the result: auto (as quant_state says, else config.json), bfloat16, float16 or float32")
 	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file")
+	staging(fs, &o.Staging)
 	o.Limits.addFlags(fs)
 	fs.BoolVar(&o.Force, "force", false, "replace DST, once the new one is complete")
 	restart(fs, &o.Restart)
@@ -76,7 +80,11 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 	x.NoError = true
 	collectGarbage(x.MaxMemory)
 	start := time.Now()
-	g.tellLeft(o.Dst, o.Restart)
+	to, err := g.destination(ctx, o.Dst, o.Staging)
+	if err != nil {
+		return err
+	}
+	g.tellLeft(to.path, o.Restart)
 	src, err := g.open(ctx, o.Src)
 	if err != nil {
 		return err
@@ -89,7 +97,7 @@ func runDequantize(ctx context.Context, g *globals, o DequantizeOptions) error {
 		return err
 	}
 	resume := &convert.Resume{Tool: "nf4kit " + versionText(), Command: "dequantize", Settings: o.settings, Restart: o.Restart}
-	if err := write(ctx, g, p, o.Dst, convert.WriteOptions{Execution: x, Force: o.Force, Resume: resume}); err != nil {
+	if err := write(ctx, g, p, to, convert.WriteOptions{Execution: x, Force: o.Force, Resume: resume}); err != nil {
 		return err
 	}
 	t := p.Stats()

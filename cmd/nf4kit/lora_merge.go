@@ -12,6 +12,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/convert"
 	"github.com/nf4kit/nf4kit/internal/lora"
 	"github.com/nf4kit/nf4kit/internal/manifest"
+	"github.com/nf4kit/nf4kit/internal/remote"
 	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
@@ -56,7 +57,10 @@ gives |W-Q|/|D|, how large the base's error is beside the update.
 For each weight the report has |D|/|W|, the size of the update; the share of it that
 survives rounding (or quantization); and what is lost, in units of the update. With
 --quantize it has the share that other scales would leave too: searched ones where
---scale is absmax, absmax else, from a sample of each weight.`,
+--scale is absmax, absmax else, from a sample of each weight.
+
+DST may be a folder of an object store, as that of convert, but that a merge that ends early
+begins anew.`,
 		Example: `  nf4kit lora merge Llama-3.2-1B my-adapter merged
   nf4kit lora merge Llama-3.2-1B-nf4 my-adapter merged --dtype bfloat16
   nf4kit lora merge Llama-3.2-1B my-adapter merged-nf4 --quantize --scale mse
@@ -90,7 +94,7 @@ func (o *LoraMergeOptions) addFlags(cmd *cobra.Command) {
 }
 
 // alone are the flags of convert that a merge has without --quantize too.
-var alone = []string{"dtype", "max-shard-size", "jobs", "max-memory", "no-error", "report", "dry-run", "force", "allow-incomplete"}
+var alone = []string{"dtype", "max-shard-size", "jobs", "max-memory", "no-error", "report", "dry-run", "force", "allow-incomplete", "staging"}
 
 func (o *LoraMergeOptions) take(cmd *cobra.Command) {
 	o.settings = given(cmd.Flags(), outputFlags)
@@ -122,6 +126,8 @@ func (o *LoraMergeOptions) merge() (lora.Options, error) {
 		return opt, usagef("--weight: %d for %d adapters", len(o.Weights), len(o.Adapters))
 	case o.Undo != "" && (o.Quantize || o.DType != "auto" || o.TrainedOn != ""):
 		return opt, usagef("--undo: a merge in the dtypes of BASE can be undone; with --quantize, --dtype or --trained-on keep BASE")
+	case o.Undo != "" && remote.LocalPath(o.Dst) == "":
+		return opt, usagef("--undo: it takes a DST on this machine; unmerge reads it back")
 	case o.Recipe != "" || o.TargetBPP > 0 || o.SaveRecipe != "":
 		return opt, usagef("--recipe, --save-recipe and --target-bpp are of convert alone")
 	}
@@ -155,6 +161,9 @@ func runLoraMerge(ctx context.Context, g *globals, o LoraMergeOptions) error {
 		if err := checkUndo(o.Undo, o.Dst); err != nil {
 			return err
 		}
+	}
+	if o.to, err = g.destination(ctx, o.Dst, o.Staging); err != nil {
+		return err
 	}
 	x, err := o.Limits.execution()
 	if err != nil {
@@ -196,7 +205,7 @@ func runLoraMerge(ctx context.Context, g *globals, o LoraMergeOptions) error {
 	}
 	w := convert.WriteOptions{Execution: x, Force: o.Force, Sources: append(slices.Clone(o.Adapters), o.sources()...)}
 	if o.DryRun {
-		if err := m.plan.Check(o.Dst, w); err != nil {
+		if err := m.plan.Check(o.to.path, w); err != nil {
 			return err
 		}
 	} else {
@@ -207,7 +216,7 @@ func runLoraMerge(ctx context.Context, g *globals, o LoraMergeOptions) error {
 				return nil, nil
 			}
 		}
-		if err := write(ctx, g, m.plan, o.Dst, w); err != nil {
+		if err := write(ctx, g, m.plan, o.to, w); err != nil {
 			return err
 		}
 		if o.Undo != "" {

@@ -61,7 +61,8 @@ func (o *ConvertOptions) resume() *convert.Resume {
 }
 
 // write is Plan.Write with progress, and says what was found on the way.
-func write(ctx context.Context, g *globals, p *convert.Plan, dst string, opt convert.WriteOptions) error {
+func write(ctx context.Context, g *globals, p *convert.Plan, dst destination, opt convert.WriteOptions) error {
+	opt.Store = dst.store
 	bar := newProgress(g.Stderr, "converting", p.Stats().SrcBytes, g.Quiet)
 	opt.Progress = func(tensor string, bytes int64) { bar.advance(tensor, bytes) }
 	if opt.Resume != nil {
@@ -76,13 +77,13 @@ func write(ctx context.Context, g *globals, p *convert.Plan, dst string, opt con
 			noticef(g.Stderr, "left by runs that did not end, to be removed or written again: %s", wrapNames(left, foldAt))
 		}
 	}
-	out, err := p.Write(ctx, dst, opt)
+	out, err := p.Write(ctx, dst.path, opt)
 	bar.finish()
 	if err != nil {
 		return err
 	}
 	if opt.Resume == nil || opt.Resume.Task == (convert.Task{}) {
-		g.complete = dst
+		g.complete = dst.name
 	}
 	for i := range out.Results {
 		if at := out.Results[i].NonFinite; at >= 0 {

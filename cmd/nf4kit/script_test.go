@@ -43,6 +43,7 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", name)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"bucket":    bucket,
 			"exits":     wantExit,
 			"hub":       hub,
 			"mkact":     mkact,
@@ -84,6 +85,18 @@ func hub(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("HF_ENDPOINT", h.URL)
 	ts.Setenv("HF_TOKEN", h.Token)
 	ts.Setenv("HF_HOME", ts.MkAbs("hf"))
+}
+
+// bucket NAME has an S3 server with the bucket NAME, until the end of the script.
+func bucket(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: bucket NAME")
+	}
+	b := &standin.Bucket{Name: args[0]}
+	ts.Defer(b.Start())
+	for k, v := range map[string]string{"AWS_ENDPOINT_URL": b.URL, "AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "secret"} {
+		ts.Setenv(k, v)
+	}
 }
 
 // mkst FILE HEADER [N [VALUE]] writes a safetensors file: the header as it is

@@ -121,7 +121,7 @@ type convertArgs struct {
 var pathFlags = []string{"imatrix", "activations", "report"}
 
 // ownFlags are of the run that they are given to.
-var ownFlags = []string{"jobs", "max-memory", "recipe", "save-recipe", "dry-run", "help"}
+var ownFlags = []string{"jobs", "max-memory", "recipe", "save-recipe", "dry-run", "help", "staging"}
 
 // noteArgs keeps the flags of the conversion that were given, by whatever means.
 func (o *ConvertOptions) noteArgs(fs *pflag.FlagSet) {
@@ -200,7 +200,7 @@ func (o *ConvertOptions) tellTask(g *globals, p *convert.Plan) error {
 		}
 	} else if !g.Quiet {
 		escape.Fprintf(g.Stdout, "task %v: its %d of %d weights files are finished, %s; when all tasks are: nf4kit finalize %s\n",
-			o.task, len(names), len(p.Shards()), bytesText(bytes), o.Dst)
+			o.task, len(names), len(p.Shards()), bytesText(bytes), o.Dst+o.staged())
 	}
 	if len(names) == 0 && !g.Quiet {
 		noticef(g.Stderr, "there is nothing for this task: %d tasks for %d weights files; a smaller --max-shard-size makes more of them", o.task.Of, len(p.Shards()))
@@ -208,8 +208,17 @@ func (o *ConvertOptions) tellTask(g *globals, p *convert.Plan) error {
 	return nil
 }
 
+// staged is the flag that the other commands about this DST need.
+func (o *ConvertOptions) staged() string {
+	if o.to.store == nil || o.Staging == "." {
+		return ""
+	}
+	return " --staging " + o.Staging
+}
+
 func newFinalizeCommand(g *globals) *cobra.Command {
 	var l Limits
+	var staged string
 	cmd := &cobra.Command{
 		Use:   "finalize DST",
 		Short: "Make DST of what the tasks of a conversion have finished",
@@ -218,20 +227,27 @@ func newFinalizeCommand(g *globals) *cobra.Command {
 (exit code 4), compares what is there with its digests, writes index, config.json, side
 files, nf4kit.json, the model card and the reports, and gives the directory its name.
 What was converted, and how, it knows from the journal. DST is the same to the byte as
-that of one run without --task.`,
+that of one run without --task. Where DST is in an object store, --staging is that of the tasks.`,
 		Example: `  nf4kit convert Llama-3.1-405B llama-nf4 --task 1/2
   nf4kit convert Llama-3.1-405B llama-nf4 --task 2/2
   nf4kit finalize llama-nf4`,
 		Args: arguments("DST"),
-		RunE: func(cmd *cobra.Command, args []string) error { return runFinalize(cmd.Context(), g, args[0], l) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runFinalize(cmd.Context(), g, args[0], staged, l)
+		},
 	}
+	staging(cmd.Flags(), &staged)
 	l.addFlags(cmd.Flags())
 	return cmd
 }
 
 // runFinalize is the command without cobra.
-func runFinalize(ctx context.Context, g *globals, dst string, l Limits) error {
-	args, err := recordedArgs(dst)
+func runFinalize(ctx context.Context, g *globals, dst, staged string, l Limits) error {
+	to, err := g.destination(ctx, dst, staged)
+	if err != nil {
+		return err
+	}
+	args, err := recordedArgs(to.path)
 	if err != nil {
 		return err
 	}
@@ -249,7 +265,7 @@ func runFinalize(ctx context.Context, g *globals, dst string, l Limits) error {
 			}
 		}
 	}
-	o.Src, o.Dst, o.Limits, o.finalize, o.args = args.Src, dst, l, true, *args
+	o.Src, o.Dst, o.to, o.Limits, o.finalize, o.args = args.Src, dst, to, l, true, *args
 	o.settings = given(cmd.Flags(), outputFlags)
 	return runConvert(ctx, g, o)
 }

@@ -40,6 +40,9 @@ func (o *Output) Commit(ctx context.Context) error {
 		}
 		o.config = nil
 	}
+	if o.store != nil {
+		return o.commitStored(ctx)
+	}
 	if err := o.root.RemoveAll(partialDir); err != nil {
 		return fmt.Errorf("commit %s: %w", o.dir, err)
 	}
@@ -142,7 +145,7 @@ func recoverOld(dir string) error {
 	return nil
 }
 
-// Abort removes everything written and leaves the destination as it was. Of a staging directory that tasks share it
+// Abort removes everything written, from a store too, and leaves the destination as it was. Of a staging directory that tasks share it
 // removes what this attempt at one has made, its journal included. After Commit or Suspend it does nothing, so that it can be deferred.
 func (o *Output) Abort() error {
 	if o.done {
@@ -156,9 +159,9 @@ func (o *Output) Abort() error {
 		}
 		return errors.Join(err, o.suspend())
 	}
-	errs := []error{o.closeAll(), os.RemoveAll(o.staging), o.lock.release()}
+	errs := []error{o.closeAll(), o.withdraw(), os.RemoveAll(o.staging), o.lock.release()}
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("abort %s: %w", o.dir, err)
+		return fmt.Errorf("abort %s: %w", o.Dir(), err)
 	}
 	return nil
 }

@@ -14,8 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-
-	"github.com/nf4kit/nf4kit/safetensors"
 )
 
 const (
@@ -52,6 +50,7 @@ type Options struct {
 	Sources []string // paths that the destination must neither be, nor be inside of, nor contain
 	Resume  bool     // keep a staging directory with a journal, which the caller then has to look into
 	Task    string   // a name among those that fill one staging directory at the same time, or ""; asks for Resume
+	Store   Store    // that the files go to; the destination is but a name for the staging directory then
 }
 
 // Output is a directory in the making. Everything is written into a staging directory beside the destination, under a
@@ -81,7 +80,8 @@ type Output struct {
 	temps  int
 	done   bool
 
-	journal *os.File // of this attempt; nil before its first record
+	journal *os.File  // of this attempt; nil before its first record
+	store   *delivery // nil: the staging directory becomes the destination
 }
 
 // Check is what Create finds wrong with dst before it touches anything.
@@ -93,6 +93,9 @@ func Check(dst string, opt Options) error {
 func check(dst string, opt Options) (dir string, err error) {
 	if dir, err = resolveDestination(dst); err != nil {
 		return "", err
+	}
+	if opt.Store != nil {
+		return dir, checkStore(opt.Store, dir, opt)
 	}
 	if err := checkSources(dst, dir, opt.Sources); err != nil {
 		return "", err
@@ -115,6 +118,9 @@ func Create(dst string, opt Options) (*Output, error) {
 	}
 	o := &Output{dir: dir, staging: beside(dir, stagingSuffix), force: opt.Force, lock: lock, task: opt.Task, swap: exchange,
 		left: abandoned(filepath.Dir(dir), beside(dir, stagingSuffix)), files: make(map[string]bool), dirs: make(map[string]bool), open: make(map[*File]bool)}
+	if opt.Store != nil {
+		o.store = &delivery{to: opt.Store, sent: map[string]bool{}}
+	}
 	prepare := o.prepare
 	if opt.Task != "" {
 		prepare = o.join
@@ -137,11 +143,13 @@ func lockError(dst, dir string, err error) error {
 
 // prepare makes the staging directory of a whole run.
 func (o *Output) prepare(dst string, resume bool) error {
-	if err := recoverOld(o.dir); err != nil {
-		return err
-	}
-	if err := checkDestination(dst, o.dir, o.force); err != nil {
-		return err
+	if o.store == nil {
+		if err := recoverOld(o.dir); err != nil {
+			return err
+		}
+		if err := checkDestination(dst, o.dir, o.force); err != nil {
+			return err
+		}
 	}
 	if o.lock.held() {
 		if err := recoverJournal(o.dir); err != nil {
@@ -188,8 +196,13 @@ func (o *Output) enter(err error) error {
 	return nil
 }
 
-// Dir is the absolute path the directory will have.
-func (o *Output) Dir() string { return o.dir }
+// Dir is the absolute path the directory will have, or the name of the store.
+func (o *Output) Dir() string {
+	if o.store != nil {
+		return o.store.to.String()
+	}
+	return o.dir
+}
 
 // Staging is the absolute path the directory has until Commit.
 func (o *Output) Staging() string { return o.staging }
@@ -405,43 +418,4 @@ func UnsafeName(rel string) string {
 		return "a reserved name"
 	}
 	return ""
-}
-
-// ShardWriter writes one safetensors file of an Output.
-type ShardWriter struct {
-	f *File
-	w *safetensors.Writer
-}
-
-// CreateShard makes the file name with the size and header of l.
-func (o *Output) CreateShard(name string, l *safetensors.Layout) (*ShardWriter, error) {
-	f, err := o.CreateFile(name, l.Size())
-	if err != nil {
-		return nil, err
-	}
-	w, err := safetensors.NewWriter(f, l)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("write %s: %w", name, err), f.discard())
-	}
-	return &ShardWriter{f: f, w: w}, nil
-}
-
-// WriteAt writes p into the tensor, off bytes from its first. It may be called from several goroutines.
-func (s *ShardWriter) WriteAt(tensor string, p []byte, off int64) error {
-	if err := s.w.WriteAt(tensor, p, off); err != nil {
-		return fmt.Errorf("write %s: %w", s.f.rel, err)
-	}
-	return nil
-}
-
-// ReadAt reads back what has been written to the file, header included: off counts from the beginning of the file. It
-// may be called from several goroutines, for ranges whose WriteAt has returned.
-func (s *ShardWriter) ReadAt(p []byte, off int64) (int, error) { return s.f.ReadAt(p, off) }
-
-// Close checks that every byte of every tensor was written once and puts the file on the disk.
-func (s *ShardWriter) Close() error {
-	if err := s.w.Close(); err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", s.f.rel, err), s.f.discard())
-	}
-	return s.f.Close()
 }

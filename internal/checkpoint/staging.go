@@ -24,8 +24,10 @@ func Left(dst string) string {
 
 // join makes a task one of those that fill the staging directory.
 func (o *Output) join(dst string, _ bool) error {
-	if err := checkDestination(dst, o.dir, o.force); err != nil {
-		return err
+	if o.store == nil {
+		if err := checkDestination(dst, o.dir, o.force); err != nil {
+			return err
+		}
 	}
 	journal := filepath.Join(o.staging, journalDir)
 	o.resumed = isDir(journal)
@@ -63,6 +65,9 @@ func (o *Output) Adopt(rel string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.files[rel] = true
+	if o.store != nil {
+		o.store.sent[rel] = true
+	}
 }
 
 // OpenFile opens a finished file for reading. What is no regular file is an error.

@@ -24,7 +24,9 @@ type Sink interface {
 
 // A Finisher is a Sink that is told when every tensor of a weights file is written, and will not be read again.
 type Finisher interface {
+	Sink
 	Finish(shard int, results []Result) error
+	Fail() // something has failed: no file is to be waited for
 }
 
 // A Result is what execution found out about one item.
@@ -126,9 +128,14 @@ func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result,
 			err := list[i].do(each)
 			list[i].do = nil
 			if err != nil {
-				return fmt.Errorf("%s: %w", list[i].name, err)
+				err = fmt.Errorf("%s: %w", list[i].name, err)
+			} else {
+				err = x.written(list[i].file)
 			}
-			return x.written(list[i].file)
+			if f, ok := x.sink.(Finisher); ok && err != nil {
+				f.Fail()
+			}
+			return err
 		})
 	if err != nil {
 		return nil, err

@@ -44,6 +44,8 @@ type done struct {
 	Digest  manifest.Digest   `json:"digest"`  // of the header and the tensors' digests
 	Tensors []manifest.Digest `json:"tensors"` // in the order of the file
 	Results []note            `json:"results"` // of its items, in their order
+
+	Stored *checkpoint.Stored `json:"stored,omitempty"` // what the store that it was sent to says of it
 }
 
 // note is a Result, of which kept tensors have nothing but NonFinite.
@@ -247,6 +249,19 @@ func (d *done) check(f io.ReaderAt, size int64, sh *Shard, buf []byte) error {
 		if found != d.Tensors[i] {
 			return fmt.Errorf("tensor %q: expected digest %v, found %v", t.Name, d.Tensors[i], found)
 		}
+	}
+	return nil
+}
+
+// arrived compares what a store has with what it had when the file was sent there.
+func (d *done) arrived(stored map[string]checkpoint.Stored) error {
+	switch is, ok := stored[d.File]; {
+	case !ok:
+		return errors.New("it is not there")
+	case d.Stored == nil:
+		return errors.New("the journal does not say what the store had")
+	case is != *d.Stored:
+		return fmt.Errorf("it was of %d bytes and ETag %s, and is of %d and %s", d.Stored.Size, d.Stored.ID, is.Size, is.ID)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -22,7 +23,10 @@ type shardFiles struct {
 	done   *resumed           // nil: no journal is kept
 	closed []bool
 
-	making sync.Mutex // of files that are made when they are written first
+	late   bool       // files are made when they are written first
+	making sync.Mutex // of such files
+	room   sync.Cond  // for one more of them on the disk, where they go to a store
+	failed bool       // there will be none
 
 	unflushed []atomic.Int64 // bytes written to each shard since the disk was last told
 }
@@ -34,7 +38,7 @@ const writebackBytes = 32 << 20
 // A FileSink is a [Sink] that must be closed: Close fails if any byte of the
 // plan was not written.
 type FileSink interface {
-	Sink
+	Finisher
 	Close() error
 }
 
@@ -49,11 +53,14 @@ func (p *Plan) openSink(out *checkpoint.Output, record *manifest.Recorder, files
 	n := len(p.shards)
 	s := &shardFiles{plan: p, out: out, record: record, done: done, unflushed: make([]atomic.Int64, n),
 		shards: make([]*checkpoint.ShardWriter, n), closed: make([]bool, n)}
+	s.room.L = &s.making
+	s.late = out.Delivers() || done != nil && done.consumer != nil // else the space that they take is not free yet
 	for i, sh := range p.shards {
 		if files != nil && !files[i] {
+			s.closed[i] = true
 			continue
 		}
-		if done == nil || done.consumer == nil { // else the space that they take is not free yet
+		if !s.late {
 			w, err := out.CreateShard(sh.Name, sh.Layout)
 			if err != nil {
 				return nil, err
@@ -88,17 +95,49 @@ func (s *shardFiles) Part(shard int, tensor string) (quantize.Part, error) {
 	return &shardPart{s, shard, tensor, at, size}, nil
 }
 
-// make makes a file that is not there yet.
+// stagedFiles is how many files that go to a store are on the disk at a time: one on its way there, and one in the making.
+const stagedFiles = 2
+
+// errFailed ends a tensor that waits for room after another has failed, whose error is the one to report.
+var errFailed = errors.New("stopped, since something else failed")
+
+// make makes a file that is not there yet. Where files go to a store it waits for room. The first that is not finished always
+// has it: tensors begin in the order of their files, so that nothing it needs waits behind it.
 func (s *shardFiles) make(shard int) (err error) {
-	if s.done == nil || s.done.consumer == nil {
+	if !s.late {
 		return nil
 	}
 	s.making.Lock()
 	defer s.making.Unlock()
-	if s.shards[shard] == nil {
+	for s.out.Delivers() && s.shards[shard] == nil && !s.failed && s.staged() >= stagedFiles && slices.Index(s.closed, false) != shard {
+		s.room.Wait()
+	}
+	switch {
+	case s.shards[shard] != nil:
+	case s.failed:
+		return errFailed
+	default:
 		s.shards[shard], err = s.out.CreateShard(s.plan.shards[shard].Name, s.plan.shards[shard].Layout)
 	}
 	return err
+}
+
+// staged is how many files there are that are not finished.
+func (s *shardFiles) staged() (n int) {
+	for i, w := range s.shards {
+		if w != nil && !s.closed[i] {
+			n++
+		}
+	}
+	return n
+}
+
+// Fail has nobody wait any more.
+func (s *shardFiles) Fail() {
+	s.making.Lock()
+	defer s.making.Unlock()
+	s.failed = true
+	s.room.Broadcast()
 }
 
 func (t *shardPart) WriteAt(p []byte, off int64) (int, error) {
@@ -127,19 +166,26 @@ func (t *shardPart) ReadAt(p []byte, off int64) (int, error) {
 
 func (s *shardFiles) Temp() (*os.File, error) { return s.out.Temp() }
 
-// Finish puts a file on the disk, and into the journal.
+// Finish puts a file on the disk, or into the store, and into the journal.
 func (s *shardFiles) Finish(shard int, results []Result) error {
 	if err := s.make(shard); err != nil { // one of tensors without elements
 		return err
 	}
+	err := s.shards[shard].Close()
+	var stored checkpoint.Stored
+	if err == nil && s.out.Delivers() {
+		stored, err = s.out.Deliver(s.plan.shards[shard].Name)
+	}
+	s.making.Lock()
 	s.closed[shard] = true
-	if err := s.shards[shard].Close(); err != nil || s.done == nil {
+	s.room.Broadcast()
+	s.making.Unlock()
+	if err != nil || s.done == nil {
 		return err
 	}
-	return s.done.finish(shard, results, s.record)
+	return s.done.finish(shard, results, s.record, stored)
 }
 
-// Close closes what Execute has not finished.
 func (s *shardFiles) Close() error {
 	var errs []error
 	for i, w := range s.shards {
@@ -219,4 +265,16 @@ func (p *Plan) DiskBytes() int64 {
 		n += f.Size
 	}
 	return n
+}
+
+// stagedBytes is the disk space that the files to be made take on their way to a store.
+func (p *Plan) stagedBytes(todo []bool) int64 {
+	var most, before int64
+	for i := range p.shards {
+		if todo == nil || todo[i] {
+			size := p.shards[i].Layout.Size()
+			most, before = max(most, before+size), size
+		}
+	}
+	return most + p.DiskBytes() - p.stats.FileBytes
 }

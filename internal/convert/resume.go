@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -77,22 +76,6 @@ func (e *UnfinishedError) Kept() string {
 	return fmt.Sprintf("%d of %d weights files are finished and kept in %s", e.Files, e.Of, e.Staging)
 }
 
-// A MissingFilesError lists the weights files that tasks have not finished.
-type MissingFilesError struct {
-	Dst   string
-	Of    int
-	Files []string // with their tasks, where these are known
-}
-
-func (e *MissingFilesError) Error() string {
-	list := e.Files
-	more := ""
-	if len(list) > 10 {
-		list, more = list[:10], fmt.Sprintf(" and %d more", len(list)-10)
-	}
-	return fmt.Sprintf("finalize %s: %d of %d weights files are missing: %s%s", e.Dst, len(e.Files), e.Of, strings.Join(list, ", "), more)
-}
-
 // resumed is what is known of each weights file, in the course of a run.
 type resumed struct {
 	plan  *Plan
@@ -102,6 +85,9 @@ type resumed struct {
 	mine  []bool  // to be made by this run
 	done  []*done // nil: not finished
 	fresh int     // finished by this run
+
+	announced bool
+	stored    map[string]checkpoint.Stored // what the store has, if the files go to one
 
 	consumer *consumer // nil: the source stays
 
@@ -125,6 +111,11 @@ func (p *Plan) resume(ctx context.Context, out *checkpoint.Output, opt *WriteOpt
 		if err := s.read(true); err != nil {
 			return nil, err
 		}
+		if out.Delivers() {
+			if s.stored, err = out.Delivered(); err != nil {
+				return nil, err
+			}
+		}
 	}
 	limits := opt.stream()
 	if err := s.verify(ctx, limits.Workers()); err != nil {
@@ -146,10 +137,14 @@ func (p *Plan) resume(ctx context.Context, out *checkpoint.Output, opt *WriteOpt
 	return s, s.begin()
 }
 
-// begin clears the staging directory of what is not kept. A task says that it is there.
+// begin clears the staging directory of what is not kept. A task says that it is there, and so does whoever sends files to a store:
+// the next run tells by it whose they are.
 func (s *resumed) begin() error {
 	if s.task == (Task{}) {
-		return s.out.Sweep(s.was.Files > 0)
+		if err := s.out.Sweep(s.was.Files > 0); err != nil || !s.out.Delivers() {
+			return err
+		}
+		return s.announce()
 	}
 	for i, mine := range s.mine {
 		if mine && s.done[i] == nil {
@@ -169,6 +164,7 @@ func (s *resumed) announce() error {
 	if err != nil {
 		return err
 	}
+	s.announced = true
 	return s.out.Record(raw)
 }
 
@@ -289,6 +285,9 @@ func (s *resumed) verify(ctx context.Context, jobs int) error {
 }
 
 func (s *resumed) check(i int, buf []byte) error {
+	if s.out.Delivers() {
+		return s.done[i].arrived(s.stored)
+	}
 	f, err := s.out.OpenFile(s.plan.shards[i].Name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return errors.New("it is not there")
@@ -315,49 +314,20 @@ func (s *resumed) todo() (todo []bool, bytes int64) {
 	return todo, bytes
 }
 
-// missing names the files that nobody has finished.
-func (s *resumed) missing() error {
-	e := &MissingFilesError{Dst: s.out.Dir(), Of: len(s.done)}
-	var tasks []int
-	of := 0
-	_, err := s.out.Recorded(func(raw []byte) error {
-		if r, err := parseRecord(raw); err == nil && r.Begun != nil && r.Begun.Task.Of > 0 && r.Begun.Task.Of <= MaxTasks {
-			of = r.Begun.Task.Of
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if of > 0 {
-		tasks = s.plan.Tasks(of)
-	}
-	for i, d := range s.done {
-		switch {
-		case d != nil:
-		case tasks != nil:
-			e.Files = append(e.Files, fmt.Sprintf("%s (task %v)", s.plan.shards[i].Name, Task{tasks[i] + 1, of}))
-		default:
-			e.Files = append(e.Files, s.plan.shards[i].Name)
-		}
-	}
-	if len(e.Files) > 0 {
-		return e
-	}
-	return nil
-}
-
 // records reports whether finished files are recorded. The only one of a model is not: there is nothing that a run could go
 // on with.
 func (s *resumed) records() bool { return s != nil && (len(s.done) > 1 || s.task != (Task{})) }
 
 // finish records a file that is complete, synced and closed.
-func (s *resumed) finish(i int, results []Result, digests *manifest.Recorder) error {
+func (s *resumed) finish(i int, results []Result, digests *manifest.Recorder, stored checkpoint.Stored) error {
 	if !s.records() {
 		return nil
 	}
 	sh := &s.plan.shards[i]
 	d := &done{File: sh.Name}
+	if s.out.Delivers() {
+		d.Stored = &stored
+	}
 	for _, t := range sh.Layout.Tensors() {
 		digest, err := digests.Digest(t.Name)
 		if err != nil {
@@ -377,7 +347,7 @@ func (s *resumed) finish(i int, results []Result, digests *manifest.Recorder) er
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fresh == 0 && s.task == (Task{}) {
+	if !s.announced {
 		if err := s.announce(); err != nil {
 			return err
 		}
@@ -442,5 +412,9 @@ func (s *resumed) leave(out *checkpoint.Output, opt *WriteOptions, err error) er
 	if n == 0 {
 		return err
 	}
-	return &UnfinishedError{Dst: out.Dir(), Staging: out.Staging(), Files: n, Of: of, Task: s.task, Err: err}
+	kept := out.Staging()
+	if out.Delivers() {
+		kept = fmt.Sprintf("%s, by the journal in %s", out.Dir(), kept)
+	}
+	return &UnfinishedError{Dst: out.Dir(), Staging: kept, Files: n, Of: of, Task: s.task, Err: err}
 }

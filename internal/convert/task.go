@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // A Task is one of several runs that make the weights files of one plan between them. The zero value is the whole.
@@ -85,4 +86,52 @@ func (p *Plan) mine(t Task) []bool {
 		mine[i] = of == t.Index-1
 	}
 	return mine
+}
+
+// A MissingFilesError lists the weights files that tasks have not finished.
+type MissingFilesError struct {
+	Dst   string
+	Of    int
+	Files []string // with their tasks, where these are known
+}
+
+func (e *MissingFilesError) Error() string {
+	list := e.Files
+	more := ""
+	if len(list) > 10 {
+		list, more = list[:10], fmt.Sprintf(" and %d more", len(list)-10)
+	}
+	return fmt.Sprintf("finalize %s: %d of %d weights files are missing: %s%s", e.Dst, len(e.Files), e.Of, strings.Join(list, ", "), more)
+}
+
+// missing names the files that nobody has finished.
+func (s *resumed) missing() error {
+	e := &MissingFilesError{Dst: s.out.Dir(), Of: len(s.done)}
+	var tasks []int
+	of := 0
+	_, err := s.out.Recorded(func(raw []byte) error {
+		if r, err := parseRecord(raw); err == nil && r.Begun != nil && r.Begun.Task.Of > 0 && r.Begun.Task.Of <= MaxTasks {
+			of = r.Begun.Task.Of
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if of > 0 {
+		tasks = s.plan.Tasks(of)
+	}
+	for i, d := range s.done {
+		switch {
+		case d != nil:
+		case tasks != nil:
+			e.Files = append(e.Files, fmt.Sprintf("%s (task %v)", s.plan.shards[i].Name, Task{tasks[i] + 1, of}))
+		default:
+			e.Files = append(e.Files, s.plan.shards[i].Name)
+		}
+	}
+	if len(e.Files) > 0 {
+		return e
+	}
+	return nil
 }

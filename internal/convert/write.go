@@ -13,6 +13,7 @@ type WriteOptions struct {
 	Execution
 	Force    bool               // replace the destination, once the new one is complete
 	Sources  []string           // that the destination must not be or contain, beside the plan's source
+	Store    checkpoint.Store   // that the files go to as they are finished, each staged beside dst before; nil: to dst
 	Manifest *manifest.Manifest // written as nf4kit.json, with the digests of what is written; nil: none
 
 	Resume    *Resume                                   // nil: nothing of a run that does not end is kept
@@ -32,13 +33,13 @@ func (p *Plan) Check(dst string, opt WriteOptions) error {
 
 func (p *Plan) destination(opt *WriteOptions) checkpoint.Options {
 	var sources []string
-	if p.src.IsLocal() {
+	if p.src.IsLocal() || opt.Store != nil {
 		sources = append(sources, p.src.Path)
 	}
 	if p.src.IsLocal() && !p.src.IsFile {
 		sources = append(sources, p.src.Dir)
 	}
-	o := checkpoint.Options{Force: opt.Force, Sources: append(sources, opt.Sources...)}
+	o := checkpoint.Options{Force: opt.Force, Sources: append(sources, opt.Sources...), Store: opt.Store}
 	if opt.Resume != nil {
 		o.Resume, o.Task = true, opt.Resume.Task.name()
 	}
@@ -47,7 +48,7 @@ func (p *Plan) destination(opt *WriteOptions) checkpoint.Options {
 
 // Write executes the plan into a staging directory beside dst, which appears under that name when it is complete, and not
 // before. After an error nothing is left, or what a run with the same Resume can continue, and the error is an
-// [UnfinishedError]. There is no more than [checkpoint.CheckSpace] allows to begin with.
+// [UnfinishedError]. With a Store each weights file goes there when it is finished, and config.json last of all. There is no more than [checkpoint.CheckSpace] allows to begin with.
 func (p *Plan) Write(ctx context.Context, dst string, opt WriteOptions) (_ *Outcome, err error) {
 	var used *consumer
 	if opt.Resume != nil && opt.Resume.Consume {
@@ -118,6 +119,9 @@ func (p *Plan) tensors(ctx context.Context, out *checkpoint.Output, opt *WriteOp
 			need += p.consumingBytes(x.files, s.consumer) - weights
 		}
 	}
+	if opt.Store != nil {
+		need = p.stagedBytes(x.files)
+	}
 	if err := checkpoint.CheckSpace(out.Staging(), need); err != nil {
 		return nil, err
 	}
@@ -125,6 +129,7 @@ func (p *Plan) tensors(ctx context.Context, out *checkpoint.Output, opt *WriteOp
 	if err != nil {
 		return nil, err
 	}
+	defer context.AfterFunc(ctx, sink.Fail)()
 	results, err := p.Execute(ctx, sink, x)
 	if err != nil {
 		return nil, err

@@ -22,14 +22,14 @@ import (
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 )
 
-// A bucket is a place in an object store, asked by plain HTTP: all that reading needs is a list, and ranges of objects.
+// A bucket is a place in an object store, asked by plain HTTP: all that is needed is a list, ranges of objects and their upload in parts.
 type bucket struct {
 	c      *client
 	loc    *Location
 	base   *url.URL // of its objects, with a slash at the end
 	prefix string   // of the model's objects: "" or with a slash at the end
 	query  string   // sent with every request, as a shared access signature is
-	lists  func(next string) url.Values
+	lists  func(prefix, next string) url.Values
 	login  string // what to do about a refusal
 	region string // that S3 says the bucket is in
 }
@@ -41,11 +41,29 @@ func openBucket(ctx context.Context, c *client, getenv func(string) string, loc 
 	if isFile(name) {
 		name, file = strings.TrimSuffix(path.Dir(name), "."), path.Base(name)
 	}
-	if name != "" && path.Clean("/"+name) != "/"+name || loc.URL.RawQuery != "" || loc.URL.User != nil {
-		return nil, &Error{Path: shown(loc.URL), Expected: loc.Scheme + "://BUCKET/FOLDER", Found: "another address"}
+	b, files, err := newBucket(ctx, c, getenv, loc, name)
+	if err != nil {
+		return nil, err
+	}
+	t := newTree(ctx, c, loc.Scheme+"://"+loc.URL.Host+"/"+name)
+	for _, f := range files {
+		rel := strings.TrimPrefix(f.Path, b.prefix)
+		t.add(rel, f.Size, &object{c: c, path: t.top + "/" + rel, at: b.address(f.Path), size: f.Size, etag: f.OID, refused: b.refused}, "")
+	}
+	if len(t.files) == 0 {
+		_ = t.Close() // there is nothing under way
+		return nil, &Error{Path: t.top, Expected: "files below it", Found: "none", Hint: "check bucket and folder"}
+	}
+	return t.source(file)
+}
+
+// newBucket finds the store of loc, and lists what lies below the folder.
+func newBucket(ctx context.Context, c *client, getenv func(string) string, loc *Location, folder string) (*bucket, []listed, error) {
+	if folder != "" && path.Clean("/"+folder) != "/"+folder || loc.URL.RawQuery != "" || loc.URL.User != nil {
+		return nil, nil, &Error{Path: shown(loc.URL), Expected: loc.Scheme + "://BUCKET/FOLDER", Found: "another address"}
 	}
 	b := &bucket{c: c, loc: loc}
-	if b.prefix = name; name != "" {
+	if b.prefix = folder; folder != "" {
 		b.prefix += "/"
 	}
 	env := func(name string) string { return strings.TrimSpace(getenv(name)) }
@@ -59,9 +77,9 @@ func openBucket(ctx context.Context, c *client, getenv func(string) string, loc 
 		err = b.azure(env)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	files, err := b.list(ctx)
+	files, err := b.list(ctx, b.prefix)
 	if err != nil && b.region != "" { // once more, signed for where the bucket is
 		if err := b.s3(func(name string) string {
 			if name == "AWS_REGION" {
@@ -69,24 +87,11 @@ func openBucket(ctx context.Context, c *client, getenv func(string) string, loc 
 			}
 			return env(name)
 		}); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		files, err = b.list(ctx)
+		files, err = b.list(ctx, b.prefix)
 	}
-	if err != nil {
-		return nil, err
-	}
-	top := loc.Scheme + "://" + loc.URL.Host + "/" + name
-	t := newTree(ctx, c, top)
-	for _, f := range files {
-		rel := strings.TrimPrefix(f.Path, b.prefix)
-		t.add(rel, f.Size, &object{c: c, path: t.top + "/" + rel, at: b.address(f.Path), size: f.Size, etag: f.OID, refused: b.refused}, "")
-	}
-	if len(t.files) == 0 {
-		_ = t.Close() // there is nothing under way
-		return nil, &Error{Path: t.top, Expected: "files below it", Found: "none", Hint: "check bucket and folder"}
-	}
-	return t.source(file)
+	return b, files, err
 }
 
 // address is that of an object. Its name is escaped as the signature of S3 has it.
@@ -133,8 +138,9 @@ func (b *bucket) s3(env func(string) string) error {
 			if !sameOrigin(req.URL, b.base) {
 				return nil
 			}
-			req.Header.Set("X-Amz-Content-Sha256", emptySHA256)
-			return signer.SignHTTP(req.Context(), keys, req, emptySHA256, "s3", region, time.Now())
+			digest := cmp.Or(req.Header.Get("X-Amz-Content-Sha256"), emptySHA256)
+			req.Header.Set("X-Amz-Content-Sha256", digest)
+			return signer.SignHTTP(req.Context(), keys, req, digest, "s3", region, time.Now())
 		}
 	}
 	return nil
@@ -231,9 +237,9 @@ func (b *bucket) azure(env func(string) string) error {
 	}
 	b.base.Path += "/" + b.loc.URL.Host + "/"
 	b.query = strings.TrimPrefix(env("AZURE_STORAGE_SAS_TOKEN"), "?")
-	b.login = "AZURE_STORAGE_SAS_TOKEN holds a shared access signature that may read and list (az storage container generate-sas)"
-	b.lists = func(next string) url.Values {
-		q := url.Values{"restype": {"container"}, "comp": {"list"}, "prefix": {b.prefix}}
+	b.login = "AZURE_STORAGE_SAS_TOKEN holds a shared access signature that may read and list, for a DST create, write and delete too (az storage container generate-sas)"
+	b.lists = func(prefix, next string) url.Values {
+		q := url.Values{"restype": {"container"}, "comp": {"list"}, "prefix": {prefix}}
 		if next != "" {
 			q.Set("marker", next)
 		}
@@ -242,16 +248,16 @@ func (b *bucket) azure(env func(string) string) error {
 	return nil
 }
 
-func (b *bucket) listS3(next string) url.Values {
-	q := url.Values{"list-type": {"2"}, "prefix": {b.prefix}}
+func (b *bucket) listS3(prefix, next string) url.Values {
+	q := url.Values{"list-type": {"2"}, "prefix": {prefix}}
 	if next != "" {
 		q.Set("continuation-token", next)
 	}
 	return q
 }
 
-// list lists the objects below the prefix.
-func (b *bucket) list(ctx context.Context) ([]listed, error) {
+// list lists the objects whose names begin so.
+func (b *bucket) list(ctx context.Context, prefix string) ([]listed, error) {
 	var all []listed
 	next := ""
 	for range maxPages {
@@ -260,7 +266,7 @@ func (b *bucket) list(ctx context.Context) ([]listed, error) {
 		if u.Path == "" {
 			u.Path = "/"
 		}
-		u.RawQuery = strings.ReplaceAll(b.lists(next).Encode(), "+", "%20")
+		u.RawQuery = strings.ReplaceAll(b.lists(prefix, next).Encode(), "+", "%20")
 		if b.query != "" {
 			u.RawQuery += "&" + b.query
 		}

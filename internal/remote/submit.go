@@ -21,6 +21,20 @@ func (r contextReader) Read(b []byte) (int, error) {
 	return r.r.Read(b)
 }
 
+// sending is a body that is being sent: as long as the server takes it, the request does not end.
+type sending struct {
+	r io.Reader
+	w *watched
+}
+
+func (s sending) Read(b []byte) (int, error) {
+	n, err := s.r.Read(b)
+	if n > 0 {
+		s.w.timer.Reset(max(s.w.stall, answerTime))
+	}
+	return n, err
+}
+
 // answerTime is how long a server may take over what it was sent.
 const answerTime = 5 * time.Minute
 
@@ -44,13 +58,22 @@ func (c *client) submitOnce(ctx context.Context, path, method string, u *url.URL
 	w := &watched{cancel: cancel, stall: c.stall, received: &c.received}
 	w.timer = time.AfterFunc(max(c.stall, answerTime), func() { cancel(errStalled) })
 	defer w.close()
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), io.NopCloser(body))
+	sent := io.ReadCloser(http.NoBody)
+	if size > 0 {
+		sent = io.NopCloser(sending{body, w})
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), sent)
 	if err != nil {
 		return nil, nil, err
 	}
 	req.ContentLength = size
 	if header != nil {
 		req.Header = header.Clone()
+	}
+	if c.sign != nil {
+		if err := c.sign(req); err != nil {
+			return nil, nil, err
+		}
 	}
 	req.Header.Set("User-Agent", c.agent)
 	if c.token != "" && sameOrigin(u, c.hub) {
