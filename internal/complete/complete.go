@@ -198,7 +198,7 @@ func Check(m *arch.Model, q arch.Query, config []byte, tensors []Tensor) (*Repor
 	tensors = fuse(m, tensors)
 	for _, f := range candidates(m, q, v) {
 		of := v.of(f)
-		if of.uneven() {
+		if of.uneven() || of.beyond() {
 			continue
 		}
 		for _, l := range f.layouts {

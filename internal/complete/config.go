@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,10 +65,39 @@ func (v *values) lookup(path string) (any, bool) {
 	if head, rest, ok := strings.Cut(path, "."); ok && v.scopes[head] != nil {
 		return v.scopes[head].lookup(rest)
 	}
+	if head, _, ok := strings.Cut(path, "."); ok && v.lacks(head) {
+		return nil, true
+	}
 	v.memo[path] = looked{} // an expression that leads back here is not known
 	x, ok := v.find(path)
 	v.memo[path] = looked{x, ok}
 	return x, ok
+}
+
+// lacks reports whether the class has no nested model of the key, since config.json has no config of it.
+func (v *values) lacks(key string) bool { return v.facts.optional[key] && v.root[key] == nil }
+
+// beyond reports whether config.json has a value with which the class was not asked: what it has then is not in the facts.
+func (v *values) beyond() bool {
+	for _, inner := range v.scopes {
+		if inner.beyond() {
+			return true
+		}
+	}
+	for path, h := range v.facts.held {
+		head, _, _ := strings.Cut(path, ".")
+		if v.scopes[head] != nil || v.lacks(head) {
+			continue
+		}
+		x, ok := v.stored(path)
+		if x == nil && h.isDefault {
+			continue // a null stands for the default
+		}
+		if !ok || !reflect.DeepEqual(x, h.value) {
+			return true
+		}
+	}
+	return false
 }
 
 func (v *values) find(path string) (any, bool) {

@@ -17,6 +17,8 @@ import (
 //	alias NAME LEAF                           another name of a config value (attribute_map)
 //	nested KEY TYPE                           the type of a nested config for which the facts hold
 //	default LEAF JSON | default LEAF =EXPR    what stands for a value that config.json lacks
+//	held LEAF JSON [?]                        the facts are of classes with this value alone; ?: it is not the default
+//	optional KEY                              a nested config that the class has only where config.json does
 //	ignore REGEX                              _keys_to_ignore_on_load_unexpected
 //	layout [from=CLASS/N]                     one set of names; from: the rows of another class's N-th, below the prefix
 //	count CONTAINER EXPR [COND]               COND: whether the class has the list at all
@@ -75,12 +77,20 @@ type facts struct {
 	aliases      map[string]string
 	nested       map[string]string
 	defaults     map[string]preset
+	held         map[string]heldValue
+	optional     map[string]bool
 	ignore       []*regexp.Regexp
 	layouts      []*layout
 	siblings     []*facts // all classes of the type
 
 	scopes map[string]*facts // of nested configs of another type than the facts were made with
 	loose  bool              // the checkpoint is of another class of the type: the base model's tensors, and any others beside
+}
+
+// A heldValue is one that the class had in all variants that were asked.
+type heldValue struct {
+	value     any
+	isDefault bool // where config.json has none
 }
 
 type layout struct {
@@ -127,7 +137,7 @@ type group struct {
 	containers []string // the pattern up to each hole
 	scope      string   // the key of the nested config that the rows speak of; "" for the whole
 	inherited  bool
-	open       bool // below a list whose length the facts do not know
+	of         *listMember // of a list whose length the facts do not know; nil if it is of none
 	rows       []*row
 }
 
@@ -156,7 +166,8 @@ func parseFacts(block string) ([]*facts, error) {
 		var err error
 		switch word := fields[0]; {
 		case word == "class" && len(fields) > 1:
-			f, l = &facts{class: fields[1], aliases: map[string]string{}, nested: map[string]string{}, defaults: map[string]preset{}}, nil
+			f, l = &facts{class: fields[1], aliases: map[string]string{}, nested: map[string]string{}, defaults: map[string]preset{},
+				held: map[string]heldValue{}, optional: map[string]bool{}}, nil
 			for _, option := range fields[2:] {
 				switch key, value, _ := strings.Cut(option, "="); key {
 				case "in":
@@ -180,6 +191,12 @@ func parseFacts(block string) ([]*facts, error) {
 			f.nested[fields[1]] = fields[2]
 		case word == "default" && len(fields) == 3:
 			err = f.parseDefault(fields[1], fields[2])
+		case word == "held" && (len(fields) == 3 || len(fields) == 4):
+			h := heldValue{isDefault: len(fields) == 3}
+			err = json.Unmarshal([]byte(strings.ReplaceAll(fields[2], "%20", " ")), &h.value)
+			f.held[fields[1]] = h
+		case word == "optional" && len(fields) == 2:
+			f.optional[fields[1]] = true
 		case word == "ignore" && len(fields) == 2:
 			// Python's syntax; what RE2 lacks is not ignored.
 			if re, err := regexp.Compile(fields[1]); err == nil {

@@ -160,7 +160,7 @@ var operators = map[string]struct {
 }{
 	"t": {args: 1}, "nn": {args: 1}, "eq": {args: 2}, "gt": {args: 2}, "same": {args: 2},
 	"i": {true, 1}, "last": {true, 0}, "lt": {true, 1}, "mod": {true, 2}, "off": {true, 2}, "at": {true, 2}, "cyc": {true, 2},
-	"in": {true, 1},
+	"in": {true, 1}, "rest": {true, 2},
 }
 
 func parseCond(s string, holes int) (*cond, error) {
@@ -280,6 +280,12 @@ func (a *atom) plain(v *values, idx, counts []int64) truth {
 		y, ok2 := num(a.arg[1])
 		if ok1 && ok2 && x > 0 {
 			return truthOf(i%x == y)
+		}
+	case "rest":
+		x, ok1 := num(a.arg[0])
+		y, ok2 := num(a.arg[1])
+		if ok1 && ok2 {
+			return truthOf(i < x-y)
 		}
 	case "at", "cyc", "in":
 		return a.list(v, i)

@@ -19,6 +19,7 @@ type checker struct {
 	hits     map[*group]map[key]int32 // which tensor has the name
 	counts   map[string]int64         // of a container by config.json; -1 if not known
 	observed map[string]int64         // the highest number in a container, plus one
+	lasts    map[*node]int32          // the highest member of a list of unknown length
 	standsIn map[string][]*group      // groups whose tensor may stand in for the pattern's
 	votes    map[string]map[int64]vote
 	expected map[*row][]int64
@@ -38,7 +39,7 @@ type vote struct {
 // model.
 func (l *layout) check(f *facts, v *values, tensors []Tensor, anyHead bool) *Report {
 	c := &checker{layout: l, facts: f, values: v, tensors: tensors, anyHead: anyHead, report: &Report{Class: f.class},
-		hits: map[*group]map[key]int32{}, counts: map[string]int64{}, observed: map[string]int64{}, standsIn: map[string][]*group{},
+		hits: map[*group]map[key]int32{}, counts: map[string]int64{}, observed: map[string]int64{}, standsIn: map[string][]*group{}, lasts: map[*node]int32{},
 		votes: map[string]map[int64]vote{}, expected: map[*row][]int64{}, short: map[string]bool{}}
 	if f.loose {
 		c.leading = c.lead()
@@ -54,6 +55,9 @@ func (l *layout) check(f *facts, v *values, tensors []Tensor, anyHead bool) *Rep
 		}
 	}
 	for _, g := range l.groups {
+		if g.of != nil && len(c.hits[g]) > 0 {
+			c.lasts[g.of.list] = max(c.lasts[g.of.list], g.of.number)
+		}
 		for _, r := range g.rows {
 			if r.tied != "" {
 				c.standsIn[r.tied] = append(c.standsIn[r.tied], g)
@@ -205,7 +209,7 @@ func (c *checker) one(g *group, hits map[key]int32, idx, counts []int64) {
 	case holds != nil && has:
 		c.compare(g, holds, i)
 	case holds != nil:
-		if !g.open && (c.parts == nil || c.parts[first(g.pattern)]) && holds.required.eval(c.values.in(g.scope), idx, counts) == yes && !holds.integer && !c.excused(g.pattern) {
+		if !c.beyondLast(g) && (c.parts == nil || c.parts[first(g.pattern)]) && holds.required.eval(c.values.in(g.scope), idx, counts) == yes && !holds.integer && !c.excused(g.pattern) {
 			c.missing(g, holds, idx)
 		}
 	case has && open:
@@ -217,6 +221,16 @@ func (c *checker) one(g *group, hits map[key]int32, idx, counts []int64) {
 			c.report.add(Problem{Foreign, name, "no such tensor by config.json (" + reason(g) + ")", "it"})
 		}
 	}
+}
+
+// beyondLast reports whether the pattern is of a member that the checkpoint's list need not have: one behind all that are there, of a list
+// whose length is not known. What is before the last one is whole.
+func (c *checker) beyondLast(g *group) bool {
+	if g.of == nil {
+		return false
+	}
+	last, ok := c.lasts[g.of.list]
+	return !ok || g.of.number > last
 }
 
 // shape returns the dimensions that config.json gives a row, -1 for those that are not known.

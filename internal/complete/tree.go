@@ -36,15 +36,16 @@ func (l *layout) index() {
 		}
 		n.group = g
 	}
-	l.root.unbound(false)
+	l.root.unbound(nil)
 }
 
 // minListed is how many members written out by number are a list; two may be the parts of an nn.Sequential.
 const minListed = 3
 
 // unbound marks the lists whose members are written out by number: the variants that the facts were made from did not vary their
-// length, since a list in the config gives it (conv_dim), and nothing is known of it. The first member may be different.
-func (n *node) unbound(open bool) {
+// length, since a list in the config gives it (conv_dim), and nothing is known of it. The first member may be different. outer is the
+// member of such a list that the node is below.
+func (n *node) unbound(outer *listMember) {
 	count := 0
 	for n.kids[strconv.Itoa(count)] != nil {
 		count++
@@ -56,16 +57,25 @@ func (n *node) unbound(open bool) {
 	counted := n.kids[strconv.Itoa(count-1)].counted()
 	n.list = n.open || counted
 	n.open = n.open && !counted
-	open = open || n.open
 	if n.group != nil {
-		n.group.open = open
+		n.group.of = outer
 	}
-	for _, kid := range n.kids {
-		kid.unbound(open)
+	for name, kid := range n.kids {
+		of := outer
+		if number, ok := index(name); ok && n.open && of == nil {
+			of = &listMember{n, number}
+		}
+		kid.unbound(of)
 	}
 	for _, kid := range n.numbers {
-		kid.next.unbound(open)
+		kid.next.unbound(outer)
 	}
+}
+
+// A listMember is one of a list whose length the facts do not know.
+type listMember struct {
+	list   *node
+	number int32
 }
 
 // counted reports whether the length of a list in config.json says whether there are the tensors below the node.

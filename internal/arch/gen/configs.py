@@ -103,10 +103,32 @@ FACTS_VARIANTS = {
     "wav2vec2-conformer": [{"output_hidden_size": 512}, {"add_adapter": True, "num_adapter_layers": 2}],
 }
 
+GEMMA4_MOE = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 704}
+FACTS_VARIANTS["gemma4_text"] = [
+    GEMMA4_MOE, {**GEMMA4_MOE, "enable_moe_block": False}, {**GEMMA4_MOE, "num_experts": 6, "top_k_experts": 3, "hidden_size": 1152}, {**GEMMA4_MOE, "moe_intermediate_size": 352},
+    {**GEMMA4_MOE, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 2},
+    {"num_kv_shared_layers": 3, "use_double_wide_mlp": True}, {"num_kv_shared_layers": 5, "use_double_wide_mlp": True, "intermediate_size": 4608},
+    {"num_kv_shared_layers": 4, "num_hidden_layers": 18}, {"num_kv_shared_layers": 6, "num_hidden_layers": 18, "use_double_wide_mlp": True},
+    {"num_kv_shared_layers": 2, "attention_k_eq_v": True}, {"attention_k_eq_v": True, "num_hidden_layers": 18, "attention_bias": True},
+]
+FACTS_VARIANTS["gemma4"] = [{f"text_config.{k}": v for k, v in values.items()} for values in FACTS_VARIANTS["gemma4_text"]] + [
+    {"audio_config": None}, {"vision_config": None}, {"audio_config": None, "vision_config": None}, {"audio_config": None, "vision_config.hidden_size": 1152},
+    {"vision_config.use_clipped_linears": True, "audio_config.use_clipped_linears": False}, {"vision_config.standardize": True},
+]
+
+FACTS_VARIANTS["gemma3n_text"] = [{"intermediate_size": [16384] * 5 + [8192] * 5}, {"intermediate_size": [4096] * 7 + [8192] * 3}]
+FACTS_VARIANTS["gemma3n"] = [{f"text_config.{k}": v for k, v in values.items()} for values in FACTS_VARIANTS["gemma3n_text"]]
+
+# What facts.py alone builds on: nested configs that are null by default.
+FACTS_SETTINGS = {"gemma4": {"vision_config": {}, "audio_config": {}}}
+
 # Small values for facts.py of types that do not build with the few layers of others.
 FACTS_BASE = {
     # layers that share keys and values need one of each kind before them
     "gemma3n_text": {"num_hidden_layers": 10, "num_kv_shared_layers": 3},
+    "gemma3n": {"text_config.num_hidden_layers": 10, "text_config.num_kv_shared_layers": 3, "audio_config.conf_num_hidden_layers": 4},
+    "gemma4_text": {"num_hidden_layers": 12},  # every sixth has full attention
+    "gemma4": {"text_config.num_hidden_layers": 12, "vision_config.num_hidden_layers": 4, "audio_config.num_hidden_layers": 4},
 }
 
 # For one version only.

@@ -29,6 +29,7 @@ LAYERS = 4
 SECONDS_PER_CLASS = 40
 SECONDS_PER_TYPE = 150
 RANDOM = 14
+SMALL = 4
 # With --main, of the classes only those that most checkpoints have.
 MAIN = re.compile(r"(For(CausalLM|ConditionalGeneration|MaskedLM|PreTraining|SequenceClassification|ImageClassification|CTC|"
                   r"TokenClassification|ObjectDetection)|LMHeadModel|MTModel|Model)$")
@@ -101,12 +102,16 @@ class Maker:
 
     def __init__(self, model_type, config_class):
         self.model_type, self.cls = model_type, config_class
-        self.fixed = configs.settings(model_type, V5)
+        self.fixed = {**configs.settings(model_type, V5), **configs.FACTS_SETTINGS.get(model_type, {})}
         self.base = {}
         default = self(())
         self.nested = {k: v.model_type for k, v in vars(default).items() if isinstance(v, transformers.PretrainedConfig)}
         self.extras = sorted(asked(config_class)) + [
             f"{k}.{n}" for k, v in vars(default).items() if isinstance(v, transformers.PretrainedConfig) for n in sorted(asked(type(v)))]
+        try:
+            self.plain = leaves(config_class())
+        except Exception:
+            self.plain = {}
         values = leaves(default)
         shallow, small = {}, {}
         fixed = flatten(self.fixed)
@@ -265,6 +270,7 @@ class Variants:
         self.rows = []  # (overrides, leaves, layouts, info)
         self.responded = {}
         self.silent = {}  # values that build and change nothing by themselves
+        self.tried, self.taken = set(), set()  # leaves of which other values were tried, and built
         self.unvaried = []
 
     def late(self):
@@ -333,6 +339,9 @@ class Variants:
                     singles.append((0, path, [other]))
             for other in list_alternatives(v, rng):
                 singles.append((0, path, [other]))
+            if v is None and path.endswith("_config"):
+                self.tried.add(path)
+        self.tried |= {path for _, path, _ in singles}
         singles.sort(key=lambda s: s[0])
         done = set()
         for order, path, tries in singles:
@@ -349,6 +358,8 @@ class Variants:
                 done.add((path, str(value)))
                 if row is not None:
                     built = True
+                    if row[1].get(path) != base[path]:
+                        self.taken.add(path)
                     if self.differs(row):
                         self.responded.setdefault(path, []).append(value)
                     elif len(self.rows) > 1:
@@ -385,10 +396,29 @@ class Variants:
         return True
 
 
+    def held(self):
+        """{leaf: (value, whether it is the config's default)} of switches and small numbers that no variant that builds had otherwise: of
+        the class with another value nothing is known."""
+        base = self.rows[0][1]
+        never = {p for p in self.tried - self.taken if all(r[1].get(p) == base[p] for r in self.rows)}
+        return {p: (base[p], self.make.plain.get(p, ()) == base[p]) for p in sorted(never)
+                if base[p] is None or isinstance(base[p], int) and 0 <= base[p] <= SMALL}
+
+    def optional(self):
+        """Nested configs that may be null, in config.json too, and are not made by default."""
+        base = self.rows[0][1]
+        inner = {p.split(".")[0] for p in base if "." in p}
+        return sorted(p for p in inner if self.make.plain.get(p, 0) is None and any(r[1].get(p, 0) is None for r in self.rows))
+
+
 def facts_of(variants):
     out = {"unvaried": variants.unvaried, "variants": len(variants.rows)}
     info = variants.rows[0][3]
-    out.update(ignore=info["ignore"], prefix=info["prefix"], base_prefix=info["base_prefix"])
+    # names of layers that depend on the config are ignored in all
+    ignore = set().union(*(r[3]["ignore"] for r in variants.rows))
+    if any(set(r[3]["ignore"]) != ignore for r in variants.rows):
+        ignore = {re.sub(r"(?<=\.)\d+(?=\.)", r"\\d+", i) for i in ignore}
+    out.update(ignore=sorted(ignore), prefix=info["prefix"], base_prefix=info["base_prefix"])
     values = [r[1] for r in variants.rows]
     changed = [set(r[0]) for r in variants.rows]
     f = fit.Fitter(values, changed, variants.unvaried)
@@ -403,6 +433,7 @@ def facts_of(variants):
             continue
         out["layouts"][kind] = f.layout(states, [r[3]["tied"] for r in variants.rows])
     out["defaults"] = f.defaults(variants.make.real)
+    out["held"], out["optional"] = variants.held(), variants.optional()
     return out
 
 

@@ -92,11 +92,16 @@ def write_class(lines, version, name, facts, result, base):
     elif name == result.get("causal"):
         head += " auto=causal"
     lines.append(head)
+    if base and base[0] != name:  # fewer values are tried of the others
+        facts["held"] = {**base[1].get("held", {}), **facts.get("held", {})}
+        facts["optional"] = base[1].get("optional", [])
     text = json.dumps(layouts) + json.dumps(facts["defaults"])
     lines += [f"alias {a} {b}" for a, b in sorted(result.get("aliases", {}).items()) if b in text]
     lines += [f"nested {k} {t}" for k, t in sorted(result.get("nested", {}).items()) if t and k + "." in text]
     for leaf, (kind, value) in sorted(facts["defaults"].items()):
         lines.append(f"default {leaf} " + (f"={value}" if kind == "e" else cell(json.dumps(value, separators=(",", ":")))))
+    lines += [f"held {p} {cell(json.dumps(v))}" + ("" if default else " ?") for p, (v, default) in sorted(facts.get("held", {}).items())]
+    lines += [f"optional {k}" for k in facts.get("optional", [])]
     lines += [f"ignore {r}" for r in facts["ignore"] if " " not in r]
     for layout in layouts:
         source = None

@@ -11,6 +11,7 @@ A leaf "LIST.len" is the length of a list. An expression is a sum of terms "COEF
   i:H:N             the number in the H-th hole of the name (from 0) is N
   last:H            it is the last
   lt:H:LEAF         it is below the value
+  rest:H:LEAF:LEAF  it is below the first value less the second
   mod:H:ADD:LEAF    it, plus ADD, is a multiple of the value
   off:H:LEAF:LEAF   modulo the first value it is the second
   at:H:LEAF:VALUE   the list has VALUE there
@@ -26,6 +27,7 @@ import numpy as np
 
 MAX_LITERAL = 5
 ROUNDED = [Fraction(1), *[x for k in (2, 3, 4, 6, 8, 16, 32, 64, 128) for x in (Fraction(1, k), Fraction(k))]]
+DEPTHS = ("num_hidden_layers", "num_layers")
 HOLE = re.compile(r"^(\d+|expert_\d+)$")
 
 
@@ -305,6 +307,8 @@ class Fitter:
             for p in nums:
                 x = [self.values[s[0]][p] for s in samples]
                 out.append((f"lt:{h}:{p}", [i < a for i, a in zip(idx, x)]))
+                if p.rsplit(".", 1)[-1] in DEPTHS:
+                    out += [(f"rest:{h}:{p}:{q}", [i < a - self.values[s[0]][q] for i, a, s in zip(idx, x, samples)]) for q in nums if "shared" in q]
                 if min(x) > 0:
                     for add in (0, 1):
                         out.append((f"mod:{h}:{add}:{p}", [(i + add) % a == 0 for i, a in zip(idx, x)]))
@@ -352,7 +356,7 @@ class Fitter:
         f = a.lstrip("!").split(":")
         op = f[0]
         return {"t": f[1:2], "nn": f[1:2], "eq": f[1:2], "gt": f[1:2], "same": f[1:3], "i": [], "last": [], "lt": f[2:3],
-                "mod": f[3:4], "off": f[2:4], "at": f[2:3], "cyc": f[2:3], "in": f[2:3]}[op]
+                "mod": f[3:4], "off": f[2:4], "at": f[2:3], "cyc": f[2:3], "in": f[2:3], "rest": f[2:4]}[op]
 
     @staticmethod
     def cover(masks, pos, neg, flip, n):
