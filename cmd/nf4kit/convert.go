@@ -178,7 +178,7 @@ func (o *ConvertOptions) addFlags(cmd *cobra.Command) {
 	fs.StringVar(&o.Recipe, "recipe", "", "read flags from a YAML `FILE`")
 	fs.StringArrayVar(&o.Targets, "target", nil, "loader to write for: transformers5, transformers4, vllm, sglang, diffusers or unsloth (with routed experts in 4 bits); default the first two, for a model of diffusers the last (repeatable)")
 	fs.StringVar(&o.Towers, "towers", "keep", "vision and audio towers: keep, or quantize as transformers would")
-	fs.StringVar(&o.MoE, "moe", "keep", "routed experts: keep them in 16 bits, as transformers 5 needs, or per-expert to quantize those stored one by one, for transformers 4, vLLM and Unsloth")
+	fs.StringVar(&o.MoE, "moe", "keep", "routed experts: keep them in 16 bits, as transformers 5 needs, or per-expert to quantize those stored one by one, for transformers 4 and vLLM, and to leave them so for Unsloth, which else gets stacks")
 	fs.BoolVar(&o.AsBnb, "as-bitsandbytes", false, "quantize all that BitsAndBytesConfig does: towers, encoders' poolers, and weights that the model's own code then misreads")
 	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file")
 	o.Limits.addFlags(fs)

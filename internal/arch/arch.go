@@ -128,15 +128,16 @@ type Class struct {
 	AllPaths []string
 	Paths    [NumVersions][]string
 
-	Head      bool // output embedding or the last module of a task head
-	Embedding bool // nn.Embedding
-	Router    bool // picks experts, or weighs the shared one
-	Expert    bool // belongs to one routed expert, or to all of them (3-D)
-	Tower     bool // vision or audio encoder of a generative model
-	Projector bool // between a tower and the text model
-	Fused     bool // consumed by a WeightConverter of 5.x, so it cannot be loaded packed there
-	Unlisted  bool // quantized by both, but no skip list tells it from a kept module in all their versions, so not in the set for both
-	Split     bool // fused experts that a quantized checkpoint must hold one by one, transposed (Llama-4)
+	Head      bool   // output embedding or the last module of a task head
+	Embedding bool   // nn.Embedding
+	Router    bool   // picks experts, or weighs the shared one
+	Expert    bool   // belongs to one routed expert, or to all of them (3-D)
+	Tower     bool   // vision or audio encoder of a generative model
+	Projector bool   // between a tower and the text model
+	Fused     bool   // consumed by a WeightConverter of 5.x, so it cannot be loaded packed there
+	Unlisted  bool   // quantized by both, but no skip list tells it from a kept module in all their versions, so not in the set for both
+	Stack     string // of a routed expert's matrix that 5.x joins with others: the name that it gives the stack, [experts, out, in]
+	Split     bool   // fused experts that a quantized checkpoint must hold one by one, transposed (Llama-4)
 
 	Hold [NumVersions]Hold // whether the version holds it in float32, see [Class.Float32]
 

@@ -76,6 +76,9 @@ func (e *entry) describe(f found, name string) Class {
 		Fused:     k5 == 'F',
 		Split:     is("X"),
 	}
+	if c.Fused && c.Expert && whole {
+		c.Stack = strings.TrimSuffix(f.p[V5], "!")
+	}
 	c.Module = is("LSCK") || k5 == 'F' && !whole
 	if !strings.HasSuffix(name, ".weight") {
 		// nn.MultiheadAttention's in_proj_weight, which 5.x splits into Linears: they are kept, and the list must say so.

@@ -34,8 +34,10 @@ func (p *Plan) consumable() (*consumer, error) {
 		if it.Method != "" || it.Parts != nil {
 			return nil, refuse("--consume-source is for plain weights, and %s is put together from several tensors", it.Name)
 		}
-		names[it.Name] = true
-		c.needs[it.File] = append(c.needs[it.File], it.Shard)
+		for _, t := range it.sources() {
+			names[t.Name] = true
+			c.needs[t.File] = append(c.needs[t.File], it.Shard)
+		}
 	}
 	for _, t := range p.src.Tensors {
 		if !names[t.Name] {
@@ -75,9 +77,11 @@ func (p *Plan) checkUnread(todo []bool) error {
 		if todo != nil && !todo[it.Shard] {
 			continue
 		}
-		for _, sh := range p.src.Shards {
-			if sh.Name == it.File && sh.Unread() != nil {
-				return sh.Unread()
+		for _, t := range it.sources() {
+			for _, sh := range p.src.Shards {
+				if sh.Name == t.File && sh.Unread() != nil {
+					return sh.Unread()
+				}
 			}
 		}
 	}

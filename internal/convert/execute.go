@@ -236,6 +236,9 @@ func (x *execution) weight(it *Item) (*quantize.Weight, error) {
 			return s.Encode()
 		},
 		Bad: func(index int64, value float64) error {
+			if of, at := it.Part(index); of != it.Tensor {
+				return &weights.ValueError{Tensor: of.Name, File: of.File, Index: at, Shape: of.Shape, Value: value, DType: x.plan.runDType}
+			}
 			return &weights.ValueError{Tensor: it.Name, File: it.File, Index: index, Shape: it.Shape, Value: value, DType: x.plan.runDType}
 		},
 		Progress: func(bytes int64) { x.advance(it, bytes) },

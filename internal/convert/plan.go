@@ -44,6 +44,14 @@ func (it *Item) across() bool {
 	return it.Parts != nil || !it.Quantize && it.Turned && it.Class.Conv1D
 }
 
+// sources are the tensors that the item is made of.
+func (it *Item) sources() []*weights.Tensor {
+	if it.Of != nil {
+		return it.Of
+	}
+	return []*weights.Tensor{it.Tensor}
+}
+
 // State is the quant_state record of a quantized item, without the offset.
 func (it *Item) State(run safetensors.DType) *bnb.State {
 	return &bnb.State{Format: it.Spec, DType: decodedDType(run), Shape: [2]int64(it.Shape), Stack: it.Stack}
@@ -244,10 +252,6 @@ func newPlan(m *weights.Model, opt *Options, common bool) (*Plan, error) {
 	if err := p.checkPatterns(pol); err != nil {
 		return nil, err
 	}
-	if n := p.outputTensors(); n > checkpoint.MaxTensors {
-		return nil, &SourceError{Path: p.src.Path, Msg: fmt.Sprintf("the output would have %d tensors, sidecars included; want at most %d", n, checkpoint.MaxTensors),
-			Hint: "keep some with --skip"}
-	}
 	if err := p.chooseDType(opt); err != nil {
 		return nil, err
 	}
@@ -256,6 +260,16 @@ func newPlan(m *weights.Model, opt *Options, common bool) (*Plan, error) {
 	}
 	if err := p.checkTargets(opt); err != nil {
 		return nil, err
+	}
+	if opt.targets()&arch.Unsloth != 0 {
+		if opt.joinsExperts() {
+			p.joinExperts(m)
+		}
+		p.noteRagged(opt)
+	}
+	if n := p.outputTensors(); n > checkpoint.MaxTensors {
+		return nil, &SourceError{Path: p.src.Path, Msg: fmt.Sprintf("the output would have %d tensors, sidecars included; want at most %d", n, checkpoint.MaxTensors),
+			Hint: "keep some with --skip"}
 	}
 	p.checkReads(opt)
 	if !opt.ExactStorage {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
@@ -59,23 +60,27 @@ func (p *policy) decide(name string, d safetensors.DType, shape []int64, class a
 			dec.reason, dec.misread = why+" (--as-bitsandbytes quantizes it)", true
 		}
 	}
-	only := p.match(p.opt.Only, p.only, name)
+	names := []string{name}
+	if class.Stack != "" && p.opt.joinsExperts() {
+		names = append(names, class.Stack) // patterns may name what is written, too
+	}
+	only := match(p.opt.Only, p.only, names)
 	if p.model == nil && only && weights.IsFloat(d) && len(shape) == 2 && shape[0] > 0 && shape[1] > 0 {
 		dec.reason = "" // on a bare file, --only overrides every default exclusion
 	}
 	quantizable := dec.reason == ""
 	if only && quantizable {
-		p.use(p.opt.Only, p.only, name)
+		use(p.opt.Only, p.only, names)
 	}
 	if len(p.opt.Only) > 0 && !only && quantizable {
 		dec.reason = "not matched by --only"
 	}
-	if p.match(p.opt.Skip, p.skip, name) && quantizable {
+	if match(p.opt.Skip, p.skip, names) && quantizable {
 		dec.reason = "matched by --skip"
-		p.use(p.opt.Skip, p.skip, name)
+		use(p.opt.Skip, p.skip, names)
 	}
 	for i, r := range p.opt.Rules {
-		if !r.Pattern.MatchString(name) {
+		if !slices.ContainsFunc(names, r.Pattern.MatchString) {
 			continue
 		}
 		p.rules[i].matched++
@@ -98,7 +103,7 @@ func (p *policy) decide(name string, d safetensors.DType, shape []int64, class a
 // format is that of a weight before rules change it.
 func (p *policy) format(name string, shape []int64, class arch.Class) bnb.Format {
 	f := p.opt.Spec
-	if !p.opt.FitExperts || p.t&arch.Unsloth == 0 || !class.Expert || len(shape) != 2 || ExpertStack(name) == "" {
+	if !p.opt.FitExperts || p.t&arch.Unsloth == 0 || p.opt.joinsExperts() || !class.Expert || len(shape) != 2 || ExpertStack(name) == "" {
 		return f
 	}
 	if n := shape[0] * shape[1]; n%int64(f.Block()) != 0 {
@@ -107,10 +112,10 @@ func (p *policy) format(name string, shape []int64, class arch.Class) bnb.Format
 	return f
 }
 
-func (p *policy) match(list []*regexp.Regexp, n []usage, name string) bool {
+func match(list []*regexp.Regexp, n []usage, names []string) bool {
 	hit := false
 	for i, re := range list {
-		if re.MatchString(name) {
+		if slices.ContainsFunc(names, re.MatchString) {
 			n[i].matched++
 			hit = true
 		}
@@ -118,9 +123,9 @@ func (p *policy) match(list []*regexp.Regexp, n []usage, name string) bool {
 	return hit
 }
 
-func (p *policy) use(list []*regexp.Regexp, n []usage, name string) {
+func use(list []*regexp.Regexp, n []usage, names []string) {
 	for i, re := range list {
-		if re.MatchString(name) {
+		if slices.ContainsFunc(names, re.MatchString) {
 			n[i].used++
 		}
 	}

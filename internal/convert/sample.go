@@ -54,7 +54,8 @@ func (p *Plan) sample(t *weights.Tensor, first int64, n int, run kernel.Elem) ([
 		return nil, err
 	}
 	if at >= 0 {
-		return nil, &weights.ValueError{Tensor: t.Name, File: t.File, Index: at, Shape: t.Shape,
+		of, index := t.Part(at)
+		return nil, &weights.ValueError{Tensor: of.Name, File: of.File, Index: index, Shape: of.Shape,
 			Value: weights.ValueAt(raw, t.Elem(), int(at-first)), DType: p.runDType}
 	}
 	return values, nil

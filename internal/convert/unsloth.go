@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 )
 
@@ -72,7 +73,7 @@ func (p *Plan) checkUnsloth(opt *Options) error {
 	}
 	refuse := func(format string, args ...any) error { return &OptionError{"unsloth " + fmt.Sprintf(format, args...)} }
 	first := map[string]*Item{}
-	var packed, kept, ragged, fitted *Item
+	var packed, kept *Item
 	for i := range p.items {
 		it := &p.items[i]
 		stack := ExpertStack(it.Name)
@@ -91,18 +92,74 @@ func (p *Plan) checkUnsloth(opt *Options) error {
 		if f.Spec != it.Spec {
 			return refuse("reads all experts of %s as the first, and %s would be %s where %s is %s", stack, it.Name, it.Spec, f.Name, f.Spec)
 		}
-		if it.Stack == 0 && it.Elems()%int64(it.Spec.Block()) != 0 {
-			ragged = it
-		}
-		if opt.FitExperts && it.Stack == 0 && len(it.Shape) == 2 && it.Spec.Block() < opt.Spec.Block() && it.Elems()%int64(opt.Spec.Block()) != 0 {
-			fitted = it
-		}
 	}
 	switch {
 	case packed != nil && kept != nil:
 		return refuse("loads the routed experts of all layers in 4 bits or none, and %s would be kept (%s) where %s is packed", kept.Name, kept.Reason, packed.Name)
 	case packed == nil && p.stats.ExpertParams > 0:
 		p.warnings = append(p.warnings, "--target unsloth packs no experts of this model: "+kept0(p))
+	}
+	return nil
+}
+
+// joinsExperts reports whether experts that lie one by one are written as the stacks that Unsloth makes of them. It reads these
+// exactly, where it rounds the tables of others, and they have one table and one record in place of hundreds. They lie by themselves
+// where the user wants them so, where their inputs are known, which are those of each expert, and where a checkpoint in 4 bits had them so.
+func (o *Options) joinsExperts() bool {
+	return o.targets()&arch.Unsloth != 0 && !o.PerExpert && o.Inputs == nil && o.Formats == nil
+}
+
+// joinExperts makes one item of all that are parts of a stack.
+func (p *Plan) joinExperts(m *weights.Model) {
+	var parts []*weights.Tensor
+	for i := range p.items {
+		if it := &p.items[i]; it.Quantize && it.Class.Stack != "" {
+			parts = append(parts, it.Tensor)
+		}
+	}
+	stackOf := map[*weights.Tensor]*weights.Tensor{}
+	for _, t := range m.Join(parts) {
+		for _, part := range t.Of {
+			stackOf[part] = t
+		}
+	}
+	if len(stackOf) == 0 {
+		return
+	}
+	var items []Item
+	joined := map[*weights.Tensor]bool{}
+	for i := range p.items {
+		it := p.items[i]
+		if t := stackOf[it.Tensor]; t != nil {
+			if joined[t] {
+				p.stats.QuantCount--
+				continue
+			}
+			joined[t] = true
+			it.Tensor, it.Stack = t.Stacked(), t.Shape[0]
+			it.Shape = it.Tensor.Shape
+		}
+		it.index = len(items)
+		items = append(items, it)
+	}
+	p.items = items
+	p.kinds()
+}
+
+// noteRagged says which experts that stay by themselves Unsloth packs again.
+func (p *Plan) noteRagged(opt *Options) {
+	var ragged, fitted *Item
+	for i := range p.items {
+		it := &p.items[i]
+		if ExpertStack(it.Name) == "" || !it.Class.Expert || !it.Quantize || it.Stack > 0 {
+			continue
+		}
+		if it.Elems()%int64(it.Spec.Block()) != 0 {
+			ragged = it
+		}
+		if opt.FitExperts && it.Spec.Block() < opt.Spec.Block() && it.Elems()%int64(opt.Spec.Block()) != 0 {
+			fitted = it
+		}
 	}
 	if fitted != nil {
 		p.notices = append(p.notices, fmt.Sprintf("%s has %d weights, no whole blocks of %d: experts of that size are in blocks of %d, "+
@@ -117,7 +174,6 @@ func (p *Plan) checkUnsloth(opt *Options) error {
 		}
 		p.notices = append(p.notices, note)
 	}
-	return nil
 }
 
 // kept0 is the reason of the first routed expert that is kept.

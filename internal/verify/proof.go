@@ -169,6 +169,9 @@ func (r *Report) pair(sub *subject, ix *weights.Index, source *checkpoint.Source
 			r.find(fourbit.Warning, j.t.Shard, j.t.Name, "not proven: %v", err)
 			continue
 		}
+		for _, part := range j.src.Of {
+			used[part.Name] = true
+		}
 		run = append(run, j)
 	}
 	return run, used

@@ -39,6 +39,17 @@ func NewIndex(src *checkpoint.Source) (*Index, error) {
 		}
 	}
 	slices.Sort(ix.names)
+	if m.Arch != nil {
+		all := make([]*Tensor, len(m.Tensors))
+		for i := range m.Tensors {
+			all[i] = &m.Tensors[i]
+		}
+		for _, t := range m.Join(all) {
+			if ix.byName[t.Name] == nil {
+				ix.byName[t.Name] = t
+			}
+		}
+	}
 	return ix, nil
 }
 

@@ -40,6 +40,8 @@ type Tensor struct {
 	// Parts are the matrices [out, in] of a stack of experts [experts, in, matrices*out] that a quantized checkpoint holds one
 	// by one, in the order of the experts and of the matrices side by side in the stack. Values is nil then.
 	Parts []Tensor
+	// Of are the matrices that a stack was joined of, see [Model.Join], in the order in which Values has them.
+	Of []*Tensor
 
 	Method string // that it was decoded from, as quant_method spells it; "" if it is stored as it is
 	// Unrounded says that the weight is quantized as it is, not rounded to the dtype of the run first: that of a merge is not, where
@@ -109,7 +111,8 @@ func (t *Tensor) ReadAs(dst []byte, e kernel.Elem, raw []byte, first int64, n in
 // bad is the error of element at of values, of which the first is element first of the tensor, that e does not hold.
 func (t *Tensor) bad(first int64, at int, values []byte, elem, e kernel.Elem) error {
 	d := map[kernel.Elem]safetensors.DType{kernel.BF16: safetensors.BF16, kernel.F16: safetensors.F16, kernel.F32: safetensors.F32}[e]
-	return &ValueError{Tensor: t.Name, File: t.File, Index: first + int64(at), Shape: t.Shape, Value: ValueAt(values, elem, at), DType: d}
+	of, index := t.Part(first + int64(at))
+	return &ValueError{Tensor: of.Name, File: of.File, Index: index, Shape: of.Shape, Value: ValueAt(values, elem, at), DType: d}
 }
 
 // Floats is the tensor with float64 presented as float32, the way torch converts a double on its way to 16 bits.

@@ -1,13 +1,14 @@
 """Loads experts in 4 bits as Unsloth does: by the functions of unsloth_zoo, which replace parts of transformers 5.
 
-A case: {"program": nf4kit; "family": of families_models.py or of those added here; "out": a directory to work in; "flags"}. It makes
-the model, converts it with --target unsloth and loads that. The answer counts the stacks of experts of the model that came to be in
-4 bits ("packed"), those of them whose values are, bit for bit, what bitsandbytes decodes of the file ("equal"), and the stacks that
-stay in 16 bits ("kept"); it has the keys that loading missed, what convert said ("said"), how many experts are Linears in 4 bits
-("linears"), and how far logits of Unsloth's forward are from those of transformers with the decoded weights ("forward", relative).
+A case: {"program": nf4kit; "family": of families_models.py or of those added here; "out": a directory to work in; "flags"; "dtype"}. It
+makes the model, converts it with --target unsloth and loads that in dtype, bfloat16 if a case does not say. The answer counts the stacks
+of experts of the model that came to be in 4 bits ("packed"), those that stay in 16 bits ("kept"), the experts that are Linears in 4 bits
+("linears"), and how many of the first and the last have, bit for bit, the values that bitsandbytes decodes of the file ("equal"); it has
+the keys that loading missed, what convert said ("said"), and how far logits of Unsloth's forward are from those of transformers with
+the decoded weights ("forward", relative).
 
-Values are compared as loaded in float32. Of experts that lie one by one Unsloth's loading rounds the tables of the scales to the
-dtype of the model.
+Of experts that lie one by one (--moe per-expert) Unsloth's loading rounds the tables of the scales to the dtype of the model, so that
+these have the values in float32 alone.
 
 unsloth_zoo asks for a GPU when it is imported. Only its parts that need none are: its packages are modules with a path and no code.
 """
@@ -51,7 +52,7 @@ LEAF = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 
 
 def decoded(path):
-    """{(layer, "gate_up_proj" or "down_proj"): the stack of experts that the file's codes stand for}"""
+    """What the file's codes stand for: {(layer, "gate_up_proj" or "down_proj"): stack of experts}, {(layer, leaf, expert): matrix}"""
     tensors = {}
     for file in sorted(os.listdir(path)):
         if file.endswith(".safetensors"):
@@ -72,7 +73,7 @@ def decoded(path):
         n = 1 + max(e for l, _, e in single if l == layer)
         out[layer, "down_proj"] = torch.stack([single[layer, "down_proj", e] for e in range(n)])
         out[layer, "gate_up_proj"] = torch.stack([torch.cat([single[layer, "gate_proj", e], single[layer, "up_proj", e]]) for e in range(n)])
-    return out
+    return out, single
 
 
 def experts(model):
@@ -98,9 +99,15 @@ def handle(case):
     if done.returncode:
         out["error"] = out["said"]
         return out
-    loaded, out["keys"] = load(type(model), packed, torch.float32)
-    out["linears"] = sum(".experts." in n for n in common.linear4bit(loaded))
-    want = decoded(packed)
+    dtype = getattr(torch, case.get("dtype") or "bfloat16")
+    loaded, out["keys"] = load(type(model), packed, dtype)
+    want, single = decoded(packed)
+    for name, module in common.linear4bit(loaded).items():
+        m = EXPERT.search(name)
+        if m is not None and m[2] is not None:
+            out["linears"] += 1
+            got, there = F.dequantize_4bit(module.weight.data, module.weight.quant_state), single.get((m[1], m[3], int(m[2])))
+            out["equal"] += there is not None and got.shape == there.shape and torch.equal(got, there.to(got.dtype))
     for layer, leaf, p in experts(loaded):
         if not isinstance(p, common.bnb.nn.Params4bit):
             out["kept"] += 1
@@ -110,7 +117,8 @@ def handle(case):
         out["equal"] += there is not None and got.shape == there.shape and torch.equal(got, there.to(got.dtype))
     if out["packed"]:
         subprocess.run([case["program"], "dequantize", "-q", packed, plain], check=True)
-        loaded, _ = load(type(model), packed, torch.bfloat16)
+        if dtype != torch.bfloat16:
+            loaded, _ = load(type(model), packed, torch.bfloat16)
         reference, _ = load(type(model), plain, torch.bfloat16)
         out["forward"] = common.relative(common.forward(loaded), common.forward(reference))
     return out
