@@ -36,7 +36,8 @@ Compression takes a fifth off weights in bfloat16, and next to nothing off NF4 c
 hold 3.87 of their 4 bits: docs/pack.md.
 
 Digests in nf4kit.json are checked on the way. FILE appears when it is complete, and not
-before. Files and folders whose names begin with a dot stay behind.
+before; there must be room for all files as they are. Files and folders whose names begin
+with a dot stay behind.
 
 ` + sourceHelp,
 		Example: `  nf4kit pack Llama-3.2-1B-nf4 Llama-3.2-1B-nf4.tar.zst

@@ -68,6 +68,13 @@ func Pack(ctx context.Context, src *checkpoint.Source, dst string, opt Options) 
 			err = errors.Join(err, out.Abort())
 		}
 	}()
+	var total int64
+	for _, f := range files {
+		total += f.Size
+	}
+	if err := checkpoint.CheckSpace(out.Name(), total); err != nil { // codes do not become smaller
+		return nil, err
+	}
 	frames, err := newFrameWriter(ctx, out, opt.Jobs)
 	if err != nil {
 		return nil, err
