@@ -261,6 +261,10 @@ func (f *File) Close() error {
 	if err := f.File.Close(); err != nil {
 		return fmt.Errorf("close %s: %w", f.rel, err)
 	}
+	if _, err := f.out.root.Lstat(filepath.FromSlash(f.rel)); err == nil {
+		return &OutputError{Path: filepath.Join(f.out.dir, filepath.FromSlash(f.rel)), Reason: "another file of the output has a name that this system takes for the same",
+			Hint: "rename one of them in the source", Err: fs.ErrExist}
+	}
 	if err := f.out.root.Rename(f.partial, filepath.FromSlash(f.rel)); err != nil {
 		return fmt.Errorf("close %s: %w", f.rel, err)
 	}

@@ -416,6 +416,23 @@ func TestCreateNames(t *testing.T) {
 	}
 }
 
+// TestFolded: where a system takes two names for the same, the second file does not replace the first.
+func TestFolded(t *testing.T) {
+	o, err := Create(filepath.Join(t.TempDir(), "out"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Abort()
+	if err := o.WriteFile("A.json", []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	_ = os.Link(filepath.Join(o.Staging(), "A.json"), filepath.Join(o.Staging(), "a.json")) // there already, where it is the same
+	err = o.WriteFile("a.json", nil)
+	if err == nil || !strings.Contains(err.Error(), "a.json: another file of the output has a name that this system takes for the same") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestCopyFile(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"blob": "content", "config.json": "{}"})
