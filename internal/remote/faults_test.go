@@ -16,6 +16,26 @@ import (
 	"github.com/nf4kit/nf4kit/internal/remote/standin"
 )
 
+// What servers, files and runs before may do wrong, and the test that has its message:
+//
+//	short ranges, wrong lengths, ignored ranges        TestMisbehaviour
+//	another ETag or size than before                   TestMisbehaviour
+//	a byte now and then, nothing at all                TestMisbehaviour
+//	429, 5xx, Retry-After, RateLimit                   TestMisbehaviour
+//	signed addresses that end                          TestMisbehaviour, TestHub
+//	redirects: loops, other schemes, out of TLS        TestRedirects
+//	a token to another host                            TestRedirects, TestHub, interop's TestHub
+//	private, gated, renamed, not there                 TestRefused
+//	uploads: all of this, and files that do not arrive TestDestinationFaults, TestPush
+//	names that lead out, in lists and in an index      TestHostileList, FuzzHub; checkpoint's TestOpenErrors, TestReadFile
+//	links, pipes and what else is no file              checkpoint's TestSideFilesAmiss, TestPipes; archive's TestHostileNames
+//	names that some systems take for the same          archive's TestHostileNames, checkpoint's TestFolded
+//	archives that expand, are cut or changed           archive's TestDamaged
+//	headers and numbers beyond the file                cmd/nf4kit's TestHostileFiles
+//	a source or settings that have changed             convert's TestResumeRefuses, TestDifferentSource
+//	a flipped bit of the journal, half a weights file  convert's TestResume, TestDeliveredResumed
+//	a full disk, a kill, an interrupt                  cmd/nf4kit's TestFullDisk, TestKilled, TestInterruptedLate
+
 // readAll opens a source and reads its first tensor.
 func readAll(ctx context.Context, src string, opt Options) error {
 	s, err := Open(ctx, src, opt)
