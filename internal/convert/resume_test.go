@@ -313,6 +313,26 @@ func TestResumeRefuses(t *testing.T) {
 	}
 }
 
+// TestDifferentSource: what tells a source from another is named.
+func TestDifferentSource(t *testing.T) {
+	file := func(name string, size int64, header, id string) sourceIdentity {
+		return sourceIdentity{manifest.SourceFile{Name: name, Size: size, HeaderSHA256: header}, id}
+	}
+	was := []sourceIdentity{file("a", 1, "h", "i"), file("b", 2, "h", "i")}
+	for want, is := range map[string][]sourceIdentity{
+		"":                                  was,
+		"it had 2 weights files, now has 1": was[:1],
+		"it had the file b, now has c":      {was[0], file("c", 2, "h", "i")},
+		"b had 2 bytes, now has 3":          {was[0], file("b", 3, "h", "i")},
+		"b had a header with SHA-256 h, now has g": {was[0], file("b", 2, "g", "i")},
+		"b was i, now is j":                        {was[0], file("b", 2, "h", "j")},
+	} {
+		if got := differentSource(was, is); got != want {
+			t.Errorf("%q; want %q", got, want)
+		}
+	}
+}
+
 // A journal with a damaged first record still tells files of this run from those of another.
 func TestResumeDamagedOther(t *testing.T) {
 	r := newResumable(t)
