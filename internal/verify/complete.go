@@ -23,7 +23,7 @@ func (r *Report) complete(sub *subject, allow bool) error {
 		tensors = append(tensors, complete.Tensor{Name: t.Name, DType: t.DType, Shape: t.Shape})
 	}
 	for _, w := range sub.groups.Weights {
-		tensors = append(tensors, complete.Tensor{Name: w.Name, DType: safetensors.BF16, Shape: w.State.Dims(), Turned: w.State.Stack == 0})
+		tensors = append(tensors, complete.Tensor{Name: w.Name, DType: safetensors.BF16, Shape: w.State.Dims(), Turned: model.ClassifyTensor(w.Name, 2).Conv1D})
 	}
 	found, err := convert.Completeness(sub.cfg, model, tensors)
 	if err != nil {

@@ -304,6 +304,16 @@ func TestFinds(t *testing.T) {
 				return name, data
 			})
 		}, false, "model.layers.0.self_attn.q_proj.weight"},
+		// transformers loads it without a word, and its output is off
+		{"a Linear whose shape is turned", func(dir string) {
+			os.Remove(filepath.Join(dir, manifest.Name))
+			rewrite(t, dir, func(name string, data []byte) (string, []byte) {
+				if strings.HasPrefix(name, "model.layers.1.mlp.up_proj.weight.quant_state.") {
+					data = bytes.Replace(data, []byte("[448, 128]"), []byte("[128, 448]"), 1)
+				}
+				return name, data
+			})
+		}, false, "misshapen: expected shape [448, 128], found [128, 448]"},
 		{"a lost layer, by the source", func(dir string) {
 			os.Remove(filepath.Join(dir, manifest.Name))
 			rewrite(t, dir, func(name string, data []byte) (string, []byte) {
