@@ -19,6 +19,7 @@ var otherEnv = map[string]bool{
 	"NF4KIT_KERNEL":          true, // forces a kernel implementation, see internal/kernel
 	"NF4KIT_REQUIRE_KERNELS": true, // tests: fail if a kernel of this CPU was not run
 	"NF4KIT_INTEROP_HOME":    true, // tests: where the Python environments live
+	"NF4KIT_VERSITYGW":       true, // tests: an S3 server
 	"NF4KIT_INTEROP_BINARY":  true, // tests: the program under test, in place of one that is built
 }
 

@@ -39,14 +39,15 @@ type delivery struct {
 	to Store
 
 	opening sync.Once
+	opened  bool  // it is marked
 	failed  error // of opening
 
 	mu   sync.Mutex
 	sent map[string]bool // there by now
 }
 
-// storeMark is a file in a store that says that the others are being written there: it comes before them and goes after them.
-const storeMark = ".nf4kit-incomplete"
+// StoreMark is a file in a store that says that the others are being written there: it comes before them and goes after them.
+const StoreMark = ".nf4kit-incomplete"
 
 const storeMarkText = "nf4kit is writing what lies here. It is complete when this file is gone.\n"
 
@@ -62,7 +63,7 @@ func checkStore(s Store, dir string, opt Options) error {
 		}
 	}
 	files, err := s.List()
-	if _, marked := files[storeMark]; err != nil || len(files) == 0 || marked && begun(dir) {
+	if _, marked := files[StoreMark]; err != nil || len(files) == 0 || marked && begun(dir) {
 		return err
 	}
 	if !opt.Force {
@@ -86,9 +87,8 @@ func (o *Output) Delivered() (map[string]Stored, error) { return o.store.to.List
 // Deliver sends a finished file to the store and removes it here.
 func (o *Output) Deliver(rel string) (Stored, error) {
 	d := o.store
-	d.opening.Do(func() { d.failed = o.openStore() })
-	if d.failed != nil {
-		return Stored{}, d.failed
+	if err := o.openStore(); err != nil {
+		return Stored{}, err
 	}
 	f, err := o.OpenFile(rel)
 	if err != nil {
@@ -113,26 +113,37 @@ func (o *Output) Deliver(rel string) (Stored, error) {
 	return got, nil
 }
 
+// OpenStore finds out whether the store takes files before there are any. What Force replaces stays until the first is ready.
+func (o *Output) OpenStore() error {
+	if o.store == nil || o.force {
+		return nil
+	}
+	return o.openStore()
+}
+
 // openStore marks the store as one that is being written, and removes what it holds and this output does not, before the first file
 // goes there: a loader must not meet new files under an old index. Tasks share what is there, and leave it.
 func (o *Output) openStore() error {
-	if err := o.putMark(); err != nil || o.task != "" || !o.force && !o.resumed {
-		return err
-	}
-	files, err := o.store.to.List()
-	if err != nil {
-		return err
-	}
-	delete(files, storeMark)
-	for name := range o.store.sent {
-		delete(files, name)
-	}
-	return o.remove(files)
-}
-
-func (o *Output) putMark() error {
-	_, err := o.store.to.Put(storeMark, strings.NewReader(storeMarkText), int64(len(storeMarkText)))
-	return err
+	d := o.store
+	d.opening.Do(func() {
+		if _, d.failed = d.to.Put(StoreMark, strings.NewReader(storeMarkText), int64(len(storeMarkText))); d.failed != nil {
+			return
+		}
+		d.opened = true
+		if o.task != "" || !o.force && !o.resumed {
+			return
+		}
+		var files map[string]Stored
+		if files, d.failed = d.to.List(); d.failed != nil {
+			return
+		}
+		delete(files, StoreMark)
+		for name := range d.sent {
+			delete(files, name)
+		}
+		d.failed = o.remove(files)
+	})
+	return d.failed
 }
 
 // remove removes files of the store: first what loaders begin with.
@@ -173,7 +184,7 @@ func (o *Output) commitStored(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := o.store.to.Remove(storeMark); err != nil {
+	if err := o.store.to.Remove(StoreMark); err != nil {
 		return err
 	}
 	if err := errors.Join(o.closeAll(), os.RemoveAll(o.staging), o.lock.release()); err != nil {
@@ -184,13 +195,13 @@ func (o *Output) commitStored(ctx context.Context) error {
 
 // withdraw removes from the store what this run and earlier attempts at the same have sent there, which is all that is marked.
 func (o *Output) withdraw() error {
-	if o.store == nil || len(o.store.sent) == 0 && !o.resumed {
+	if o.store == nil || !o.store.opened && !o.resumed {
 		return nil
 	}
 	files, err := o.store.to.List()
-	if _, marked := files[storeMark]; err != nil || !marked {
+	if _, marked := files[StoreMark]; err != nil || !marked {
 		return err
 	}
-	delete(files, storeMark)
-	return errors.Join(o.remove(files), o.store.to.Remove(storeMark))
+	delete(files, StoreMark)
+	return errors.Join(o.remove(files), o.store.to.Remove(StoreMark))
 }

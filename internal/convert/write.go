@@ -125,6 +125,9 @@ func (p *Plan) tensors(ctx context.Context, out *checkpoint.Output, opt *WriteOp
 	if err := checkpoint.CheckSpace(out.Staging(), need); err != nil {
 		return nil, err
 	}
+	if err := out.OpenStore(); err != nil {
+		return nil, err
+	}
 	sink, err := p.openSink(out, record, x.files, s)
 	if err != nil {
 		return nil, err

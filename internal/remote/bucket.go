@@ -48,6 +48,11 @@ func openBucket(ctx context.Context, c *client, getenv func(string) string, loc 
 	t := newTree(ctx, c, loc.Scheme+"://"+loc.URL.Host+"/"+name)
 	for _, f := range files {
 		rel := strings.TrimPrefix(f.Path, b.prefix)
+		if rel == checkpoint.StoreMark {
+			_ = t.Close() // there is nothing under way
+			return nil, &Error{Path: t.top, Expected: "a whole model", Found: "one that is being written, or that a run which did not end has left: " + rel + " lies there",
+				Hint: "wait for the run, or give its command again"}
+		}
 		t.add(rel, f.Size, &object{c: c, path: t.top + "/" + rel, at: b.address(f.Path), size: f.Size, etag: f.OID, refused: b.refused}, "")
 	}
 	if len(t.files) == 0 {
