@@ -70,9 +70,10 @@ type edit struct {
 	apply             func(*Run) bool
 }
 
+// edits are the candidates for a run: one table, as long as they are many.
 func edits(r Run) []edit {
 	adapters := r.Method == LoRA || r.Method == QLoRA
-	all := []edit{
+	return []edit{
 		{"attention that keeps no scores", "--attention sdpa", "none; it is faster too (Dao et al. 2022)", 1, func(r *Run) bool {
 			old := r.Attention
 			r.Attention = SDPA
@@ -172,7 +173,6 @@ func edits(r Run) []edit {
 			return !r.InBackward && r.GPUs <= 1<<16
 		}},
 	}
-	return all
 }
 
 // Changes lists what would make the plan smaller, most bytes saved per price

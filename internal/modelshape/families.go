@@ -5,7 +5,8 @@ package modelshape
 // Llama in gpt.go and encdec.go.
 var families map[string]func(*builder, *config)
 
-func init() { // a map literal would refer to itself through the composite types
+// One table, as long as there are families. A map literal would refer to itself through the composite types.
+func init() {
 	families = map[string]func(*builder, *config){
 		"llama": llamaFamily, "granite": llamaFamily, "smollm3": llamaFamily, "helium": llamaFamily,
 		"mistral": func(b *builder, c *config) { b.llama(c, "model.", "lm_head", decoder{}) },
