@@ -1,12 +1,11 @@
 package remote
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/xml"
-	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -343,9 +342,9 @@ var regionPattern = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 // refused explains a status of the store.
 func (b *bucket) refused(a *answer) error {
 	e := &Error{Path: b.loc.String(), Found: "the answer " + a.Status, status: a.StatusCode}
-	raw, _ := bufio.NewReader(a.body).Peek(2048)
-	var said struct{ Code, Message string }
-	if errors.Is(xml.Unmarshal(raw, &said), nil) && said.Code != "" {
+	var said struct{ Code string }
+	_ = xml.NewDecoder(io.LimitReader(a.body, maxPage)).Decode(&said) // what is none of S3 has no code
+	if said.Code != "" {
 		e.Found += ": " + clip(said.Code)
 	}
 	if region := a.Header.Get("X-Amz-Bucket-Region"); regionPattern.MatchString(region) && b.region == "" {

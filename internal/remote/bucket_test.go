@@ -38,7 +38,8 @@ func objects(t *testing.T, dir string, azure bool, allowed func(r *http.Request)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !allowed(r) {
 			w.WriteHeader(http.StatusForbidden)
-			fmt.Fprint(w, "<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
+			// As long as what S3 says of a signature that does not match.
+			fmt.Fprintf(w, "<Error><Code>AccessDenied</Code><Message>no</Message><CanonicalRequest>%s</CanonicalRequest></Error>", strings.Repeat("x", 5000))
 			return
 		}
 		q := r.URL.Query()
