@@ -11,6 +11,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/feedback"
@@ -217,16 +218,28 @@ func (f *File) Gram(weight string, columns int64) (calibration, held []float32, 
 		return nil, nil, nil
 	}
 	var out [2][]float32
-	for i, part := range []string{gram, heldout} {
-		t := f.f.Lookup(e + part)
-		if t.Shape[0] != columns {
+	var errs [2]error
+	var wg sync.WaitGroup
+	for _, part := range []string{gram, heldout} {
+		if t := f.f.Lookup(e + part); t.Shape[0] != columns {
 			return nil, nil, f.otherModel(e+part, weight, columns, t)
 		}
-		if out[i], err = f.read(t); err != nil {
+	}
+	for i, part := range []string{gram, heldout} {
+		t := f.f.Lookup(e + part)
+		wg.Go(func() { // the one while the other waits for the disk
+			if out[i], errs[i] = f.read(t); errs[i] != nil {
+				return
+			}
+			if err := feedback.Check(out[i], int(columns)); err != nil {
+				errs[i] = fmt.Errorf("%s: %s: %w", f.name, t.Name, err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
 			return nil, nil, err
-		}
-		if err := feedback.Check(out[i], int(columns)); err != nil {
-			return nil, nil, fmt.Errorf("%s: %s: %w", f.name, t.Name, err)
 		}
 	}
 	return out[0], out[1], nil

@@ -147,7 +147,7 @@ func (fs *Factors) Choose(gram []float32, t *Trial, jobs int) (best *Factor, dam
 		if f == nil {
 			return math.Inf(1)
 		}
-		f.Quantize(t.Type, codes, t.X, t.Scales, t.BlockSize)
+		f.QuantizeOn(jobs, t.Type, codes, t.X, t.Scales, t.BlockSize)
 		kernel.DequantizeF32(t.Type, v, codes, t.Scales, t.BlockSize)
 		return OutputError(t.Heldout, m, t.X, v, jobs)
 	}

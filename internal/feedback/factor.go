@@ -99,14 +99,14 @@ func NewFactor(gram []float32, n int, damping float64, jobs int) (*Factor, error
 	// Turned around, so that the upper triangular factor is the lower one that Cholesky finds. In units of the mean nothing
 	// overflows.
 	a := make([]float32, n*n)
-	for p := range n {
+	linalg.Each(n, jobs, func(p int) {
 		row := gram[int(f.order[n-1-p])*n:][:n]
 		to := a[p*n:][:n]
 		for q := range p + 1 {
 			to[q] = f.scaled(row[f.order[n-1-q]])
 		}
 		to[p] = f.damped(to[p])
-	}
+	})
 	l := linalg.New(a, n, n)
 	if err := linalg.Cholesky(l, jobs); err != nil {
 		var e *linalg.NotPositiveError
@@ -116,7 +116,7 @@ func NewFactor(gram []float32, n int, damping float64, jobs int) (*Factor, error
 		}
 		return nil, err
 	}
-	f.pack(l)
+	f.pack(l, jobs)
 	return f, nil
 }
 
@@ -137,7 +137,7 @@ func (f *Factor) damped(v float32) float32 {
 // With errors e = w-v of a row and H = U D U', the value that is best for column k is v[k] + (e H)[k] / H[k,k]. The feedback has
 // rounded column k by r[k] = (e U)[k], so that e H is r D U', of which half the products are left; and since few codes change, what
 // changes is added to that one by one, from rows of H.
-func (f *Factor) Refine(gram []float32) {
+func (f *Factor) Refine(gram []float32, jobs int) {
 	n := f.columns
 	own := make([]float64, n) // the reciprocal of the diagonal, in the units of gram
 	for k, c := range f.order {
@@ -147,31 +147,37 @@ func (f *Factor) Refine(gram []float32) {
 	f.after = make([][]float32, n)
 	for k := range f.after {
 		f.after[k], flat = flat[:n-1-k], flat[n-1-k:]
-		row := gram[int(f.order[k])*n:][:n]
-		for i := range f.after[k] {
-			f.after[k][i] = float32(float64(row[f.order[k+1+i]]) * own[k+1+i])
-		}
 	}
-	for at := 0; at < n; at += blockCols {
-		w := min(blockCols, n-at)
-		b := newBlock(w, n-at)
-		for k := range w {
-			unit := float32(own[at+k] / f.unit)
-			b.set(k, k, n-at, unit)
-			for j := k + 1; j < w; j++ {
-				b.set(j, k, n-at, f.blocks[at/blockCols].inside[j][k]*unit)
-			}
-			for j := at + w; j < n; j += blockCols {
-				from := f.blocks[j/blockCols].tiles[(at+k)*kernel.TileRows:]
-				for q := 0; q < min(blockCols, n-j); q += kernel.TileRows {
-					for c, u := range from[q*j:][:min(kernel.TileRows, n-j-q)] {
-						b.set(j+q+c-at, k, n-at, u*unit)
-					}
+	f.back = make([]block, len(f.blocks))
+	linalg.Each(len(f.back), jobs, func(i int) { f.refineBlock(i, gram, own) })
+}
+
+// refineBlock prepares the columns of a block: own is the reciprocal of the diagonal.
+func (f *Factor) refineBlock(number int, gram []float32, own []float64) {
+	n, at := f.columns, number*blockCols
+	w := min(blockCols, n-at)
+	b := newBlock(w, n-at)
+	for k := range w {
+		row := gram[int(f.order[at+k])*n:][:n]
+		after, order := f.after[at+k], f.order[at+k+1:]
+		for i, own := range own[at+k+1:] {
+			after[i] = float32(float64(row[order[i]]) * own)
+		}
+		unit := float32(own[at+k] / f.unit)
+		b.set(k, k, n-at, unit)
+		for j := k + 1; j < w; j++ {
+			b.set(j, k, n-at, f.blocks[number].inside[j][k]*unit)
+		}
+		for j := at + w; j < n; j += blockCols {
+			from := f.blocks[j/blockCols].tiles[(at+k)*kernel.TileRows:]
+			for q := 0; q < min(blockCols, n-j); q += kernel.TileRows {
+				for c, u := range from[q*j:][:min(kernel.TileRows, n-j-q)] {
+					b.set(j+q+c-at, k, n-at, u*unit)
 				}
 			}
 		}
-		f.back = append(f.back, b)
 	}
+	f.back[number] = b
 }
 
 // descending orders the columns by their second moments, those of equal ones as they stand.
@@ -205,7 +211,7 @@ func (b *block) set(i, k, n int, v float32) {
 }
 
 // pack lays out the columns of U, which is the lower triangle l turned around with its columns divided by the diagonal.
-func (f *Factor) pack(l linalg.Matrix) {
+func (f *Factor) pack(l linalg.Matrix, jobs int) {
 	n := f.columns
 	f.pivots = make([]float32, n)
 	per := make([]float32, n) // by column of l
@@ -213,26 +219,31 @@ func (f *Factor) pack(l linalg.Matrix) {
 		d := l.At(i, i)
 		f.pivots[n-1-i], per[i] = d*d, 1/d
 	}
-	for at := 0; at < n; at += blockCols {
-		w := min(blockCols, n-at)
-		b := newBlock(w, at)
-		lo, hi := n-at-w, n-at // the columns in l, the first of the block last
-		for i := range at {
-			row, d := l.Row(n - 1 - i)[lo:hi], per[lo:hi]
-			for k := 0; k < w; k += kernel.TileRows {
-				to := b.tiles[(k*at + i*kernel.TileRows):][:kernel.TileRows]
-				for q := range min(kernel.TileRows, w-k) {
-					to[q] = row[w-1-k-q] * d[w-1-k-q]
-				}
+	f.blocks = make([]block, (n+blockCols-1)/blockCols)
+	linalg.Each(len(f.blocks), jobs, func(i int) { f.blocks[i] = packBlock(l, per, i*blockCols) })
+}
+
+// packBlock is pack for the block from column at on.
+func packBlock(l linalg.Matrix, per []float32, at int) block {
+	n := l.Rows
+	w := min(blockCols, n-at)
+	b := newBlock(w, at)
+	lo, hi := n-at-w, n-at // the columns in l, the first of the block last
+	for i := range at {
+		row, d := l.Row(n - 1 - i)[lo:hi], per[lo:hi]
+		for k := 0; k < w; k += kernel.TileRows {
+			to := b.tiles[k*at+i*kernel.TileRows:][:kernel.TileRows]
+			for q := range min(kernel.TileRows, w-k) {
+				to[q] = row[w-1-k-q] * d[w-1-k-q]
 			}
 		}
-		inside := make([]float32, w*(w-1)/2)
-		for k := range w {
-			b.inside[k], inside = inside[:k], inside[k:]
-			for i := range b.inside[k] {
-				b.inside[k][i] = l.At(hi-1-i, hi-1-k) * per[hi-1-k]
-			}
-		}
-		f.blocks = append(f.blocks, b)
 	}
+	inside := make([]float32, w*(w-1)/2)
+	for k := range w {
+		b.inside[k], inside = inside[:k], inside[k:]
+		for i := range b.inside[k] {
+			b.inside[k][i] = l.At(hi-1-i, hi-1-k) * per[hi-1-k]
+		}
+	}
+	return b
 }

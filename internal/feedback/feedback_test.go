@@ -388,7 +388,7 @@ func TestRefine(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := l.quantize(t, damping, 1)
-		f.Refine(l.gram)
+		f.Refine(l.gram, 2)
 		quantize := func(lo, hi int) []byte {
 			codes := make([]byte, (hi-lo+1)/2)
 			f.Quantize(kernel.NF4, codes, l.x[lo:hi], l.scales[lo/blockSize:(hi+blockSize-1)/blockSize], blockSize)
@@ -413,6 +413,12 @@ func TestRefine(t *testing.T) {
 				t.Errorf("%+v: %s gives other codes", c, impl)
 			}
 			restore()
+		}
+		for _, jobs := range []int{0, 1, 2, 5} {
+			codes := make([]byte, len(after))
+			if f.QuantizeOn(jobs, kernel.NF4, codes, l.x, l.scales, blockSize); !slices.Equal(after, codes) {
+				t.Errorf("%+v: other codes with %d jobs", c, jobs)
+			}
 		}
 		if c.n%blockSize == 0 || c.n == 160 { // two rows are whole blocks
 			for lo := 0; lo < len(l.x); lo += 2 * c.n {

@@ -48,6 +48,20 @@ func (f *Factor) Quantize(t kernel.Type, codes []byte, x, scales []float32, bloc
 	p.store(codes)
 }
 
+// QuantizeOn is Quantize on jobs goroutines.
+func (f *Factor) QuantizeOn(jobs int, t kernel.Type, codes []byte, x, scales []float32, blockSize int) {
+	unit := f.columns // elements: whole rows and blocks, in whole bytes
+	for unit%blockSize != 0 || unit%2 != 0 {
+		unit += f.columns
+	}
+	jobs = max(jobs, 1)
+	step := max(1, ((len(x)+unit-1)/unit+jobs-1)/jobs) * unit
+	linalg.Each((len(x)+step-1)/step, jobs, func(i int) {
+		lo, hi := i*step, min((i+1)*step, len(x))
+		f.Quantize(t, codes[lo/2:(hi+1)/2], x[lo:hi], scales[lo/blockSize:(hi+blockSize-1)/blockSize], blockSize)
+	})
+}
+
 // panel is the rows that one call works on. What it holds of them is by strip, and in it by column in the order of work.
 type panel struct {
 	f      *Factor

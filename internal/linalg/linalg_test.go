@@ -82,6 +82,20 @@ func TestMulSame(t *testing.T) {
 	}
 }
 
+func TestEach(t *testing.T) {
+	for _, n := range []int{0, 1, 2, 7, 1000} {
+		for _, jobs := range []int{0, 1, 3, 8} {
+			times := make([]int32, n)
+			Each(n, jobs, func(i int) { times[i]++ })
+			for i, k := range times {
+				if k != 1 {
+					t.Fatalf("%d jobs: %d of %d was done %d times", jobs, i, n, k)
+				}
+			}
+		}
+	}
+}
+
 func copied(m Matrix) Matrix {
 	c := New(make([]float32, m.Rows*m.Cols), m.Rows, m.Cols)
 	for i := range m.Rows {

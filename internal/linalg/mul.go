@@ -3,6 +3,7 @@ package linalg
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
 )
@@ -55,6 +56,22 @@ func share(n, step, jobs int, f func(i, i2 int)) {
 		wg.Go(func() { f(i, min(i+part, n)) })
 	}
 	f(0, min(part, n))
+	wg.Wait()
+}
+
+// Each runs f for 0 to n-1 on jobs goroutines, and waits.
+func Each(n, jobs int, f func(i int)) {
+	var next atomic.Int64
+	work := func() {
+		for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+			f(i)
+		}
+	}
+	var wg sync.WaitGroup
+	for range min(jobs, n) - 1 {
+		wg.Go(work)
+	}
+	work()
 	wg.Wait()
 }
 

@@ -79,7 +79,7 @@ func (m *Feedback) Prepare(w *Weight, sample func(first int64, n int) (*Panel, [
 	trial := feedback.Trial{Type: w.Type, BlockSize: w.BlockSize, X: x, Scales: scale, Heldout: in.Heldout}
 	m.factor, _, err = in.Shared.of(n).Choose(in.Gram, &trial, jobs)
 	if err == nil {
-		m.factor.Refine(in.Gram)
+		m.factor.Refine(in.Gram, jobs)
 		m.measure(w, x, scale, jobs)
 	}
 	in.Gram, in.Heldout = nil, nil // the factor is all that is needed from here on
@@ -93,7 +93,7 @@ func (m *Feedback) measure(w *Weight, x, scale []float32, jobs int) {
 	whole := float64(w.Rows*w.Cols) / float64(len(x))
 	left := func() float64 { return whole * feedback.OutputError(w.Inputs.Heldout, n, x, v, jobs) }
 	m.output.Weights = left()
-	m.factor.Quantize(w.Type, codes, x, scale, bs)
+	m.factor.QuantizeOn(jobs, w.Type, codes, x, scale, bs)
 	kernel.DequantizeF32(w.Type, v, codes, scale, bs)
 	m.output.Written = left()
 	kernel.Narrow(values, kernel.F32, x)
