@@ -42,8 +42,8 @@ func OutputError(gram []float32, n int, x, v []float32, jobs int) float64 {
 }
 
 // Factors are those of one Gram matrix with Dampings, which every weight of the inputs can choose from; each is made when it is
-// asked for. A damping is chosen on every step-th column, as if there were no others, so that of the whole matrix only the one that was
-// chosen is factored.
+// asked for. A damping is chosen on one of step columns, as if there were no others, so that of the whole matrix only the one that
+// was chosen is factored.
 type Factors struct {
 	n, step int
 	trial   []*Factor // nil: not made, or not positive definite
@@ -103,45 +103,65 @@ type Trial struct {
 	Heldout   []float32
 }
 
-// thin is the trial with every step-th column of n.
-func (t *Trial) thin(n, step int) *Trial {
-	if step == 1 {
-		return t
+// thin is the trial with the chosen of n columns, one of step neighbours: what was a block of theirs still is one, smaller.
+func (t *Trial) thin(n, step int, columns []int) *Trial {
+	x := make([]float32, 0, len(t.X)/step)
+	for at := 0; at < len(t.X); at += n {
+		row := t.X[at:][:n]
+		for _, c := range columns {
+			x = append(x, row[c])
+		}
 	}
-	return &Trial{t.Type, t.BlockSize / step, every(t.X, step), t.Scales, square(t.Heldout, n, step)}
+	return &Trial{t.Type, t.BlockSize / step, x, t.Scales, square(t.Heldout, n, columns)}
 }
 
-// every is every step-th element.
-func every(x []float32, step int) []float32 {
-	out := make([]float32, len(x)/step)
-	for i := range out {
-		out[i] = x[i*step]
+// square is the chosen rows and columns of a matrix of n.
+func square(m []float32, n int, columns []int) []float32 {
+	out := make([]float32, 0, len(columns)*len(columns))
+	for _, i := range columns {
+		row := m[i*n:][:n]
+		for _, j := range columns {
+			out = append(out, row[j])
+		}
 	}
 	return out
 }
 
-// square is every step-th row and column of a matrix of n.
-func square(m []float32, n, step int) []float32 {
-	if step == 1 {
-		return m
-	}
-	out := make([]float32, 0, n/step*(n/step))
+// largest chooses of each step neighbours the column with the largest second moment: a few that outweigh all others, as some
+// layers have, are not to be left out. factor is what a damping of all columns is in parts of the mean of the chosen.
+func largest(gram []float32, n, step int) (columns []int, factor float64) {
+	var all, chosen float64
 	for i := 0; i < n; i += step {
-		out = append(out, every(m[i*n:][:n], step)...)
+		best := i
+		for c := i; c < i+step; c++ {
+			all += float64(gram[c*n+c]) / float64(n)
+			if gram[c*n+c] > gram[best*n+best] {
+				best = c
+			}
+		}
+		columns = append(columns, best)
+		chosen += float64(gram[best*n+best]) / float64(n/step)
 	}
-	return out
+	if chosen == 0 {
+		return columns, 1
+	}
+	return columns, all / chosen
 }
 
 // Choose returns the factor of gram, the same in every call, that leaves the least output error in a trial. It goes from the middle of
 // Dampings on to the side where the error falls, as long as it does: of four, three are tried. A damping with which the matrix is not
 // positive definite is as bad as can be; the error is that of the largest if all are. The factor is the caller's own: it may be refined.
 func (fs *Factors) Choose(gram []float32, t *Trial, jobs int) (best *Factor, damping float64, err error) {
-	m, g := fs.n/fs.step, square(gram, fs.n, fs.step)
-	t = t.thin(fs.n, fs.step)
+	m, g, factor := fs.n/fs.step, gram, 1.
+	if fs.step > 1 {
+		var columns []int
+		columns, factor = largest(gram, fs.n, fs.step)
+		g, t = square(gram, fs.n, columns), t.thin(fs.n, fs.step, columns)
+	}
 	codes, v := make([]byte, (len(t.X)+1)/2), make([]float32, len(t.X))
 	left := func(i int) float64 {
 		if fs.trial[i] == nil && fs.errs[i] == nil {
-			fs.trial[i], fs.errs[i] = NewFactor(g, m, Dampings[i], jobs)
+			fs.trial[i], fs.errs[i] = NewFactor(g, m, factor*Dampings[i], jobs)
 		}
 		f := fs.trial[i]
 		if f == nil {

@@ -254,14 +254,27 @@ func TestChooseOnHalf(t *testing.T) {
 			t.Errorf("damping %g chosen with error %.4g; %g has %.4g", damping, chosen, d, e)
 		}
 	}
-	// Half of a trial is every other column, with the scale of its block.
-	thin := trial.thin(l.n, 2)
+	// Half of a trial has of two neighbours the one with larger inputs, with the scale of its block.
+	columns, factor := largest(l.gram, l.n, 2)
+	thin := trial.thin(l.n, 2, columns)
 	for _, at := range []int{0, 1, 255, 256, len(thin.X) - 1} {
-		if thin.X[at] != l.x[2*at] || thin.Scales[at/thin.BlockSize] != l.scales[2*at/blockSize] {
-			t.Errorf("element %d of half a trial is not element %d with its scale", at, 2*at)
+		from := at/256*l.n + columns[at%256]
+		if thin.X[at] != l.x[from] || thin.Scales[at/thin.BlockSize] != l.scales[from/blockSize] {
+			t.Errorf("element %d of half a trial is not element %d with its scale", at, from)
 		}
 	}
-	if g := square(l.gram, l.n, 2); len(g) != l.n*l.n/4 || g[3*l.n/2+5] != l.gram[6*l.n+10] {
+	var all, larger float64
+	for i, c := range columns {
+		a, b := l.gram[2*i*(l.n+1)], l.gram[(2*i+1)*(l.n+1)]
+		if c != 2*i && c != 2*i+1 || l.gram[c*(l.n+1)] != max(a, b) {
+			t.Errorf("of columns %d and %d, column %d was chosen", 2*i, 2*i+1, c)
+		}
+		all, larger = all+float64(a)+float64(b), larger+2*float64(max(a, b))
+	}
+	if math.Abs(factor-all/larger) > 1e-9 {
+		t.Errorf("dampings of half of the columns times %v, want %v", factor, all/larger)
+	}
+	if g := square(l.gram, l.n, columns); len(g) != l.n*l.n/4 || g[3*256+5] != l.gram[columns[3]*l.n+columns[5]] {
 		t.Error("half of the rows and columns: another matrix")
 	}
 }
