@@ -38,6 +38,7 @@ type Config struct {
 	Unknown    []string // keys that no known version of PEFT writes, sorted
 
 	TargetRegex bool
+	selected    selection
 	raw         []byte
 }
 
@@ -130,6 +131,7 @@ func ParseConfig(file string, raw []byte) (*Config, error) {
 	d.read("modules_to_save", &c.Saved, "names")
 	d.read("target_parameters", &c.Parameters, "names")
 	d.targets(c)
+	c.selected = d.selection()
 	d.init(c)
 	c.Ranks = d.patterns("rank_pattern", true)
 	c.Alphas = d.patterns("alpha_pattern", false)

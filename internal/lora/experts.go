@@ -129,6 +129,7 @@ func (b *base) params(a *Adapter, path string) []param {
 				out = append(out, param{name: leaf, experts: t.Shape[0], d1: t.Shape[1], d2: t.Shape[2], stored: t})
 			}
 		}
+		out = append(out, b.otherParams(a, p)...)
 		if s := b.experts[p]; s != nil && len(out) == 0 {
 			out = s.params(targeted)
 		}
@@ -137,6 +138,22 @@ func (b *base) params(a *Adapter, path string) []param {
 		}
 	}
 	return nil
+}
+
+// otherParams are the matrices of a module that target_parameters has under another name than experts' ones, such as A_log.
+func (b *base) otherParams(a *Adapter, path string) (out []param) {
+	if a.Config == nil {
+		return nil
+	}
+	for _, p := range a.Config.Parameters {
+		leaf := p[strings.LastIndexByte(p, '.')+1:]
+		t := b.byName[path+"."+leaf]
+		if t == nil || len(t.Shape) != 2 || expertLeaves[leaf] != "" || leaf == "gate_up_proj" || leaf == "weight" || !endsIn(t.Name, []string{p}) {
+			continue
+		}
+		out = append(out, param{name: leaf, experts: 1, d1: t.Shape[0], d2: t.Shape[1], stored: t})
+	}
+	return out
 }
 
 // params puts experts that are stored one by one together as transformers 5 does: gate above up, and down.

@@ -211,6 +211,9 @@ func (a *Adapter) Against(tensors []weights.Tensor, tied bool, list []Summary) (
 			list[i].Relative = list[i].Norm / math.Sqrt(ww)
 		}
 	}
+	if err := b.checkComplete(a, tensors); err != nil {
+		problems = append(problems, err)
+	}
 	saved := &Adapter{Path: a.Path, Config: a.Config, file: a.file, Saved: a.Saved}
 	for _, s := range a.Saved {
 		saved.Saved = []Saved{s}

@@ -44,8 +44,22 @@ var suffixes = []struct {
 	{"_lora.down.weight", roleA}, {"_lora.up.weight", roleB}, // diffusers before 0.20: processor.to_q_lora.down
 }
 
-// parseKey takes the name of an adapter's tensor apart. What has no known ending replaces a tensor of the base.
+// parseKey takes the name of an adapter's tensor apart. What has no known ending replaces a tensor of the base. Within a path
+// base_layer stands for a module that has updates of its own parameters (target_parameters) around it.
 func parseKey(name string) key {
+	k := takeApart(name)
+	if k.role != roleSaved {
+		path := bare(k.module)
+		nest := k.module[len(path):]
+		for strings.Contains(path, ".base_layer.") {
+			path = strings.ReplaceAll(path, ".base_layer.", ".")
+		}
+		k.module = path + nest
+	}
+	return k
+}
+
+func takeApart(name string) key {
 	path := strings.TrimPrefix(name, "base_model.model.")
 	if strings.Contains(path, "_") {
 		for _, w := range wrappers {

@@ -49,7 +49,7 @@ func newBase(tensors []weights.Tensor, tied bool) *base {
 var renames = []struct{ from, to string }{
 	{"", ""}, {"model.", ""}, {"transformer.", ""}, {"", "model."}, {"", "transformer."},
 	{"model.language_model.", "language_model.model."}, {"language_model.model.", "model.language_model."},
-	{"model.language_model.", "model."}, {"model.", "model.language_model."}, {"model.", "language_model.model."},
+	{"model.language_model.", "model."}, {"language_model.model.", "model."}, {"model.", "model.language_model."}, {"model.", "language_model.model."},
 	{"unet.", ""}, {"text_encoder.", ""}, {"text_encoder.", "text_model."}, {"transformer.", "model."}, {"base_model.", ""},
 	{"bert.", ""}, {"roberta.", ""}, {"", "bert."}, {"", "roberta."}, {"gpt_neox.", ""}, {"", "gpt_neox."},
 }
@@ -84,10 +84,36 @@ func (b *base) module(path string) *weights.Tensor {
 			return t
 		}
 	}
-	if leaf := path[strings.LastIndexByte(path, '.')+1:]; b.tied != nil && (leaf == "lm_head" || leaf == "embed_out") {
+	if b.tied != nil && (isHead(path) || sharedIn(path) > 0 && strings.HasSuffix(b.tied.Name, "shared.weight")) {
 		return b.tied
 	}
 	return nil
+}
+
+// sharedIn is the place of a module among those that share the embeddings of an encoder and a decoder, in the order in which
+// transformers registers them: 0 for another.
+func sharedIn(path string) int {
+	switch {
+	case strings.HasSuffix(path, "encoder.embed_tokens"):
+		return 1
+	case strings.HasSuffix(path, "decoder.embed_tokens"):
+		return 2
+	}
+	return 0
+}
+
+// checkShared refuses a tensor of modules_to_save for one of several modules that share their weight: PEFT's is a copy, which
+// the others do not get. Where the head alone is another, the base has been given one of its own (see Unties).
+func (b *base) checkShared(a *Adapter, s *Saved, t *weights.Tensor) error {
+	if t != b.tied || a.Config != nil && (a.Config.Tying || !toSave(a.Config.Saved, s.Name)) {
+		return nil
+	}
+	path := strings.TrimSuffix(s.Name, ".weight")
+	if !isHead(path) && sharedIn(path) == 0 && !strings.HasSuffix(t.Name, "shared.weight") {
+		return nil
+	}
+	return &Error{Path: a.file.Name(), Key: s.Tensor.Name, Expect: "a tensor of the base that this module alone has", Found: "the embeddings " + t.Name + ", which others share",
+		Hint: "load base and adapter with PEFT and merge them there: the result has tensors that this base does not"}
 }
 
 // tensor finds a tensor by its whole name.
@@ -160,19 +186,25 @@ func (b *base) bind(a *Adapter, weight float64, edits map[string]*edit, notes *[
 		if t == nil {
 			return b.unmatched(a, s.Tensor.Name, s.Name)
 		}
+		if err := b.checkShared(a, &s, t); err != nil {
+			return err
+		}
 		if !slices.Equal(t.Shape, s.Tensor.Shape) {
 			e := &Error{Path: a.file.Name(), Key: s.Tensor.Name, Expect: fmt.Sprintf("shape %v, as the base's %s has", t.Shape, t.Name), Found: fmt.Sprint(s.Tensor.Shape)}
 			e.Hint = resized(t)
 			return e
 		}
 		if weight != 1 {
-			return &Error{Path: a.file.Name(), Key: s.Tensor.Name, Expect: "an adapter of low-rank updates alone, to be weighted", Found: "a tensor that replaces the base's"}
+			return &Error{Path: a.file.Name(), Key: s.Tensor.Name, Expect: "an adapter of low-rank updates alone, to be weighted or subtracted", Found: "a tensor that replaces the base's"}
 		}
 		at(t).replace = s.Tensor
 	}
 	grouped := map[string][]*Module{} // by the path of the module whose parameters they update
 	var order []string
 	for _, m := range a.Modules {
+		if err := a.checkLoaded(m); err != nil {
+			return err
+		}
 		path := bare(m.Path)
 		if _, ok := grouped[path]; !ok {
 			order = append(order, path)
@@ -214,8 +246,9 @@ func bare(path string) string {
 	return path
 }
 
+// isHead reports whether a path is that of an output head that shares the embeddings where it is not stored; proj_out is Whisper's.
 func isHead(path string) bool {
-	return strings.HasSuffix(path, "lm_head") || strings.HasSuffix(path, "embed_out")
+	return endsIn(path, []string{"lm_head", "embed_out"}) || path == "proj_out"
 }
 
 // unmatched is the error for a tensor of the adapter that the base has no place for.
@@ -329,7 +362,7 @@ func (e *edit) addTokens(a *Adapter, m *Module, t *weights.Tensor, weight float6
 		return &Error{Path: a.file.Name(), Key: m.Tokens.Name, Expect: fmt.Sprintf("token ids below %d, the rows of %s", t.Shape[0], t.Name), Found: fmt.Sprint(id)}
 	}
 	if weight != 1 {
-		return &Error{Path: a.file.Name(), Key: m.Tokens.Name, Expect: "an adapter of low-rank updates alone, to be weighted", Found: "rows that replace the base's"}
+		return &Error{Path: a.file.Name(), Key: m.Tokens.Name, Expect: "an adapter of low-rank updates alone, to be weighted or subtracted", Found: "rows that replace the base's"}
 	}
 	e.tokens = append(e.tokens, update{adapter: a, module: m})
 	return nil

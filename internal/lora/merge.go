@@ -1,12 +1,16 @@
 package lora
 
 import (
+	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -63,15 +67,51 @@ func NewMerge(tensors []weights.Tensor, adapters []*Adapter, opt Options) (*Merg
 			return nil, err
 		}
 		for name, e := range m.edits {
-			if before[name] != nil && before[name] != e.replace {
+			same, err := equalTensors(before[name], e.replace) // PEFT saves the base's embeddings with each adapter that changes them
+			if err != nil {
+				return nil, err
+			}
+			if before[name] != nil && !same {
 				return nil, &Error{Path: a.Path, Key: e.replace.Name, Expect: "one adapter at most that replaces a tensor", Found: "two, " + before[name].Name + " the other"}
 			}
 		}
 		for _, n := range a.Notes {
 			m.Notes = append(m.Notes, a.Path+": "+n)
 		}
+		if err := b.checkComplete(a, tensors); err != nil {
+			return nil, err
+		}
+	}
+	for _, e := range m.edits {
+		slices.SortStableFunc(e.updates, func(x, y update) int { return cmp.Compare(x.module.turn(), y.module.turn()) })
 	}
 	return m, nil
+}
+
+// turn is when PEFT comes to a module among those that share a weight: it goes by modules, not by adapters.
+func (m *Module) turn() int {
+	if isHead(m.Path) {
+		return 3
+	}
+	return sharedIn(m.Path)
+}
+
+// equalTensors reports whether two tensors have the same bytes.
+func equalTensors(x, y *safetensors.Tensor) (bool, error) {
+	if x == nil || y == nil || x == y || x.DType != y.DType || !slices.Equal(x.Shape, y.Shape) {
+		return x == y, nil
+	}
+	a, b := make([]byte, min(x.Size(), 1<<20)), make([]byte, min(x.Size(), 1<<20))
+	for at := int64(0); at < x.Size(); at += int64(len(a)) {
+		n := min(int64(len(a)), x.Size()-at)
+		if err := errors.Join(stream.ReadFull(x, a[:n], at), stream.ReadFull(y, b[:n], at)); err != nil {
+			return false, err
+		}
+		if !bytes.Equal(a[:n], b[:n]) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // Changed counts the tensors that are changed.
@@ -128,6 +168,5 @@ func Unties(m *weights.Model, a *Adapter) bool {
 // toSave reports whether modules_to_save has the module of a tensor. PEFT also saves embeddings that LoRA changes
 // (save_embedding_layers), as the base has them.
 func toSave(modules []string, tensor string) bool {
-	module := strings.TrimSuffix(tensor, ".weight")
-	return slices.ContainsFunc(modules, func(m string) bool { return module == m || strings.HasSuffix(module, "."+m) })
+	return endsIn(strings.TrimSuffix(tensor, ".weight"), modules)
 }

@@ -11,10 +11,13 @@ import (
 // HeadName is the output head of transformers' causal language models.
 const HeadName = "lm_head.weight"
 
-// TiedHead is the embeddings that the output head of a causal language model shares; nil where the head is stored, or the model
+// headed are the endings of the classes that have an output head, which may be tied.
+var headed = []string{"ForCausalLM", "LMHeadModel", "ForConditionalGeneration"}
+
+// TiedHead is the embeddings that the output head of a language model shares; nil where the head is stored, or the model
 // has none that is known.
 func (m *Model) TiedHead() *Tensor {
-	if m.Arch == nil || !strings.HasSuffix(m.Arch.Class, "ForCausalLM") && !strings.HasSuffix(m.Arch.Class, "LMHeadModel") || m.Query.TiedSet && !m.Query.Tied {
+	if m.Arch == nil || !slices.ContainsFunc(headed, func(s string) bool { return strings.HasSuffix(m.Arch.Class, s) }) || m.Query.TiedSet && !m.Query.Tied {
 		return nil
 	}
 	var tied *Tensor
@@ -26,6 +29,9 @@ func (m *Model) TiedHead() *Tensor {
 		if t.Class.Embedding && len(t.Shape) == 2 && (tied == nil || t.Elems() > tied.Elems()) {
 			tied = t // the largest: positions are embeddings too
 		}
+	}
+	if tied != nil && strings.HasSuffix(tied.Name, "shared.weight") {
+		return nil // an encoder and a decoder share them too, and would have to get their own
 	}
 	return tied
 }

@@ -79,6 +79,17 @@ def neox():
                                                   vocab_size=96, max_position_embeddings=32))
 
 
+def bart():
+    return tf.BartForConditionalGeneration(tf.BartConfig(d_model=48, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
+                                                         encoder_ffn_dim=64, decoder_ffn_dim=64, vocab_size=96, max_position_embeddings=32))
+
+
+def whisper():
+    return tf.WhisperForConditionalGeneration(tf.WhisperConfig(d_model=48, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
+                                                               encoder_ffn_dim=64, decoder_ffn_dim=64, vocab_size=96, num_mel_bins=16, max_source_positions=20,
+                                                               max_target_positions=16, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1))
+
+
 def llava():
     vision = tf.CLIPVisionConfig(hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=8)
     text = tf.LlamaConfig(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=160)
@@ -142,6 +153,10 @@ MERGES = {
     "qwen-moe": case(qwen_moe, r=4, target_modules=QV, target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
     "gpt-oss": case(gpt_oss, r=4, target_modules=QV, target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
     "router": case(mixtral, r=4, target_modules=QV, target_parameters=["mlp.gate.weight"]),
+    "whisper-head": case(whisper, r=4, target_modules=["q_proj", "proj_out"]),
+    "encoder-decoder-embeddings": case(bart, r=4, target_modules=["embed_tokens", "q_proj"]),
+    "tied-embeddings-and-head": case(lambda: llama(tie_word_embeddings=True), r=4, target_modules=["embed_tokens", "lm_head", "q_proj"]),
+    "two-of-embeddings": case(lambda: llama(tie_word_embeddings=True), r=4, n=2, safe=True, target_modules=["embed_tokens", "o_proj"]),
     "llava": case(llava, r=4, target_modules=ALL),
     "conv": case(resnet, "f32", r=4, target_modules=["convolution"], exact=False),
 }
