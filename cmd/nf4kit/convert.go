@@ -400,7 +400,7 @@ func runConvert(ctx context.Context, g *globals, o ConvertOptions) error {
 		return printPlan(g, o, p)
 	}
 	if g.Verbose {
-		printDecisions(g.Stderr, p)
+		printDecisions(printer(g.Stderr), p)
 	}
 	if err := o.checkReportPlaces(p); err != nil {
 		return err

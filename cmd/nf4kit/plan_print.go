@@ -115,16 +115,7 @@ func (p *planned) print(w io.Writer, verbose bool) {
 		}
 	}
 	fmt.Fprintln(w)
-	script := func() {
-		for line := range strings.Lines(p.plan.Snippet(p.src.Load)) {
-			escape.Fprintf(w, "%s\n", strings.TrimSuffix(line, "\n"))
-		}
-	}
-	if out, ok := w.(*stickyWriter); ok {
-		out.whole(script)
-	} else {
-		script()
-	}
+	printPython(w, p.plan.Snippet(p.src.Load))
 }
 
 // printBrief is --brief.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -35,7 +36,7 @@ type globals struct {
 // run is the program: it returns the exit code and is the only place that
 // prints errors.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	out := &stickyWriter{w: stdout, columns: terminalWidth(stdout), colours: colours(stdout)}
+	out := printer(stdout)
 	g := &globals{Stdin: stdin, Stdout: out, Stderr: stderr, getenv: lookup(environ)}
 	root := newRootCommand(g, environ)
 	root.SetArgs(args)
@@ -58,6 +59,8 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 	}
 	code := exitCode(err)
 	if err != nil {
+		g.widen()
+		stderr = g.Stderr
 		msg := err.Error()
 		errorf(stderr, "%s", msg)
 		for _, line := range details(err) {
@@ -97,6 +100,11 @@ type stickyWriter struct {
 	colours bool // it takes them
 }
 
+// printer breaks the lines that are printed on w where it is a terminal.
+func printer(w io.Writer) *stickyWriter {
+	return &stickyWriter{w: w, columns: terminalWidth(w), colours: colours(w)}
+}
+
 func (s *stickyWriter) Write(p []byte) (int, error) {
 	if s.err != nil {
 		return 0, s.err
@@ -116,12 +124,25 @@ func (s *stickyWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// whole writes what is not to be broken, such as a program.
-func (s *stickyWriter) whole(write func()) {
-	columns := s.columns
-	s.columns = 0
-	write()
-	s.columns = columns
+// widen does what --wide asks.
+func (g *globals) widen() {
+	if !g.Wide {
+		return
+	}
+	if out, ok := g.Stdout.(*stickyWriter); ok {
+		out.columns = 0
+	}
+	if f, ok := g.Stderr.(*os.File); ok {
+		g.Stderr = wide{f}
+	}
+}
+
+// help is show, as wide as --wide asks.
+func (g *globals) help(show func(*cobra.Command, []string)) func(*cobra.Command, []string) {
+	return func(cmd *cobra.Command, args []string) {
+		g.widen()
+		show(cmd, args)
+	}
 }
 
 // interrupted is the error of a run that a signal ended.
@@ -182,7 +203,8 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 			if err := applyEnv(cmd, environ, g.Stderr); err != nil {
 				return err
 			}
-			if out, ok := g.Stdout.(*stickyWriter); ok && (g.JSON || g.Wide || program(cmd)) {
+			g.widen()
+			if out, ok := g.Stdout.(*stickyWriter); ok && (g.JSON || program(cmd)) {
 				out.columns = 0
 			}
 			return g.profiles.start()
@@ -214,6 +236,7 @@ The command line wins.`) + "\n\n" + strings.TrimSuffix(exitHelp(), "\n"),
 		newManCommand(g),
 	)
 	root.Flags().BoolVar(&showVersion, "version", false, "print the version, and stop")
+	root.SetHelpFunc(g.help(root.HelpFunc()))
 	root.SetHelpCommand(newHelpCommand(root))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

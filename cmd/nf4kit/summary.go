@@ -289,24 +289,20 @@ func (s *summary) printUse(w io.Writer) {
 	}
 	pkg, class, fromTask := s.p.LoadClass()
 	if pkg == "diffusers" {
-		escape.Fprintf(w, `Load it and give it to the pipeline in place of its own (tried with diffusers 0.42):
-
-    import torch
+		escape.Fprintf(w, "Load it and give it to the pipeline in place of its own (tried with diffusers 0.42):\n\n")
+		printPython(w, escape.Sprintf(`    import torch
     from diffusers import %[1]s
     model = %[1]s.from_pretrained(%[2]q, torch_dtype=torch.%[3]s)
-`, class, s.o.Dst, s.p.TorchDType())
+`, class, s.o.Dst, s.p.TorchDType()))
 		return
 	}
-	escape.Fprintf(w, `Load it (transformers 4.55 or newer, of 5.x 5.6 or newer; bitsandbytes 0.46.1 or newer):
-
-    from transformers import %[1]s
+	escape.Fprintf(w, "Load it (transformers 4.55 or newer, of 5.x 5.6 or newer; bitsandbytes 0.46.1 or newer):\n\n")
+	printPython(w, escape.Sprintf(`    from transformers import %[1]s
     model = %[1]s.from_pretrained(%[2]q, device_map="auto")
-`, class, s.o.Dst)
+`, class, s.o.Dst))
 	if fromTask {
-		fmt.Fprint(w, `
-and for QLoRA:
-
-    from peft import prepare_model_for_kbit_training
+		fmt.Fprint(w, "\nand for QLoRA:\n\n")
+		printPython(w, `    from peft import prepare_model_for_kbit_training
     model = prepare_model_for_kbit_training(model)
 `)
 	}

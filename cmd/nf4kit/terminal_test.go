@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -52,42 +51,47 @@ func onTerminal(t *testing.T, columns int, args ...string) string {
 	return out.String()
 }
 
-var escapes = regexp.MustCompile("\x1b\\[[0-9;?]*[a-zA-Z]")
-
-// TestTerminalWidths runs the commands at several widths: no line is wider than the terminal, unless it is one word.
+// TestTerminalWidths runs the commands at several widths: nothing that is drawn is wider than the terminal, unless it is one
+// word. Pictures of what is shown are in docs/terminal.
 func TestTerminalWidths(t *testing.T) {
+	const pictures = "../../docs/terminal"
+	dir, err := filepath.Abs(pictures)
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Setenv("TERM", "xterm")
 	t.Setenv("COLUMNS", "")
 	src, err := filepath.Abs("../../testdata/llama")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Chdir(t.TempDir())
-	if err := os.CopyFS("llama", os.DirFS(src)); err != nil {
-		t.Fatal(err)
-	}
 	for _, columns := range []int{60, 80, 120, 160} {
-		dst := fmt.Sprintf("out%d", columns)
+		t.Chdir(t.TempDir())
+		if err := os.CopyFS("llama", os.DirFS(src)); err != nil {
+			t.Fatal(err)
+		}
+		const dst = "llama-nf4"
 		for _, args := range [][]string{
-			{"convert", "llama", dst, "--dry-run", "-v"}, {"convert", "llama", dst}, {"verify", dst}, {"verify", dst, "--against", "llama"}, {"inspect", dst, "-v"},
-			{"inspect", "llama"}, {"measure", "llama"}, {"dequantize", dst, dst + "-bf16"}, {"plan", "llama-2-7b", "--gpu", "RTX 4090"},
+			{"convert", "llama", dst, "--dry-run", "-v"}, {"convert", "llama", dst}, {"verify", dst, "--source", "llama"}, {"verify", dst, "--against", "llama"}, {"inspect", dst, "-v"},
+			{"inspect", "llama"}, {"measure", "llama"}, {"dequantize", dst, dst + "-bf16"}, {"plan", "llama-2-7b", "--gpu", "RTX 4090", "--no-advice"},
+			{"plan", "llama-2-7b", "--gpu", "RTX 4090"}, {"convert", "llama", dst, "-v", "--force"},
 			{"plan", "llama-3.1-70b", "--gpu", "RTX 4090", "--generate", "1k"}, {"plan", "mixtral-8x7b", "-v"}, {"plan", "--list"},
 			{"plan", "llama-3.1-8b", "--sweep", "rank=8,64 targets=attention,all-linear"}, {"--help"}, {"convert", "--help"}, {"nothing"}, {"convert", "llama", dst, "--double-quant", "false"},
 			{"convert", "llama", dst + "x", "--rule", "down_proj=blok=3"}, {"lora", "merge", "--help"}, {"version"},
 		} {
-			out := onTerminal(t, columns, args...)
-			for line := range strings.SplitSeq(strings.ReplaceAll(out, "\r\n", "\n"), "\n") {
-				line = escapes.ReplaceAllString(line, "")
-				for part := range strings.SplitSeq(line, "\r") { // a bar is written over itself
-					width, word := text.StringWidthWithoutEscSequences(part), 0
-					for _, f := range strings.Fields(part) {
-						word = max(word, text.StringWidthWithoutEscSequences(f))
-					}
-					python := args[0] == "plan" && width <= 80
-					if width > columns && word < columns-8 && !python {
-						t.Errorf("%v at %d columns: a line of %d: %q", args, columns, width, part)
-					}
+			lines := draw(onTerminal(t, columns, args...))
+			picture := shownOnTerminals[strings.Join(args, " ")]
+			for _, l := range lines {
+				word := 0
+				for f := range strings.FieldsSeq(l.String()) {
+					word = max(word, text.StringWidthWithoutEscSequences(f))
 				}
+				if l.reached > columns && (word < columns-8 || picture != "") {
+					t.Errorf("%v at %d columns: a line of %d: %q", args, columns, l.reached, l)
+				}
+			}
+			if picture != "" {
+				comparePicture(t, filepath.Join(dir, fmt.Sprintf("%s-%d.svg", picture, columns)), svg("nf4kit "+strings.Join(args, " "), columns, lines))
 			}
 		}
 	}
@@ -100,6 +104,13 @@ func TestTerminalWide(t *testing.T) {
 	wide := onTerminal(t, 60, "plan", "llama-2-7b", "--no-advice", "--wide")
 	if strings.Contains(narrow, "adapter file") || !strings.Contains(wide, "adapter file") {
 		t.Errorf("adapter file at 60 columns: %t, with --wide %t", strings.Contains(narrow, "adapter file"), strings.Contains(wide, "adapter file"))
+	}
+	// Nor is a line broken, whatever it is on.
+	for _, args := range [][]string{{"convert", "a", "b", "--rule", "down_proj=blok=3"}, {"convert", "a", "b", "--no-such"}, {"convert", "a"}, {"convert", "--help"}} {
+		narrow, wide := onTerminal(t, 40, args...), onTerminal(t, 40, append([]string{"--wide"}, args...)...)
+		if n, w := strings.Count(narrow, "\n"), strings.Count(wide, "\n"); w >= n {
+			t.Errorf("%v at 40 columns: %d lines, with --wide %d:\n%s", args, n, w, wide)
+		}
 	}
 }
 

@@ -53,8 +53,8 @@ func message(w io.Writer, word string, c text.Color, format string, args ...any)
 
 // isTerminal reports whether w is a terminal that understands control codes.
 func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
+	f := file(w)
+	return f != nil && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }
 
 // bytesText writes a size in SI units, e.g. "1.1 GB".
@@ -113,7 +113,7 @@ func startProgress(p *progress, quiet bool) *progress {
 	p.last = p.start
 	if isTerminal(w) {
 		p.bar = progressbar.NewOptions64(p.total,
-			progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(!p.steps), progressbar.OptionSetWidth(24),
+			progressbar.OptionSetWriter(file(w)), progressbar.OptionShowBytes(!p.steps), progressbar.OptionSetWidth(24),
 			progressbar.OptionThrottle(barInterval), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth(),
 			progressbar.OptionSetDescription(p.verb))
 	}
@@ -154,7 +154,7 @@ const barRoom = 72
 // describe is the bar's text: the tensor as far as there is room on the line. A line that is too long would be
 // written again below itself with every change.
 func (p *progress) describe(tensor string) string {
-	room := min(terminalWidth(p.w)-barRoom, 40)
+	room := min(columnsOf(file(p.w))-barRoom, 40)
 	if room < 8 {
 		return p.verb
 	}

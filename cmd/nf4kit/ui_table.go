@@ -13,13 +13,34 @@ import (
 	"golang.org/x/term"
 )
 
-// terminalWidth is the columns of the terminal that w is, 0 if it is none.
-func terminalWidth(w io.Writer) int {
-	if s, ok := w.(*stickyWriter); ok {
-		return s.columns
+// wide is a file on which no line is broken, whatever the terminal that it is: --wide.
+type wide struct{ *os.File }
+
+// file is the file that w writes to, nil if it is none.
+func file(w io.Writer) *os.File {
+	switch f := w.(type) {
+	case *os.File:
+		return f
+	case wide:
+		return f.File
 	}
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	return nil
+}
+
+// terminalWidth is the columns that lines and tables have on w: those of the terminal that it is. 0 is any number.
+func terminalWidth(w io.Writer) int {
+	switch s := w.(type) {
+	case *stickyWriter:
+		return s.columns
+	case wide:
+		return 0
+	}
+	return columnsOf(file(w))
+}
+
+// columnsOf is the columns of a terminal, 0 if f is none.
+func columnsOf(f *os.File) int {
+	if f == nil || !term.IsTerminal(int(f.Fd())) {
 		return 0
 	}
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
