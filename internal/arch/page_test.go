@@ -13,54 +13,73 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var updatePage = flag.Bool("update", false, "write the table of docs/architectures.md in place of comparing it")
+var updatePage = flag.Bool("update", false, "write the pages of docs/architectures in place of comparing them")
 
-// The tables of docs/architectures.md follow this line.
-const pageMark = "<!-- The table below is written by: go test ./internal/arch -run Page -update -->\n"
-
-// TestPage holds docs/architectures.md and the README's count against the table.
+// TestPage holds docs/architectures, and the counts of docs/architectures.md and the README, against the table.
 func TestPage(t *testing.T) {
 	if testing.Short() {
 		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
 	}
-	docs := filepath.Join("..", "..", "docs", "architectures.md")
-	page, err := os.ReadFile(docs)
+	dir := filepath.Join("..", "..", "docs", "architectures")
+	want, got := pages(), map[string][]string{}
+	if *updatePage {
+		for name, lines := range want {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(strings.Join(lines, "\n")), 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	files, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	prose, got, ok := strings.Cut(string(page), pageMark)
-	if !ok {
-		t.Fatalf("%s has no line %q", docs, pageMark)
-	}
-	want := pageTable()
-	if *updatePage {
-		if err := os.WriteFile(docs, []byte(prose+pageMark+want), 0o666); err != nil {
+	for _, f := range files {
+		page, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		if err != nil {
 			t.Fatal(err)
 		}
-		got = want
+		got[f.Name()] = strings.Split(string(page), "\n")
 	}
-	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")); diff != "" {
-		t.Errorf("%s is not current; -update writes it (-want +got):\n%s", docs, diff)
-	}
-	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
-	if err != nil {
-		t.Fatal(err)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s is not current; -update writes it (-want +got):\n%s", dir, diff)
 	}
 	for _, count := range []string{fmt.Sprintf("%d model types", len(Types())), fmt.Sprintf("%d classes of diffusers", len(Components()))} {
-		for name, text := range map[string]string{"README.md": string(readme), docs: prose} {
-			if !strings.Contains(strings.Join(strings.Fields(text), " "), count) {
+		for _, name := range []string{"README.md", "docs/architectures.md"} {
+			text, err := os.ReadFile(filepath.Join("..", "..", name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(strings.Join(strings.Fields(string(text)), " "), count) {
 				t.Errorf("%s does not say %q", name, count)
 			}
 		}
 	}
 }
 
-// pageTable is the table in Markdown: a row for each model type, then one for each class of diffusers.
-func pageTable() string {
+// pages are the lines of the pages in docs/architectures, by name: types by their initials, short enough to be read, and two
+// other tables.
+func pages() map[string][]string {
+	texts := map[string]string{"diffusers.md": diffusersTable(), "reads.md": readsTable()}
+	for _, span := range []string{"ac", "df", "gk", "lo", "pr", "sz"} {
+		texts[span[:1]+"-"+span[1:]+".md"] = typesTable(span[0], span[1])
+	}
+	out := map[string][]string{}
+	for name, text := range texts {
+		out[name] = strings.Split("[Architectures](../architectures.md)\n\n"+text, "\n")
+	}
+	return out
+}
+
+// typesTable has a row for each model type whose name begins with from to to.
+func typesTable(from, to byte) string {
 	var b strings.Builder
-	b.WriteString("\n| model type | class | 5.x | 4.57 | kept | experts | towers, projectors | 5.x and 4.57 differ on |\n")
+	fmt.Fprintf(&b, "# Model types %c to %c\n\n", from, to)
+	b.WriteString("| model type | class | 5.x | 4.57 | kept | experts | towers, projectors | 5.x and 4.57 differ on |\n")
 	b.WriteString("|---|---|---|---|---|---|---|---|\n")
 	for _, info := range Types() {
+		if initial := strings.ToLower(info.ModelType)[0]; initial < from && from != 'a' || initial > to && to != 'z' {
+			continue
+		}
 		c := lookupType(info.ModelType).mainClass()
 		if c == nil {
 			continue
@@ -73,7 +92,13 @@ func pageTable() string {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", name, c.name, mark(info.In[V5]), mark(info.In[V4]),
 			strings.Join(r.kept, ", "), strings.Join(r.experts, ", "), code(r.towers), r.differ)
 	}
-	b.WriteString("\n| class of diffusers | kept in 32 bits |\n|---|---|\n")
+	return b.String()
+}
+
+// diffusersTable has a row for each class of diffusers that keeps something.
+func diffusersTable() string {
+	var b strings.Builder
+	b.WriteString("# Classes of diffusers\n\n| class | kept in 32 bits |\n|---|---|\n")
 	var rest []string
 	for _, c := range Components() {
 		if len(c.Kept) == 0 {
@@ -83,14 +108,13 @@ func pageTable() string {
 		fmt.Fprintf(&b, "| %s | %s |\n", c.Class, code(c.Kept))
 	}
 	fmt.Fprintf(&b, "\nEvery Linear is quantized of %s.\n", strings.Join(rest, ", "))
-	b.WriteString(readsTable())
 	return b.String()
 }
 
 // readsTable lists the weights that modeling code reads itself.
 func readsTable() string {
 	var b strings.Builder
-	b.WriteString("\n## Weights that modeling code reads\n\nEnds of module paths; packed, what the version quantizes on its own is\n\n")
+	b.WriteString("# Weights that modeling code reads\n\nEnds of module paths; packed, what the version quantizes on its own is\n\n")
 	for _, how := range []Misuse{TakenForMatrix, TakenForDType, TakenInTraining, TakenByKernels} {
 		fmt.Fprintf(&b, "- %s: the version %s.\n", how.word(), how)
 	}
