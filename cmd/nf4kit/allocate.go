@@ -170,7 +170,7 @@ func (o *ConvertOptions) checkRecipePlace(src *checkpoint.Source) error {
 	if err != nil {
 		return err
 	}
-	for _, dir := range []string{src.Dir, o.Dst} {
+	for _, dir := range []string{src.Dir, o.to.path} {
 		if dir, err = filepath.Abs(dir); err != nil {
 			return err
 		}

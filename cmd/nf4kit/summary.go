@@ -284,7 +284,11 @@ func (s *summary) printGain(w io.Writer) {
 func (s *summary) printUse(w io.Writer) {
 	if s.p.Config() == nil {
 		escape.Fprintf(w, "Written without config.json, since the source has none: put %s beside the model's own\nfiles and add the quantization_config of bitsandbytes to its config.json to load it.\n",
-			filepath.Join(s.o.Dst, s.p.Shards()[0].Name))
+			strings.TrimRight(s.o.Dst, "/")+"/"+s.p.Shards()[0].Name)
+		return
+	}
+	if s.o.to.store != nil {
+		escape.Fprintf(w, "Loaders take a directory of their own machine: copy what lies at %s there, with the store's own tools or rclone.\n", s.o.to.name)
 		return
 	}
 	pkg, class, fromTask := s.p.LoadClass()
