@@ -22,7 +22,9 @@ var fewDefective = []string{"llama", "qwen2", "gpt2", "opt", "mixtral", "bert", 
 const minNamed = 99
 
 // unnamed are the families of which more than a defect in ten may pass, and why.
-var unnamed = map[string]string{}
+var unnamed = map[string]string{
+	"zamba2": "it has no facts: which of its blocks are one and the same depends on all layers before them, and no expression has that",
+}
 
 // defectCase is one question to defects.py.
 type defectCase struct {

@@ -22,7 +22,7 @@ LARGE = 0.9 * 6e4  # within float16
 
 
 def is_sidecar(name):
-    return ".weight." in name
+    return ".weight." in name or name.endswith(".num_batches_tracked")  # a counter, which it makes a float with the norm's weights
 
 
 def dtypes(path):
@@ -51,6 +51,7 @@ def make(case):
                 if name.endswith(".wo.weight"):
                     p.mul_(LARGE / p.abs().max())
     model.save_pretrained(case["out"])
+    common.load(case["family"], case["out"], dtype=torch.float32)  # 5.23 does not read all that it saves
 
 
 def compare(case):

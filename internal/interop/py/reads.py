@@ -59,9 +59,9 @@ def decision(c):
             "question_type_ids": torch.tensor([[0, 1]])}
 
 
-def speech(token):
+def speech(c):
     """A prompt that holds audio latents, for a voice that continues them."""
-    return lambda c: {"input_ids": torch.cat([ids(8), torch.full((1, 4), c.audio_latent_token_id)], 1), "audio_latents": noise(1, 4, c.latent_dim)}
+    return {"input_ids": torch.cat([ids(8), torch.full((1, 4), c.audio_latent_token_id)], 1), "audio_latents": noise(1, 4, c.latent_dim)}
 
 
 ROPE3 = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}}
@@ -130,8 +130,8 @@ MODELS = {
     "colpali": Family("ColPaliForRetrieval"),
     "colqwen2": Family("ColQwen2ForRetrieval"),
     "colmodernvbert": Family("ColModernVBertForRetrieval"),
-    "granite_speech5_ctc": Family("GraniteSpeech5ForCTC", lambda c: {"input_features": noise(1, 64, c.encoder_config.input_dim)}),
-    "granite_speech5_encoder": Family("GraniteSpeech5Encoder", lambda c: {"input_features": noise(1, 64, c.input_dim)}),
+    "granite_speech5_ctc": Family("GraniteSpeech5ForCTC", lambda c: {"input_features": noise(1, 64, 4 * c.encoder_config.num_mel_bins)}),
+    "granite_speech5_encoder": Family("GraniteSpeech5Encoder", lambda c: {"input_features": noise(1, 64, 4 * c.num_mel_bins)}, num_key_value_heads=4),
     "jev": Family("JevForDecision", decision, hidden_size=64, num_verbalizers=24, offsets={"noul": 0, "score": 2, "choice": 8},
                   sub={"text_config": models.MIXED}),
     "pocket_tts": Family("PocketTTSForConditionalGeneration", speech, vocab_size=4004, sub={"flow_head_config": {"condition_dim": 64, "hidden_size": 32}}),
