@@ -8,9 +8,9 @@ For every class of every model type, in several variants of its config:
      projectors kept), transformers replaces exactly the modules whose tensors
      arch quantizes;
   3. the tensors that arch says are held in float32 in a model of bfloat16 and in one of float16 are those that transformers'
-     own loading puts into that dtype (not with --few).
+     own loading puts into that dtype (not with --few and --modules).
 
-Usage: check.py CLASSIFY [--few] [TYPE...]    CLASSIFY: the built gen/classify; --few: an eighth of the types (or those named),
+Usage: check.py CLASSIFY [--few|--modules] [TYPE...]    CLASSIFY: the built gen/classify; --few: an eighth of the types (or those named),
                                               of each the base model and the class that its checkpoints
                                               are likely of, alone, with the default config and that
                                               class tied and untied
@@ -40,13 +40,16 @@ LAYERS = 3
 
 
 def known_exceptions():
-    """{(type, class, what)} of differences explained in known.txt."""
+    """{(type, class, what)} of differences explained in known.txt. TYPE@5.23 is about that version alone."""
     out = set()
     with open(os.path.join(HERE, "known.txt")) as f:
         for line in f:
             fields = line.split("#")[0].split()
-            if fields:
-                out.add(tuple(fields[:3]))
+            if not fields:
+                continue
+            t, _, version = fields[0].partition("@")
+            if (probe.transformers.__version__ + ".").startswith(version + "." if version else ""):
+                out.add((t, *fields[1:3]))
     return out
 
 
@@ -187,7 +190,7 @@ def few_classes(found, bases):
     return {n: c for n, c in found.items() if n in bases or n == main}, main
 
 
-def check_type(arch, t, few):
+def check_type(arch, t, few, dtypes):
     config_class = probe.configuration_auto.CONFIG_MAPPING[t]
     found, _ = probe.classes_of(t, config_class)
     variants = list(probe.config_variants(t, config_class))
@@ -214,7 +217,7 @@ def check_type(arch, t, few):
             seen.add(sig)
             count += 1
             try:
-                problems = check_variant(arch, cls, config, model, () if few else ("bfloat16", "float16"))
+                problems = check_variant(arch, cls, config, model, dtypes)
             except AttributeError as e:
                 if "all_tied_weights_keys" in str(e):
                     continue  # transformers' own quantizer cannot take such a class
@@ -239,18 +242,22 @@ def main():
         return
     arch = Arch(sys.argv[1])
     known = known_exceptions()
-    few = sys.argv[2:3] == ["--few"]
-    types = sys.argv[3 if few else 2:] or [t for t in probe.model_types() if not few or zlib.crc32(t.encode()) % 8 == 0]
+    few, modules = sys.argv[2:3] == ["--few"], sys.argv[2:3] == ["--modules"]
+    dtypes = () if few or modules else ("bfloat16", "float16")
+    types = sys.argv[3 if few or modules else 2:] or [t for t in probe.model_types() if not few or zlib.crc32(t.encode()) % 8 == 0]
     failed = total = 0
     for t in types:
         if (t, "*", "all") in known:
             continue
+        if sys.stderr.isatty():
+            print(t, end="\033[K\r", file=sys.stderr, flush=True)
         try:
-            for count, cls, variant, what, detail in check_type(arch, t, few):
+            for count, cls, variant, what, detail in check_type(arch, t, few, dtypes):
                 if cls is None:
                     total += count
                     continue
-                mark = "known" if (t, cls, what) in known or (t, "*", what) in known else "DIFFERS"
+                names = {(t, cls, what), (t, "*", what)} | ({(t, "*", "float32")} if what in ("bfloat16", "float16") else set())
+                mark = "known" if names & known else "DIFFERS"
                 failed += mark == "DIFFERS"
                 print(mark, t, cls, variant, what, json.dumps(detail)[:600], flush=True)
         except Exception as e:

@@ -1,7 +1,7 @@
 """List what transformers holds in float32 whatever the dtype of the model, by model type.
 
 Usage: fp32.py OUT.json [TYPE...]  for the installed version
-       fp32.py --join T5.json T4.json --out fp32.txt    (either may be an older fp32.txt)
+       fp32.py --join T5.json T4.json --out fp32.txt    (either may be an older fp32.txt, or NEW.json:fp32.txt for some types)
 
 A line of fp32.txt is TYPE VERSIONS KIND NAME...: VERSIONS of "5" and "4", and KIND
 
@@ -90,7 +90,7 @@ def column(version, file):
 
 
 def join(files, path):
-    data = {version: column(version, file) for version, file in zip("54", files)}
+    data = splice.columns(files, column)
     lines = []
     for t in sorted({t for d in data.values() for t in d["types"]}):
         for kind in ("strict", "loose", "made"):
@@ -111,7 +111,7 @@ def main():
     if sys.argv[1] == "--join":
         join(sys.argv[2:4], sys.argv[5])
         return
-    result = find(sys.argv[2:])
+    result = {**find(sys.argv[2:]), "asked": sys.argv[2:]}
     with open(sys.argv[1], "w") as f:
         json.dump(result, f, indent=1)
 

@@ -1,7 +1,7 @@
 """List the Linears whose weight transformers' modeling code reads itself, past their forward: packed, it is not what the code takes it for.
 
 Usage: reads.py OUT.json [TYPE...]  for the installed version
-       reads.py --join T5.json T4.json --out reads.txt    (either may be an older reads.txt)
+       reads.py --join T5.json T4.json --out reads.txt    (either may be an older reads.txt, or NEW.json:reads.txt for some types)
 
 The source of every modeling file is searched for self.NAME.weight where NAME is an nn.Linear of the class; every class of every
 model type is built on the meta device, to tell where modules of these classes are and whether a null skip list quantizes them.
@@ -179,7 +179,7 @@ def column(version, file):
 
 
 def join(files, path):
-    data = {version: column(version, file) for version, file in zip("54", files)}
+    data = splice.columns(files, column)
     lines = []
     for t in sorted({t for d in data.values() for t in d["types"]}):
         by = collections.defaultdict(set)
@@ -198,7 +198,7 @@ def main():
     if sys.argv[1] == "--join":
         join(sys.argv[2:4], sys.argv[5])
         return
-    result = find(sys.argv[2:])
+    result = {**find(sys.argv[2:]), "asked": sys.argv[2:]}
     with open(sys.argv[1], "w") as f:
         json.dump(result, f, indent=1)
 

@@ -30,6 +30,20 @@ def rows(path, version):
     return [[t, *rest] for t, flags, *rest in fields if version in flags]
 
 
+def columns(files, column):
+    """{version: {"version", "types"}} of two files, by what column() reads of one. A file may be NEW.json:OLD.txt: of the types named in
+    NEW.json, as what NEW.json has of them, of the others as OLD.txt has it."""
+    out = {}
+    for version, file in zip("54", files):
+        new, _, old = file.partition(":")
+        data = out[version] = column(version, new)
+        if old:
+            before = column(version, old)
+            data["types"] = {**{t: v for t, v in before["types"].items() if t not in data["asked"]}, **data["types"]}
+            data["version"] = " ".join(sorted({*before["version"].split(), data["version"]}))
+    return out
+
+
 def body(lines, cls):
     """The rows of a class in the block of its type."""
     out = None
