@@ -14,6 +14,7 @@ type unslothCase struct {
 	Out     string   `json:"out"`
 	Flags   []string `json:"flags,omitempty"`
 	DType   string   `json:"dtype,omitempty"`
+	Train   bool     `json:"train,omitempty"`
 }
 
 type unslothAnswer struct {
@@ -25,6 +26,9 @@ type unslothAnswer struct {
 	Linears int      `json:"linears"`
 	Keys    []string `json:"keys"`
 	Forward float64  `json:"forward"`
+
+	Losses  []float64 `json:"losses"`
+	Reached int       `json:"reached"` // matrices of adapters on experts with a gradient
 }
 
 type unslothFamily struct {
@@ -58,6 +62,7 @@ func TestUnsloth(t *testing.T) {
 	for _, f := range families {
 		cases = append(cases, unslothCase{Program: program, Family: f.name, Out: filepath.Join(dir, f.name)})
 	}
+	cases[0].Train = true
 	single := &cases[len(cases)-1]
 	single.Out, single.Flags, single.DType = single.Out+"-single", []string{"--moe", "per-expert"}, "float32"
 	for i, a := range python[unslothCase, unslothAnswer](t, unsloth, "unsloth.py", cases) {
@@ -71,6 +76,9 @@ func TestUnsloth(t *testing.T) {
 		}
 		if (a.Kept > 0) != (f.kept != "") || !strings.Contains(a.Said, f.kept) {
 			t.Errorf("%s: %d stacks in 16 bits; want the reason %q in\n%s", f.name, a.Kept, f.kept, a.Said)
+		}
+		if n := len(a.Losses); cases[i].Train && (n < 2 || a.Losses[n-1] >= a.Losses[0] || a.Reached != 2*f.packed) {
+			t.Errorf("%s: losses %v with adapters on the experts, of which %d matrices have a gradient; want them to fall, and %d", f.name, a.Losses, a.Reached, 2*f.packed)
 		}
 		// Other kernels than transformers', and of experts that lie one by one rounded tables: up to 0.014.
 		if a.Packed > 0 && (a.Forward < 0 || a.Forward > 0.03) {

@@ -5,7 +5,8 @@ makes the model, converts it with --target unsloth and loads that in dtype, bflo
 of experts of the model that came to be in 4 bits ("packed"), those that stay in 16 bits ("kept"), the experts that are Linears in 4 bits
 ("linears"), and how many of the first and the last have, bit for bit, the values that bitsandbytes decodes of the file ("equal"); it has
 the keys that loading missed, what convert said ("said"), and how far logits of Unsloth's forward are from those of transformers with
-the decoded weights ("forward", relative).
+the decoded weights ("forward", relative). With "train" it takes steps of PEFT's LoRA on the stacks of experts: "losses" has the loss before
+each, and "reached" how many of the adapters' matrices on them got a gradient.
 
 Of experts that lie one by one (--moe per-expert) Unsloth's loading rounds the tables of the scales to the dtype of the model, so that
 these have the values in float32 alone.
@@ -24,6 +25,7 @@ import types
 
 import common
 import families_models
+import peft
 import torch
 from safetensors.torch import load_file
 
@@ -89,6 +91,27 @@ def load(cls, path, dtype):
     return model, sorted(str(x) for k in ("missing", "unexpected", "mismatched") for x in info[k + "_keys"])
 
 
+def train(model):
+    """Losses of some steps with adapters on the experts' stacks, as Unsloth has PEFT's ParamWrapper run them."""
+    for patch in ("param_wrapper_4bit_expert_shape", "param_wrapper_merge_4bit"):
+        getattr(zoo, "patch_peft_" + patch)()
+    importlib.import_module("unsloth_zoo.temporary_patches.moe_utils").patch_param_wrapper_for_moe()
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"])
+    torch.manual_seed(0)
+    model = peft.get_peft_model(model, config).train()
+    adapters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(adapters.values(), lr=1e-2)
+    ids, losses, reached = torch.tensor([common.PROMPT]), [], set()
+    for _ in range(3):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        losses.append(float(loss))
+        reached |= {n for n, p in adapters.items() if ".experts." in n and p.grad is not None and bool(p.grad.any())}
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses, len(reached)
+
+
 def handle(case):
     source, packed, plain = (os.path.join(case["out"], x) for x in ("source", "packed", "plain"))
     model = families_models.model_of(case["family"])
@@ -121,6 +144,8 @@ def handle(case):
             loaded, _ = load(type(model), packed, torch.bfloat16)
         reference, _ = load(type(model), plain, torch.bfloat16)
         out["forward"] = common.relative(common.forward(loaded), common.forward(reference))
+    if case.get("train"):
+        out["losses"], out["reached"] = train(loaded)
     return out
 
 
