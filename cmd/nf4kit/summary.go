@@ -292,12 +292,15 @@ func (s *summary) printUse(w io.Writer) {
 		return
 	}
 	pkg, class, fromTask := s.p.LoadClass()
-	if pkg == "diffusers" {
+	switch pkg {
+	case "diffusers":
 		escape.Fprintf(w, "Load it and give it to the pipeline in place of its own (tried with diffusers 0.42):\n\n")
-		printPython(w, escape.Sprintf(`    import torch
-    from diffusers import %[1]s
-    model = %[1]s.from_pretrained(%[2]q, torch_dtype=torch.%[3]s)
-`, class, s.o.Dst, s.p.TorchDType()))
+		printPython(w, escape.Sprintf("    import torch\n    from diffusers import %[1]s\n    model = %[1]s.from_pretrained(%[2]q, torch_dtype=torch.%[3]s)\n",
+			class, s.o.Dst, s.p.TorchDType()))
+		return
+	case "unsloth":
+		escape.Fprintf(w, "Load it with Unsloth, which alone reads these experts (its loading was tried with unsloth_zoo 2026.10.9):\n\n")
+		printPython(w, escape.Sprintf("    from unsloth import %[1]s\n    model, tokenizer = %[1]s.from_pretrained(%[2]q, load_in_4bit=True)\n", class, s.o.Dst))
 		return
 	}
 	escape.Fprintf(w, "Load it (transformers 4.55 or newer, of 5.x 5.6 or newer; bitsandbytes 0.46.1 or newer):\n\n")

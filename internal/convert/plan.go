@@ -3,6 +3,7 @@ package convert
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
@@ -88,6 +89,8 @@ type Plan struct {
 	warnings   []string              // what may not work
 
 	incomplete []string // of the warnings, what the source lacks or has too much
+
+	unsloth bool // there are experts in 4 bits that Unsloth alone reads
 
 	stats Stats
 
@@ -266,6 +269,7 @@ func newPlan(m *weights.Model, opt *Options, common bool) (*Plan, error) {
 			p.joinExperts(m)
 		}
 		p.noteRagged(opt)
+		p.unsloth = slices.ContainsFunc(p.items, func(it Item) bool { return it.Quantize && (it.Stack > 0 || ExpertStack(it.Name) != "") })
 	}
 	if n := p.outputTensors(); n > checkpoint.MaxTensors {
 		return nil, &SourceError{Path: p.src.Path, Msg: fmt.Sprintf("the output would have %d tensors, sidecars included; want at most %d", n, checkpoint.MaxTensors),

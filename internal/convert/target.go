@@ -277,6 +277,9 @@ func (p *Plan) LoadClass() (pkg, class string, task bool) {
 	if p.model != nil && p.model.Diffusers {
 		return "diffusers", identifier(p.model.Type), false
 	}
+	if p.unsloth {
+		return "unsloth", "FastModel", false
+	}
 	class, task = autoClass(p.config.Architectures())
 	return "transformers", identifier(class), task
 }

@@ -102,6 +102,8 @@ func (c *Card) body(b *bytes.Buffer, base string, r *Report) {
 	case c.Class == "":
 	case c.Package == "diffusers":
 		fmt.Fprintf(b, "\n```python\nimport torch\nfrom diffusers import %[1]s\n\nmodel = %[1]s.from_pretrained(%[2]s, torch_dtype=torch.%[3]s)\n```\n", c.Class, pyString(c.Name), c.DType)
+	case c.Package == "unsloth":
+		fmt.Fprintf(b, "\n```python\nfrom unsloth import %[1]s\n\nmodel, tokenizer = %[1]s.from_pretrained(%[2]s, load_in_4bit=True)\n```\n", c.Class, pyString(c.Name))
 	default:
 		fmt.Fprintf(b, "\n```python\nfrom %[1]s import %[2]s\n\nmodel = %[2]s.from_pretrained(%[3]s, device_map=\"auto\")\n```\n", c.Package, c.Class, pyString(c.Name))
 	}
