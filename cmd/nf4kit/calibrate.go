@@ -158,8 +158,9 @@ func (o *ConvertOptions) inputs(ctx context.Context, g *globals, src *checkpoint
 	return in, identity, func() error { return errors.Join(closeFile(), remove()) }, nil
 }
 
-// calibrate makes the file of --calibrate in a directory beside DST, or where its files are staged, and has it read like that of --activations: once it is known that the
-// conversion has a plan and its place, and with Gram matrices only where a weight takes them.
+// calibrate makes the file of --calibrate in a directory beside DST, or where its files are staged, and has it read like that of
+// --activations: once it is known that the conversion has a plan and its place, and with Gram matrices only where a weight takes
+// them.
 func (o *ConvertOptions) calibrate(ctx context.Context, g *globals, src *checkpoint.Source, opt *convert.Options) (remove func() error, err error) {
 	p, err := await(ctx, func() (*convert.Plan, error) { return convert.NewPlan(src, *opt) })
 	if err != nil {

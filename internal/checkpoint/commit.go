@@ -145,8 +145,9 @@ func recoverOld(dir string) error {
 	return nil
 }
 
-// Abort removes everything written, from a store too, and leaves the destination as it was. Of a staging directory that tasks share it
-// removes what this attempt at one has made, its journal included. After Commit or Suspend it does nothing, so that it can be deferred.
+// Abort removes everything written, from a store too, and leaves the destination as it was. Of a staging directory that tasks
+// share it removes what this attempt at one has made, its journal included. After Commit or Suspend it does nothing, so that it
+// can be deferred.
 func (o *Output) Abort() error {
 	if o.done {
 		return nil

@@ -186,6 +186,7 @@ func (s *shardFiles) Finish(shard int, results []Result) error {
 	return s.done.finish(shard, results, s.record, stored)
 }
 
+// Close closes what Execute has not finished.
 func (s *shardFiles) Close() error {
 	var errs []error
 	for i, w := range s.shards {

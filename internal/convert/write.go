@@ -48,7 +48,8 @@ func (p *Plan) destination(opt *WriteOptions) checkpoint.Options {
 
 // Write executes the plan into a staging directory beside dst, which appears under that name when it is complete, and not
 // before. After an error nothing is left, or what a run with the same Resume can continue, and the error is an
-// [UnfinishedError]. With a Store each weights file goes there when it is finished, and config.json last of all. There is no more than [checkpoint.CheckSpace] allows to begin with.
+// [UnfinishedError]. With a Store each weights file goes there when it is finished, and config.json last of all. There is no more
+// than [checkpoint.CheckSpace] allows to begin with.
 func (p *Plan) Write(ctx context.Context, dst string, opt WriteOptions) (_ *Outcome, err error) {
 	var used *consumer
 	if opt.Resume != nil && opt.Resume.Consume {

@@ -185,9 +185,9 @@ func (v *merged) add(x *work, u *update, w, d []float32, first int64, last, tota
 	}
 	if added {
 		if total {
-			addTo(x.total, d)
+			kernel.AddScaled(x.total, 1, d)
 		}
-		addTo(w, d)
+		kernel.AddScaled(w, 1, d)
 	} else {
 		before := slices.Clone(w)
 		if err := v.magnitude(x, u, w, d, first); err != nil {
@@ -206,25 +206,9 @@ func (v *merged) add(x *work, u *update, w, d []float32, first int64, last, tota
 	return nil
 }
 
-// scale multiplies d, and addTo adds it to w, eight elements at a time: these are half of a merge but for its product.
 func scale(d []float32, s float32) {
-	for ; len(d) >= 8; d = d[8:] {
-		d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7] = d[0]*s, d[1]*s, d[2]*s, d[3]*s, d[4]*s, d[5]*s, d[6]*s, d[7]*s
-	}
 	for i, p := range d {
 		d[i] = p * s
-	}
-}
-
-func addTo(w, d []float32) {
-	d = d[:len(w)]
-	for ; len(w) >= 8; w, d = w[8:], d[8:] {
-		w, d := w[:8], d[:8]
-		w[0], w[1], w[2], w[3] = w[0]+d[0], w[1]+d[1], w[2]+d[2], w[3]+d[3]
-		w[4], w[5], w[6], w[7] = w[4]+d[4], w[5]+d[5], w[6]+d[6], w[7]+d[7]
-	}
-	for i, x := range d[:len(w)] {
-		w[i] += x
 	}
 }
 

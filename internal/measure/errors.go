@@ -10,13 +10,16 @@ const errorBins = 1 << 12
 
 const errorShift = 19
 
+// binOf is the bin of an error, whatever its sign.
+func binOf(e float32) uint32 { return math.Float32bits(e) << 1 >> 1 >> errorShift & (errorBins - 1) }
+
 // errorCounts are the bins of one chunk.
 type errorCounts [errorBins]int32
 
 func (c *errorCounts) add(x, v []float32) {
 	v = v[:len(x)]
 	for i, x := range x {
-		c[math.Float32bits(x-v[i])<<1>>1>>errorShift&(errorBins-1)]++
+		c[binOf(x-v[i])]++
 	}
 }
 
@@ -39,7 +42,7 @@ func (c *errorCounts) histogram() ErrorHistogram {
 func ErrorsOf(counts map[float32]int32) ErrorHistogram {
 	c := new(errorCounts)
 	for e, n := range counts {
-		c[math.Float32bits(e)<<1>>1>>errorShift] += n
+		c[binOf(e)] += n
 	}
 	return c.histogram()
 }

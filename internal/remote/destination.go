@@ -69,16 +69,14 @@ func OpenDestination(ctx context.Context, dst string, opt Options) (*Destination
 	if loc == nil || loc.Scheme == "file" {
 		return nil, &Error{Path: dst, Expected: "a folder of an object store", Found: "a path of this machine"}
 	}
-	folder := ""
 	switch loc.Scheme {
 	case "hf":
 		return nil, &Error{Path: loc.String(), Expected: want, Found: "a hub",
 			Hint: "write a directory, and upload it: nf4kit push DIR " + loc.String()}
 	case "http", "https":
 		return nil, &Error{Path: loc.String(), Expected: want, Found: "a web server"}
-	default:
-		folder = strings.Trim(loc.URL.Path, "/")
 	}
+	folder := strings.Trim(loc.URL.Path, "/")
 	if folder == "" || strings.HasSuffix(folder, ".safetensors") {
 		return nil, &Error{Path: loc.String(), Expected: loc.Scheme + "://BUCKET/FOLDER to write to", Found: "no folder", Hint: "name a folder for the model"}
 	}
