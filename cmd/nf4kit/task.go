@@ -200,7 +200,7 @@ func (o *ConvertOptions) tellTask(g *globals, p *convert.Plan) error {
 		}
 	} else if !g.Quiet {
 		escape.Fprintf(g.Stdout, "task %v: its %d of %d weights files are finished, %s; when all tasks are: nf4kit finalize %s\n",
-			o.task, len(names), len(p.Shards()), bytesText(bytes), o.Dst+o.staged())
+			o.task, len(names), len(p.Shards()), bytesText(bytes), shellWord(o.Dst)+o.staged())
 	}
 	if len(names) == 0 && !g.Quiet {
 		noticef(g.Stderr, "there is nothing for this task: %d tasks for %d weights files; a smaller --max-shard-size makes more of them", o.task.Of, len(p.Shards()))
@@ -213,7 +213,7 @@ func (o *ConvertOptions) staged() string {
 	if o.to.store == nil || o.Staging == "." {
 		return ""
 	}
-	return " --staging " + o.Staging
+	return " --staging " + shellWord(o.Staging)
 }
 
 func newFinalizeCommand(g *globals) *cobra.Command {
