@@ -307,19 +307,26 @@ type paced struct {
 
 func (p *paced) Write(b []byte) (int, error) {
 	if p.left >= 0 && len(b) > p.left {
-		n, _ := p.ResponseWriter.Write(b[:p.left])
+		n, _ := p.write(b[:p.left])
 		p.left = 0
-		p.h.Sent.Add(int64(n))
 		if f, ok := p.ResponseWriter.(http.Flusher); ok {
 			f.Flush()
 		}
 		return n, io.ErrShortWrite
 	}
-	n, err := p.ResponseWriter.Write(b)
+	n, err := p.write(b)
 	p.sent += n
-	p.h.Sent.Add(int64(n))
 	if p.h.Rate > 0 {
 		time.Sleep(time.Duration(float64(p.sent)/float64(p.h.Rate)*float64(time.Second)) - time.Since(p.start))
 	}
+	return n, err
+}
+
+// write counts what it sends before it does: a client that has all of it must not
+// find the count behind.
+func (p *paced) write(b []byte) (int, error) {
+	p.h.Sent.Add(int64(len(b)))
+	n, err := p.ResponseWriter.Write(b)
+	p.h.Sent.Add(int64(n - len(b)))
 	return n, err
 }
