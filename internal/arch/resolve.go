@@ -323,7 +323,16 @@ func fill(pattern string, holes []string) string {
 
 // digitless replaces every number of a path by the mark.
 func digitless(path, mark string) string {
-	var b strings.Builder
+	var room [128]byte // most names fit
+	b, changed := appendDigitless(room[:0], path, mark)
+	if !changed {
+		return path
+	}
+	return string(b)
+}
+
+// appendDigitless is digitless for a buffer that is used again, of names by the hundred thousand.
+func appendDigitless(b []byte, path, mark string) (_ []byte, changed bool) {
 	done := 0 // bytes of path written to b
 	for start := 0; start <= len(path); {
 		end := start
@@ -333,26 +342,23 @@ func digitless(path, mark string) string {
 			end++
 		}
 		if digits && end > start {
-			b.WriteString(path[done:start])
-			b.WriteString(mark)
+			b = append(append(b, path[done:start]...), mark...)
 			done = end
 		}
 		start = end + 1
 	}
-	if done == 0 {
-		return path
-	}
-	b.WriteString(path[done:])
-	return b.String()
+	return append(b, path[done:]...), done > 0
 }
 
 // distinctPatterns returns one name for each name pattern, in order.
 func distinctPatterns(names []string) []string {
 	seen := make(map[string]bool)
 	var out []string
+	var b []byte
 	for _, n := range names {
-		if p := digitless(n, "#"); !seen[p] {
-			seen[p] = true
+		b, _ = appendDigitless(b[:0], n, "#")
+		if !seen[string(b)] {
+			seen[string(b)] = true
 			out = append(out, n)
 		}
 	}

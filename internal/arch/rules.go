@@ -49,6 +49,8 @@ func (t Target) loaders() []Loader {
 // metacharacter is the dot.
 type skipEntry struct {
 	text    string
+	dotted  string         // text and a dot
+	single  bool           // one component
 	plain   bool           // no metacharacter but "."
 	numbers bool           // may tell layers apart, so paths must be compared with their numbers
 	open    *regexp.Regexp // ^(?:text), not plain only
@@ -57,7 +59,7 @@ type skipEntry struct {
 }
 
 func newSkipEntry(text string) skipEntry {
-	e := skipEntry{text: text, plain: true}
+	e := skipEntry{text: text, dotted: text + ".", single: !strings.Contains(text, "."), plain: true}
 	for i := range len(text) {
 		switch c := text[i]; {
 		case c == '.' && i > 0 && text[i-1] == '.':
@@ -90,13 +92,13 @@ func (e *skipEntry) matches(l Loader, path string) bool {
 	switch l {
 	case LoaderT4:
 		return path == e.text || path[strings.LastIndexByte(path, '.')+1:] == e.text ||
-			len(path) > len(e.text) && strings.Contains(path, e.text+".")
+			len(path) > len(e.text) && strings.Contains(path, e.dotted)
 	case LoaderT50:
 		return e.matchStart(path, false) || strings.HasSuffix(path, e.text)
 	case LoaderT521:
 		return e.matchStart(path, true) || strings.HasSuffix(path, e.text)
 	default:
-		return hasComponent(path, e.text) ||
+		return e.single && hasComponents(path, e.text) ||
 			strings.HasPrefix(path, e.text) && (len(path) == len(e.text) || path[len(e.text)] == '.')
 	}
 }
@@ -139,14 +141,9 @@ func (e *skipEntry) matchStart(path string, boundary bool) bool {
 	return false
 }
 
-// hasComponent reports whether one dotted component of path is name, which is not empty.
-func hasComponent(path, name string) bool {
-	return hasComponents(path, name) && !strings.Contains(name, ".")
-}
-
 // loaderPaths returns the module paths that the loader will look at for the
 // tensor, if it would convert that module, else none.
-func (t Tensor) loaderPaths(l Loader) []string {
+func (t *Tensor) loaderPaths(l Loader) []string {
 	c := &t.Class
 	switch l {
 	case LoaderT4:

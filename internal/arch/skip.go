@@ -51,21 +51,32 @@ type pathGroup struct {
 // groups collects the paths of the tensors under the loaders' rules.
 func groups(ts []Tensor, loaders []Loader) []*pathGroup {
 	index := map[string]*pathGroup{}
+	seen := make(map[string]bool, len(ts))
 	var out []*pathGroup
-	for _, l := range loaders {
+	var pattern []byte
+	last := 0 // where the groups of the loader before begin
+	for i, l := range loaders {
+		before := out[last:]
+		last = len(out)
+		if l == LoaderT521 && i > 0 && loaders[i-1] == LoaderT50 {
+			for _, g := range before { // the two rules look at the same paths
+				out = append(out, &pathGroup{loader: l, pattern: g.pattern, members: g.members})
+			}
+			continue
+		}
 		clear(index)
-		seen := map[string]bool{}
-		for _, t := range ts {
-			for _, p := range t.loaderPaths(l) {
+		clear(seen)
+		for j := range ts {
+			for _, p := range ts[j].loaderPaths(l) {
 				if seen[p] {
 					continue
 				}
 				seen[p] = true
-				pattern := digitless(p, "#")
-				g := index[pattern]
+				pattern, _ = appendDigitless(pattern[:0], p, "#")
+				g := index[string(pattern)]
 				if g == nil {
-					g = &pathGroup{loader: l, pattern: pattern}
-					index[pattern] = g
+					g = &pathGroup{loader: l, pattern: string(pattern)}
+					index[g.pattern] = g
 					out = append(out, g)
 				}
 				g.members = append(g.members, p)

@@ -41,26 +41,25 @@ func (m *Model) SkipList(t Target, kept, quantized []Tensor) (list []string, bad
 		return nil, nil
 	}
 	if len(bad) == 0 {
-		list = m.served(t, list, kept, quantized)
+		list = m.served(t, list, kept, keep, quantized, quant)
 	}
 	return list, bad
 }
 
-// served adds what vLLM and SGLang need beside the targets to keep the same modules, if a list can serve all of them.
-func (m *Model) served(t Target, list []string, kept, quantized []Tensor) []string {
+// served adds what vLLM and SGLang need beside the targets to keep the same modules, if a list can serve all of them. keep and quant
+// are the groups of the targets' loaders.
+func (m *Model) served(t Target, list []string, kept []Tensor, keep []*pathGroup, quantized []Tensor, quant []*pathGroup) []string {
 	if m.Diffusers || t&(VLLM|SGLang) != 0 {
 		return list
-	}
-	all := (t | VLLM).loaders()
-	if t == 0 {
-		all = (Transformers5 | Transformers4 | VLLM).loaders()
 	}
 	entries := make([]skipEntry, len(list))
 	for i, text := range list {
 		entries[i] = newSkipEntry(text)
 	}
+	vllm := []Loader{LoaderVLLM}
+	keepThere := groups(kept, vllm)
 	var missed []*pathGroup
-	for _, g := range groups(kept, []Loader{LoaderVLLM}) {
+	for _, g := range keepThere {
 		if len(g.missed(entries)) > 0 {
 			missed = append(missed, g)
 		}
@@ -68,10 +67,11 @@ func (m *Model) served(t Target, list []string, kept, quantized []Tensor) []stri
 	if len(missed) == 0 {
 		return list
 	}
-	more := append(slices.Clone(list), cover(missed, groups(quantized, all))...)
+	keep, quant = slices.Concat(keep, keepThere), slices.Concat(quant, groups(quantized, vllm))
+	more := append(slices.Clone(list), cover(missed, quant)...)
 	slices.Sort(more)
 	more = slices.Compact(more)
-	if len(more) > MaxSkip || len(checkGroups(more, all, groups(kept, all), groups(quantized, all))) > 0 {
+	if len(more) > MaxSkip || len(checkGroups(more, append(t.loaders(), LoaderVLLM), keep, quant)) > 0 {
 		return list
 	}
 	return more

@@ -216,6 +216,11 @@ const maxShardName = 255
 // sort_keys, non-ASCII escaped), with a newline at the end.
 func (ix *Index) Encode() []byte {
 	var b bytes.Buffer
+	size := 128
+	for name, file := range ix.WeightMap {
+		size += len(name) + len(file) + len("\n    \"\": \"\",")
+	}
+	b.Grow(size)
 	fmt.Fprintf(&b, "{\n  \"metadata\": {\n    \"total_parameters\": %d,\n    \"total_size\": %d\n  },\n  \"weight_map\": {",
 		ix.TotalParameters, ix.TotalSize)
 	for i, name := range slices.Sorted(maps.Keys(ix.WeightMap)) {

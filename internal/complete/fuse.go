@@ -1,6 +1,7 @@
 package complete
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -26,7 +27,7 @@ func fuse(m *arch.Model, tensors []Tensor) []Tensor {
 		parts   int64
 		last    int32
 	}
-	found := map[string]*stack{}
+	found := map[string]*stack{} // nil for one that the class does not have
 	for i := range tensors {
 		name, layer, ok := strings.Cut(tensors[i].Name, ".experts.")
 		number, leaf, ok2 := strings.Cut(strings.TrimSuffix(layer, ".weight"), ".")
@@ -36,15 +37,20 @@ func fuse(m *arch.Model, tensors []Tensor) []Tensor {
 			continue
 		}
 		whole := name + ".experts." + s.stack
-		if found[whole] == nil {
-			if !m.Classify(whole).Split {
-				continue
+		f, asked := found[whole]
+		if !asked {
+			if m.Classify(whole).Split {
+				f = &stack{parts: s.parts}
 			}
-			found[whole] = &stack{parts: s.parts}
+			found[whole] = f
 		}
-		found[whole].members = append(found[whole].members, i)
-		found[whole].last = max(found[whole].last, e)
+		if f == nil {
+			continue
+		}
+		f.members = append(f.members, i)
+		f.last = max(f.last, e)
 	}
+	maps.DeleteFunc(found, func(_ string, s *stack) bool { return s == nil })
 	if len(found) == 0 {
 		return tensors
 	}

@@ -183,7 +183,8 @@ func (e *skipConflict) Unwrap() error { return e.SourceError }
 // quantizationConfig composes the object of that name, with the skip list
 // proved against every loader.
 func (p *Plan) quantizationConfig(opt *Options) ([]byte, error) {
-	var kept, quantized []arch.Tensor
+	quantized := make([]arch.Tensor, 0, p.stats.QuantCount) // a Class is large, and there may be half a million
+	kept := make([]arch.Tensor, 0, p.stats.KeptCount)
 	qc := bnb.QuantizationConfig{ComputeDType: opt.ComputeDType, Storage: opt.Spec.Storage.String()}
 	for i := range p.items {
 		it := &p.items[i]

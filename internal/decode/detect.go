@@ -61,6 +61,9 @@ func (l *Logical) Open() io.ReaderAt { return l.reader }
 // Consumes reports whether a stored tensor is a part of a logical one or dropped. All others are plain.
 func (s *Scheme) Consumes(name string) bool { return s.consumed[name] }
 
+// Consumed is how many stored tensors are parts of logical ones or dropped.
+func (s *Scheme) Consumed() int { return len(s.consumed) }
+
 // Check reads the few bytes beside the weights that decide whether they can be decoded: bitsandbytes' weight_format,
 // one byte a weight; the order of columns in compressed-tensors. Readers check it too, each on its first use.
 func (s *Scheme) Check() error {
@@ -81,7 +84,7 @@ func Detect(src Source, tensors []Tensor) (*Scheme, error) {
 		return nil, err
 	}
 	d := &detector{cfg: cfg, byName: make(map[string]*Tensor, len(tensors)), leaves: make(map[string]bool),
-		out: Scheme{Method: cfg.method, consumed: make(map[string]bool)}}
+		out: Scheme{Method: cfg.method, consumed: make(map[string]bool, len(tensors))}}
 	for i := range tensors {
 		t := &tensors[i]
 		if first, ok := d.byName[t.Name]; ok {
@@ -133,6 +136,7 @@ func (d *detector) add(l Logical, form string, parts ...*Tensor) error {
 			Found: "it"}
 	}
 	l.File = parts[0].File
+	l.Parts = slices.Grow(l.Parts, len(parts))
 	for _, p := range parts {
 		l.Parts = append(l.Parts, p.Name)
 		l.SrcBytes += elems(p.Shape) * int64(p.DType.Bits()) / 8

@@ -63,7 +63,9 @@ func takeApart(name string) key {
 	path := strings.TrimPrefix(name, "base_model.model.")
 	if strings.Contains(path, "_") {
 		for _, w := range wrappers {
-			path = strings.ReplaceAll("."+path, "."+w+".", ".")[1:]
+			if strings.Contains(path, w) {
+				path = strings.ReplaceAll("."+path, "."+w+".", ".")[1:]
+			}
 		}
 	}
 	for _, s := range suffixes {

@@ -111,7 +111,11 @@ func (m *Model) list() {
 		}
 	}
 	sorted := inFileOrder(m.Source)
-	m.Tensors = make([]Tensor, 0, len(sorted))
+	n := len(sorted)
+	if m.Scheme != nil {
+		n += len(m.Scheme.Logical) - m.Scheme.Consumed()
+	}
+	m.Tensors = make([]Tensor, 0, n) // one is large, and a scheme's may be a fraction of what is stored
 	for _, t := range sorted {
 		switch l := decoded[t.Name]; {
 		case l != nil:
