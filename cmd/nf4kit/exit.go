@@ -56,7 +56,7 @@ var exits = []struct {
 		return as[*checkError](err) || as[*convert.MissingFilesError](err) || as[*archive.DigestError](err)
 	}},
 	{5, "not enough disk or memory", func(err error) bool {
-		return as[*checkpoint.SpaceError](err) || as[*memoryError](err) || checkpoint.IsNoSpace(err)
+		return as[*checkpoint.SpaceError](err) || as[*memoryError](err) || checkpoint.IsNoSpace(err) || checkpoint.IsFileTooLarge(err)
 	}},
 	{1, "failed: DST exists, a file cannot be read or written, ...", func(err error) bool { return true }},
 }
@@ -127,6 +127,8 @@ func hint(err error) string {
 		return out.Hint
 	case errors.As(err, &src):
 		return src.Hint
+	case checkpoint.IsFileTooLarge(err):
+		return "files of this size are not allowed here, by the file system (FAT: 4 GB) or by ulimit -f: raise that, or have smaller files by --max-shard-size"
 	}
 	return ""
 }

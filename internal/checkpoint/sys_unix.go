@@ -45,3 +45,6 @@ func isMountPoint(dir string) bool {
 func IsNoSpace(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 }
+
+// IsFileTooLarge reports whether err is of a file beyond what the file system (FAT: 4 GB) or the process (ulimit -f) may have.
+func IsFileTooLarge(err error) bool { return errors.Is(err, unix.EFBIG) }

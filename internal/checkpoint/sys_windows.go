@@ -24,6 +24,9 @@ func IsNoSpace(err error) bool {
 		errors.Is(err, windows.ERROR_DISK_QUOTA_EXCEEDED)
 }
 
+// IsFileTooLarge reports whether err is of a file beyond what the file system may have (FAT: 4 GB).
+func IsFileTooLarge(err error) bool { return errors.Is(err, windows.ERROR_FILE_TOO_LARGE) }
+
 func freeSpace(path string) (int64, error) {
 	p, err := windows.UTF16PtrFromString(path)
 	if err != nil {
