@@ -268,6 +268,9 @@ func newPlan(m *weights.Model, opt *Options, common bool) (*Plan, error) {
 		if opt.joinsExperts() {
 			p.joinExperts(m)
 		}
+		if err := p.checkAlone(); err != nil {
+			return nil, err
+		}
 		p.noteRagged(opt)
 		p.unsloth = slices.ContainsFunc(p.items, func(it Item) bool { return it.Quantize && (it.Stack > 0 || ExpertStack(it.Name) != "") })
 	}

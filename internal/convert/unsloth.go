@@ -51,7 +51,7 @@ func unslothStack(m *arch.Model, name string, shape []int64) string {
 	return unslothExpert(m)
 }
 
-var expertName = regexp.MustCompile(`^((?:.*\.)?experts)\.(?:\d+\.)?(gate_up_proj|gate_proj|up_proj|down_proj|w1|w2|w3)(?:\.weight)?$`)
+var expertName = regexp.MustCompile(`^((?:.*\.)?experts)\.(?:(\d+)\.)?(gate_up_proj|gate_proj|up_proj|down_proj|w1|w2|w3)(?:\.weight)?$`)
 
 // ExpertStack names the stack that Unsloth makes of an expert's weight, "" if it makes none. It reads type, block size and
 // dtype of the first part alone and takes them for all.
@@ -60,10 +60,36 @@ func ExpertStack(name string) string {
 	if m == nil {
 		return ""
 	}
-	if m[2] == "down_proj" || m[2] == "w2" {
+	if m[3] == "down_proj" || m[3] == "w2" {
 		return m[1] + ".down_proj"
 	}
 	return m[1] + ".gate_up_proj"
+}
+
+// Alone returns of names of experts the first that is the only one of its layer and lies by itself, "" if there is none. What Unsloth
+// joins of one is [1, n, 1], which bitsandbytes takes for a transposed matrix, and fails as it decodes it; a stack of one it decodes.
+func Alone(names []string) string {
+	number, several := map[string]string{}, map[string]bool{} // by the layer's experts
+	each := func(yield func(name, layer, number string)) {
+		for _, name := range names {
+			if m := expertName.FindStringSubmatch(name); m != nil && m[2] != "" {
+				yield(name, m[1], m[2])
+			}
+		}
+	}
+	each(func(_, layer, n string) {
+		if old, ok := number[layer]; ok && old != n {
+			several[layer] = true
+		}
+		number[layer] = n
+	})
+	alone := ""
+	each(func(name, layer, _ string) {
+		if alone == "" && !several[layer] {
+			alone = name
+		}
+	})
+	return alone
 }
 
 // checkUnsloth holds the plan to what Unsloth takes: all routed experts packed or none, and all parts of a stack alike.
@@ -144,6 +170,21 @@ func (p *Plan) joinExperts(m *weights.Model) {
 	}
 	p.items = items
 	p.kinds()
+}
+
+// checkAlone refuses experts that Unsloth cannot decode where they lie by themselves.
+func (p *Plan) checkAlone() error {
+	var names []string
+	for i := range p.items {
+		if it := &p.items[i]; it.Class.Expert && it.Quantize && it.Stack == 0 {
+			names = append(names, it.Name)
+		}
+	}
+	if name := Alone(names); name != "" {
+		return &OptionError{fmt.Sprintf("unsloth cannot decode the only expert of a layer where it lies by itself, as %s would: "+
+			"as a stack, without --moe per-expert, an importance matrix or activations, it can", name)}
+	}
+	return nil
 }
 
 // noteRagged says which experts that stay by themselves Unsloth packs again.

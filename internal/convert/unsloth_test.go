@@ -126,6 +126,28 @@ func TestUnslothUniform(t *testing.T) {
 	}
 }
 
+// TestUnslothAlone: the only expert of a layer is a stack or nothing.
+func TestUnslothAlone(t *testing.T) {
+	one := experts(32)
+	one = slices.DeleteFunc(one, func(x testTensor) bool { return strings.Contains(x.name, "experts.1.") })
+	for name, tt := range map[string]struct {
+		tensors   []testTensor
+		perExpert bool
+		want      string
+	}{
+		"a stack":             {one, false, ""},
+		"by itself":           {one, true, "cannot decode the only expert of a layer where it lies by itself, as model.layers.0.mlp.experts.0."},
+		"by need, not joined": {one[:3], false, "cannot decode the only expert"},
+		"of two":              {experts(32), true, ""},
+	} {
+		_, err := NewPlan(writeModel(t, qwenConfig, tt.tensors), Options{Targets: arch.Unsloth, AllowIncomplete: true, PerExpert: tt.perExpert})
+		var oe *OptionError
+		if got := errors.As(err, &oe); got != (tt.want != "") || got && !strings.Contains(oe.Msg, tt.want) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+	}
+}
+
 // TestJoinExperts: experts that lie one by one, in any order, come out as the stack does that holds the same values, byte for byte, and
 // the tensors of the source are those that its files are read for.
 func TestJoinExperts(t *testing.T) {
