@@ -82,7 +82,7 @@ def finite(value):
 
 
 def facts(cls, config, model):
-    """(config, names, those whose module is replaced with a null list and that load packed)."""
+    """(config, names, {name: module} of what loads packed where its module is replaced, those replaced with a null list, {name: path in the model})."""
     saved, _, _ = probe.saved_names_v5(model) if V5 else probe.saved_names_v4(model)
     tied = dropped(model)
     state = set(model.state_dict())
@@ -94,7 +94,7 @@ def facts(cls, config, model):
     mapped = probe.map_names_v5(model, q, saved) if V5 else probe.map_names_v4(model, saved)
     names = [n for n in saved if mapped.get(n, [""])[0] not in tied]
     path = {n: m[0][: -len(".weight")] for n, m in mapped.items() if m[1] == "" and m[0].endswith(".weight")}
-    return d, names, path, null
+    return d, names, path, null, {n: m[0] for n, m in mapped.items()}
 
 
 def record(types):
@@ -109,7 +109,7 @@ def record(types):
             for vname, make in list(probe.config_variants(t, config_class))[:2]:
                 try:
                     config = make()
-                    d, names, path, null = facts(found[name], config, probe.build(found[name], copy.deepcopy(config)))
+                    d, names, path, null, _ = facts(found[name], config, probe.build(found[name], copy.deepcopy(config)))
                 except Exception as e:
                     print(t, name, vname, e, file=sys.stderr)
                     continue
@@ -129,28 +129,30 @@ def record(types):
     print("]}")
 
 
-def held(cls, config, names, dtype):
-    """Names of what is in float32 in a model of the dtype that bitsandbytes quantizes."""
-    dtype = getattr(torch, dtype)
-    torch.set_default_dtype(dtype)
-    try:
-        model = probe.build(cls, copy.deepcopy(config))
-        state = {n: t.dtype for n, t in model.state_dict().items()}
-        q, quantized = replaced(model, None)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    mapped = probe.map_names_v5(model, q, names) if V5 else probe.map_names_v4(model, names)
-    paths = {n: m[0] for n, m in mapped.items() if m[0] in state and m[0].removesuffix(".weight") not in quantized}
+def held(model, state, quantized, places, dtype):
+    """Names of what is in float32 in a model of the dtype that bitsandbytes quantizes; state has the dtypes of one built in bfloat16."""
+    paths = {n: p for n, p in places.items() if p in state and p.removesuffix(".weight") not in quantized}
     if V5:
-        plan = list(model._get_dtype_plan(dtype))
+        plan = list(model._get_dtype_plan(getattr(torch, dtype)))
         search = build_glob_alternation(plan)[0].search if plan else lambda path: False
         return {n for n, p in paths.items() if search(p) or state[p] == torch.float32}
     listed = [rf"((^|\.){m}($|\.))" for m in [*(model._keep_in_fp32_modules or []), *(model._keep_in_fp32_modules_strict or [])]]
     return {n for n, p in paths.items() if listed and re.search("|".join(listed), p)}
 
 
+def build(cls, config):
+    """A model in bfloat16, as it is loaded."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        return probe.build(cls, copy.deepcopy(config))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def check_variant(arch, cls, config, model, dtypes):
-    d, names, path, null = facts(cls, config, model)
+    state = {n: t.dtype for n, t in model.state_dict().items()}
+    d, names, path, null, places = facts(cls, config, model)
+    places = {n: places[n] for n in names if n in places}
     problems = []
 
     got = arch.ask(d, names, ["transformers5" if V5 else "transformers4"], True, as_bitsandbytes=True)
@@ -163,7 +165,7 @@ def check_variant(arch, cls, config, model, dtypes):
     if diff:
         problems.append(("set", sorted(diff)))
     for dtype in dtypes:
-        diff = held(cls, config, names, dtype) ^ set(got["float32"].get(dtype, [])) - want
+        diff = held(model, state, null, places, dtype) ^ set(got["float32"].get(dtype, [])) - want
         if diff:
             problems.append((dtype, sorted(diff)))
 
@@ -174,7 +176,7 @@ def check_variant(arch, cls, config, model, dtypes):
     lost = [n for n in got["quantized"] if n not in path]
     if lost:
         problems.append(("unloadable", lost))
-    _, listed = replaced(probe.build(cls, copy.deepcopy(config)), got["list"])
+    _, listed = replaced(build(cls, config), got["list"])
     if listed != expect:
         problems.append(("skip", {"list": got["list"], "differ": sorted(listed ^ expect)}))
     return problems
@@ -206,7 +208,7 @@ def check_type(arch, t, few, dtypes):
                 continue
             try:
                 config = make()
-                model = probe.build(cls, copy.deepcopy(config))
+                model = build(cls, config)
             except Exception:
                 continue  # build.py's report names what cannot be built
             if not any(True for _ in model.parameters()):
