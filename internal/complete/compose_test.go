@@ -223,6 +223,60 @@ layers.#.odd.weight - [4] cyc:0:pattern:odd 1
 	}
 }
 
+// TestShared: the first blocks of a kind are the others' too, in turn, and each has members of its own for the layers that have it. A
+// checkpoint may have a block in any of its layers.
+func TestShared(t *testing.T) {
+	factBlocks()["turns"] = `class Turns in=5 auto=base
+layout
+count layers.# kinds.len
+count layers.#.block.extra.# kinds.of.hybrid
+layers.#.scan.weight - [4] 1 1
+layers.#.block.weight - [4] at:0:kinds:hybrid nth:0:kinds:hybrid:blocks|!t:shared layers.#.block.weight
+layers.#.block.extra.#.weight - [4] at:0:kinds:hybrid&turn:0:kinds:hybrid:blocks:1 nth:0:kinds:hybrid:blocks layers.#.block.extra.#.weight
+`
+	const config = `{"kinds": ["a", "hybrid", "hybrid", "a", "hybrid"], "blocks": 2, "shared": true}`
+	scans := "layers.0.scan.weight 4\nlayers.1.scan.weight 4\nlayers.2.scan.weight 4\nlayers.3.scan.weight 4\nlayers.4.scan.weight 4\n"
+	of := func(layer string, extras ...string) string {
+		s := "layers." + layer + ".block.weight 4\n"
+		for _, e := range extras {
+			s += "layers." + layer + ".block.extra." + e + ".weight 4\n"
+		}
+		return s
+	}
+	tests := []struct {
+		name, tensors string
+		want          []string
+	}{
+		{"as it is saved", of("1", "0", "2") + of("2", "1"), nil},
+		{"each layer with its block", of("1", "0", "2") + of("2", "1") + of("4", "0", "2"), nil},
+		{"a block in its last layer alone", of("4", "0", "2") + of("2", "1"), nil},
+		{"a block is lacking", of("1", "0", "2"), []string{
+			"layers.2.block.extra.1.weight: expected it, of shape [4], found no such tensor", "layers.2.block.weight: expected it, of shape [4], found no such tensor"}},
+		{"a block's last member is lacking", of("1", "0") + of("2", "1"), []string{"layers.1.block.extra: expected 3 members (kinds.of.hybrid), found 2"}},
+		{"a member of the other block", of("1", "0", "1", "2") + of("2", "1"), []string{
+			"layers.1.block.extra.1.weight: expected no such tensor by config.json (kinds), found it"}},
+		{"a member too many", of("1", "0", "2", "4") + of("2", "1"), []string{
+			"layers.1.block.extra.4: expected only 3 (kinds.of.hybrid) by config.json, found it, with 1 tensor"}},
+		{"a block in a layer of another kind", of("0") + of("1", "0", "2") + of("2", "1"), []string{
+			"layers.0.block.weight: expected no such tensor by config.json (kinds), found it"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, problems(t, "turns", "Turns", config, scans+tt.tensors)); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+	want := []string{"layers.1.block.weight: expected it, of shape [4], found no such tensor"}
+	alone := strings.Replace(of("1", "0", "2")+of("2", "1")+of("4"), "layers.1.block.weight 4\n", "", 1)
+	if diff := cmp.Diff(want, problems(t, "turns", "Turns", strings.Replace(config, "true", "false", 1), scans+alone)); diff != "" {
+		t.Errorf("blocks that are not shared: -want +got:\n%s", diff)
+	}
+	if got := problems(t, "turns", "Turns", `{"kinds": "hybrid", "blocks": 0.5}`, "layers.0.scan.weight 4\nlayers.1.scan.weight 4\n"+of("1", "0")); got != nil {
+		t.Errorf("of a config without a list: %q", got)
+	}
+}
+
 // A pair is held to the facts of both sides, each in its own config; a side without facts, or a decoder whose facts know no
 // cross-attention, to itself.
 func TestPair(t *testing.T) {

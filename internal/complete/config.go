@@ -18,6 +18,7 @@ type values struct {
 	memo  map[string]looked
 
 	scopes map[string]*values // of nested configs of another type than the facts were made with
+	before map[[2]string][]int64
 }
 
 type looked struct {
@@ -107,6 +108,17 @@ func (v *values) find(path string) (any, bool) {
 		l, ok := x.([]any)
 		return float64(len(l)), ok
 	}
+	if list, value, ok := strings.Cut(path, ".of."); ok {
+		x, _ := v.stored(list)
+		l, ok := x.([]any)
+		n := 0
+		for _, x := range l {
+			if isKind(x, value) {
+				n++
+			}
+		}
+		return float64(n), ok
+	}
 	x, ok := v.stored(path)
 	p, known := v.facts.defaults[path]
 	if known && !ok {
@@ -129,6 +141,29 @@ func (v *values) find(path string) (any, bool) {
 		return float64(n), ok
 	}
 	return p.value, true
+}
+
+// ranks says for each element of the list at the path how many before it are the value; nil if there is no list.
+func (v *values) ranks(path, value string) []int64 {
+	key := [2]string{path, value}
+	if out, ok := v.before[key]; ok {
+		return out
+	}
+	x, _ := v.lookup(path)
+	l, _ := x.([]any)
+	var out []int64
+	n := int64(0)
+	for _, x := range l {
+		out = append(out, n)
+		if isKind(x, value) {
+			n++
+		}
+	}
+	if v.before == nil {
+		v.before = map[[2]string][]int64{}
+	}
+	v.before[key] = out
+	return out
 }
 
 // stored finds the value in the file, under its name or an alias of it. The values of a nested config that the file does not

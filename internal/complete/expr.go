@@ -160,7 +160,7 @@ var operators = map[string]struct {
 }{
 	"t": {args: 1}, "nn": {args: 1}, "eq": {args: 2}, "gt": {args: 2}, "same": {args: 2},
 	"i": {true, 1}, "last": {true, 0}, "lt": {true, 1}, "mod": {true, 2}, "off": {true, 2}, "at": {true, 2}, "cyc": {true, 2},
-	"in": {true, 1}, "rest": {true, 2},
+	"in": {true, 1}, "rest": {true, 2}, "nth": {true, 3}, "turn": {true, 4},
 }
 
 func parseCond(s string, holes int) (*cond, error) {
@@ -201,7 +201,7 @@ func parseCond(s string, holes int) (*cond, error) {
 		if len(a.arg) != op.args {
 			return nil, fmt.Errorf("condition %q: %s has %d arguments", s, a.op, op.args)
 		}
-		if number := map[string]int{"gt": 1, "i": 0, "mod": 0}; len(a.arg) > 0 {
+		if number := map[string]int{"gt": 1, "i": 0, "mod": 0, "turn": 3}; len(a.arg) > 0 {
 			if at, ok := number[a.op]; ok {
 				n, err := strconv.ParseInt(a.arg[at], 10, 32)
 				if err != nil {
@@ -209,6 +209,9 @@ func parseCond(s string, holes int) (*cond, error) {
 				}
 				a.n = n
 			}
+		}
+		if a.op == "turn" && (a.n < 0 || a.n >= int64(holes)) {
+			return nil, fmt.Errorf("condition %q: no hole %d", s, a.n)
 		}
 		c.atoms = append(c.atoms, a)
 	}
@@ -289,8 +292,30 @@ func (a *atom) plain(v *values, idx, counts []int64) truth {
 		}
 	case "at", "cyc", "in":
 		return a.list(v, i)
+	case "nth", "turn":
+		rank, of, ok := a.rank(v, i)
+		switch {
+		case !ok:
+			return unknown
+		case a.op == "nth":
+			return truthOf(rank < of)
+		}
+		return truthOf(rank%of == idx[a.n]%of)
 	}
 	return unknown
+}
+
+// rank is how many elements of the list before the i-th have the atom's value, and the number above 0 that the atom compares that with.
+func (a *atom) rank(v *values, i int64) (rank, of int64, ok bool) {
+	before := v.ranks(a.arg[0], a.arg[1])
+	n, err := strconv.ParseFloat(a.arg[2], 64)
+	if err != nil {
+		n, _ = v.number(a.arg[2])
+	}
+	if n < 1 || n != math.Trunc(n) || n > maxValue || i >= int64(len(before)) {
+		return 0, 0, false
+	}
+	return before[i], int64(n), true
 }
 
 func (a *atom) scalar(v *values) truth {
@@ -338,8 +363,13 @@ func (a *atom) list(v *values, i int64) truth {
 	if i >= int64(len(l)) {
 		return unknown
 	}
-	kind := spelled(l[i])
-	return truthOf(kind == a.arg[1] || kinds[kind] == a.arg[1])
+	return truthOf(isKind(l[i], a.arg[1]))
+}
+
+// isKind reports whether x is the value, in whatever version's words.
+func isKind(x any, value string) bool {
+	kind := spelled(x)
+	return kind == value || kinds[kind] == value
 }
 
 // kinds are layer types that transformers 5 has other words for.

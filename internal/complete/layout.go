@@ -209,7 +209,7 @@ func (c *checker) one(g *group, hits map[key]int32, idx, counts []int64) {
 	case holds != nil && has:
 		c.compare(g, holds, i)
 	case holds != nil:
-		if !c.beyondLast(g) && (c.parts == nil || c.parts[first(g.pattern)]) && holds.required.eval(c.values.in(g.scope), idx, counts) == yes && !holds.integer && !c.excused(g.pattern) {
+		if !c.beyondLast(g) && (c.parts == nil || c.parts[first(g.pattern)]) && holds.required.eval(c.values.in(g.scope), idx, counts) == yes && !holds.integer && !c.excused(g, holds, idx) {
 			c.missing(g, holds, idx)
 		}
 	case has && open:

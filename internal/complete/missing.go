@@ -43,17 +43,58 @@ func reason(g *group) string {
 	return strings.Join(words, ", ")
 }
 
-// excused reports whether the checkpoint may lack the pattern's tensor: it is of a pooler of which nothing is there, or a tensor
+// excused reports whether the checkpoint may lack the row's tensor: it is of a pooler of which nothing is there, or a tensor
 // that config.json ties to it stands in for it.
-func (c *checker) excused(pattern string) bool {
+func (c *checker) excused(of *group, r *row, idx []int64) bool {
+	pattern := of.pattern
 	if c.poolerless(pattern) {
 		return true
 	}
 	for _, g := range c.standsIn[pattern] {
+		if turn := r.turn(); g == of && turn != nil {
+			if c.sharesBlock(g, r, turn, idx) {
+				return true
+			}
+			continue
+		}
 		tied := len(g.containers) > 0 || slices.ContainsFunc(g.rows, func(r *row) bool {
 			return r.tied == pattern && r.required.eval(c.values.in(g.scope), nil, nil) != yes
 		})
 		if tied && len(c.hits[g]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// turn is the condition by which the first layers of a kind have the blocks that all others share in turn, nil if there is none.
+func (r *row) turn() *atom {
+	for i, a := range r.required.atoms {
+		if a.op == "nth" && !a.negated {
+			return &r.required.atoms[i]
+		}
+	}
+	return nil
+}
+
+// sharesBlock reports whether the tensor is there in another layer that has the same block.
+func (c *checker) sharesBlock(g *group, r *row, turn *atom, idx []int64) bool {
+	v := c.values.in(g.scope)
+	rank, of, ok := turn.rank(v, idx[turn.hole])
+	if !ok {
+		return false
+	}
+	other := slices.Clone(idx)
+	for k := range c.hits[g] {
+		other[turn.hole] = int64(k[turn.hole])
+		same := true
+		for h, i := range other {
+			same = same && int64(k[h]) == i
+		}
+		if !same || r.required.eval(v, other, nil) == yes {
+			continue // another's, or one that shares nothing
+		}
+		if n, _, ok := turn.rank(v, other[turn.hole]); ok && n%of == rank%of {
 			return true
 		}
 	}

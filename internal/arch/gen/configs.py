@@ -119,6 +119,19 @@ FACTS_VARIANTS["gemma4"] = [{f"text_config.{k}": v for k, v in values.items()} f
 FACTS_VARIANTS["gemma3n_text"] = [{"intermediate_size": [16384] * 5 + [8192] * 5}, {"intermediate_size": [4096] * 7 + [8192] * 3}]
 FACTS_VARIANTS["gemma3n"] = [{f"text_config.{k}": v for k, v in values.items()} for values in FACTS_VARIANTS["gemma3n_text"]]
 
+# Types of which layers of a kind share blocks, and the kind: conditions may speak of a layer's rank among those of its kind.
+FACTS_SHARED = {"zamba": "hybrid", "zamba2": "hybrid"}
+FACTS_VARIANTS["zamba2"] = [
+    {"num_mem_blocks": 2, "use_shared_attention_adapter": True}, {"num_mem_blocks": 3, "use_shared_attention_adapter": True, "adapter_rank": 96},
+    {"num_mem_blocks": 2, "num_hidden_layers": 9, "layers_block_type": ["mamba", "mamba", "hybrid", "hybrid", "mamba", "hybrid", "hybrid", "hybrid", "mamba"]},
+    {"num_mem_blocks": 3, "num_hidden_layers": 8, "layers_block_type": ["mamba", "hybrid", "hybrid", "hybrid", "hybrid", "mamba", "hybrid", "hybrid"],
+     "use_shared_attention_adapter": True},
+    {"num_mem_blocks": 2, "num_hidden_layers": 5, "layers_block_type": ["hybrid", "mamba", "hybrid", "hybrid", "hybrid"], "add_bias_linear": True},
+]
+
+# Values that a config class works out anew from others, whatever config.json says: expressions speak of those.
+FACTS_DERIVED = {"zamba2": ("hybrid_layer_ids", "attention_hidden_size", "attention_head_dim", "mamba_headdim", "kv_channels", "num_query_groups")}
+
 # What facts.py alone builds on: nested configs that are null by default.
 FACTS_SETTINGS = {"gemma4": {"vision_config": {}, "audio_config": {}}}
 

@@ -79,6 +79,11 @@ def leaves(config, extras=()):
                 at = None
         out.setdefault(path, at if isinstance(at, (bool, int, float, str)) else None)
     out["num_labels"] = getattr(config, "num_labels", 2) or 2
+    for derived in configs.FACTS_DERIVED.get(config.model_type, ()):
+        out = {p: v for p, v in out.items() if p != derived and not p.startswith(derived + ".")}
+    kind = configs.FACTS_SHARED.get(config.model_type)
+    if kind:
+        out.update({f"{p}.of.{kind}": v.count(kind) for p, v in list(out.items()) if isinstance(v, list) and kind in v})
     return out
 
 
@@ -132,6 +137,7 @@ class Maker:
             break
         # What config.json stands for when it lacks a value that is small here only to save time.
         self.real = {path: values[path] for path in self.base}
+        self.real |= {path: self.plain[path] for path in fixed if path.rsplit(".", 1)[-1] in probe.DEPTHS and path in self.plain}
 
     def __call__(self, overrides=()):
         overrides = {**self.base, **dict(overrides)}
@@ -329,7 +335,7 @@ class Variants:
         base = self.rows[0][1]
         singles = []
         for path, v in base.items():
-            if only is not None and path not in only or path.endswith(".len"):
+            if only is not None and path not in only or path.endswith(".len") or ".of." in path:
                 continue
             for i, tries in enumerate(alternatives(path, v)):
                 singles.append((0 if i == 0 else 1, path, tries))

@@ -1,6 +1,6 @@
 """Fit what facts.py saw: dimensions, counts and conditions as expressions in config values.
 
-A leaf "LIST.len" is the length of a list. An expression is a sum of terms "COEFFICIENT*LEAF*LEAF/LEAF" or one such term in "ceil(...)" or "floor(...)". A condition is
+A leaf "LIST.len" is the length of a list, "LIST.of.VALUE" how many of its elements are VALUE. An expression is a sum of terms "COEFFICIENT*LEAF*LEAF/LEAF" or one such term in "ceil(...)" or "floor(...)". A condition is
 "1", "0", or atoms joined by "&" or by "|", "!" negating one:
 
   t:LEAF            true, or a number above 0, or a list or text that is not empty
@@ -17,6 +17,8 @@ A leaf "LIST.len" is the length of a list. An expression is a sum of terms "COEF
   at:H:LEAF:VALUE   the list has VALUE there
   cyc:H:LEAF:VALUE  the list, which begins again where it ends, has VALUE there
   in:H:LEAF         the list contains it
+  nth:H:LEAF:VALUE:N  fewer than N elements of the list before it are VALUE; N is a number or a leaf
+  turn:H:LEAF:VALUE:N:G  the number of those before it equals the number in hole G, modulo N
 """
 
 import itertools
@@ -258,6 +260,8 @@ class Fitter:
         out = []
         base = self.values[0]
         for p in sorted(self.varied, key=lambda p: (p.count("."), len(p), p)):
+            if ".of." in p:
+                continue
             vals = [v.get(p) for v in self.values]
             if any(isinstance(x, bool) for x in vals):
                 out.append((f"t:{p}", [bool(x) for x in vals]))
@@ -320,12 +324,25 @@ class Fitter:
                 if any(isinstance(e, str) for l in x for e in l) or any(isinstance(e, bool) for l in x for e in l):
                     for val in sorted({str(e) for l in x for e in l if isinstance(e, (str, bool))}):
                         out.append((f"at:{h}:{p}:{val}", [i < len(l) and str(l[i]) == val for i, l in zip(idx, x)]))
+                        if f"{p}.of.{val}" in self.values[0]:
+                            out += self.rank_atoms(samples, h, p, val)
                         if any(0 < len(l) < n for n, l in ((counts[h][s[0]], l) for s, l in zip(samples, x))):
                             out.append((f"cyc:{h}:{p}:{val}", [len(l) > 0 and str(l[i % len(l)]) == val for i, l in zip(idx, x)]))
                 else:
                     out.append((f"in:{h}:{p}", [i in l for i, l in zip(idx, x)]))
                     for val in sorted({e for l in x for e in l if isinstance(e, int)} & set(range(3))):
                         out.append((f"at:{h}:{p}:{val}", [i < len(l) and l[i] == val for i, l in zip(idx, x)]))
+        return out
+
+    def rank_atoms(self, samples, h, p, val):
+        """Atoms about the rank of the H-th number among those of its kind."""
+        ranks = [(self.values[s[0]].get(p) or [])[: s[1][h]].count(val) for s in samples]
+        out = [(f"nth:{h}:{p}:{val}:1", [r < 1 for r in ranks])]
+        for q in (q for q in self.leaves if q in self.varied and q.endswith("_blocks")):
+            x = [self.values[s[0]][q] for s in samples]
+            out.append((f"nth:{h}:{p}:{val}:{q}", [r < a for r, a in zip(ranks, x)]))
+            for g in range(h + 1, len(samples[0][1])):
+                out.append((f"turn:{h}:{p}:{val}:{q}:{g}", [r % a == s[1][g] % a for r, a, s in zip(ranks, x, samples)]))
         return out
 
     def condition(self, samples, label, counts):
@@ -355,6 +372,8 @@ class Fitter:
     def atom_leaves(a):
         f = a.lstrip("!").split(":")
         op = f[0]
+        if op in ("nth", "turn"):
+            return {f[2], *(x for x in f[4:5] if not x.isdigit())}
         return {"t": f[1:2], "nn": f[1:2], "eq": f[1:2], "gt": f[1:2], "same": f[1:3], "i": [], "last": [], "lt": f[2:3],
                 "mod": f[3:4], "off": f[2:4], "at": f[2:3], "cyc": f[2:3], "in": f[2:3], "rest": f[2:4]}[op]
 
@@ -560,6 +579,8 @@ class Fitter:
             if p in done:
                 continue
             done.add(p)
+            if ".of." in p:
+                continue
             if p in real:
                 out[p] = ["v", real[p]]
                 continue
