@@ -207,3 +207,28 @@ func BenchmarkCholesky(b *testing.B) {
 		})
 	}
 }
+
+// A product by columns of a packed matrix has the bits of that by the matrix.
+func TestMulAddPacked(t *testing.T) {
+	for _, s := range sizes {
+		m, n, k := s[0], s[1], s[2]
+		r := rand.New(rand.NewPCG(1, 2))
+		a, b, before := random(r, m, k), random(r, k, n), random(r, m, n+3)
+		for _, b := range []Matrix{b, copied(b.T()).T()} {
+			p := Pack(b)
+			for _, from := range []int{0, 1, 15, 16, 17, n / 2, n - 1} {
+				for _, to := range []int{from + 1, from + 5, from + 31, n} {
+					if from < 0 || from >= n || to > n {
+						continue
+					}
+					want, got := copied(before), copied(before)
+					MulAdd(want.Slice(0, m, 1, 1+to-from), a, b.Slice(0, k, from, to), 1)
+					MulAddPacked(got.Slice(0, m, 1, 1+to-from), a, p, from)
+					if !slices.Equal(want.data, got.data) {
+						t.Fatalf("%v: columns %d to %d differ", s, from, to)
+					}
+				}
+			}
+		}
+	}
+}

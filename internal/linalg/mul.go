@@ -87,29 +87,30 @@ func mulBlock(c, a, b Matrix, negate bool) {
 			for i := 0; i < c.Rows; i += blockRows {
 				i2 := min(i+blockRows, c.Rows)
 				pack(s.a[:], a.Slice(i, i2, k, k2), kernel.TileRows, negate)
-				mulTiles(c.Slice(i, i2, j, j2), s.a[:], s.b[:], k2-k)
+				mulTiles(c.Slice(i, i2, j, j2), s.a[:], s.b[:], k2-k, 0)
 			}
 		}
 	}
 }
 
-// mulTiles adds the product of packed blocks of inner dimension k to c.
-func mulTiles(c Matrix, a, b []float32, k int) {
+// mulTiles adds the product of packed blocks of inner dimension k to c. The first skip columns of b's first tile are not c's.
+func mulTiles(c Matrix, a, b []float32, k, skip int) {
 	var edge [kernel.TileRows * kernel.TileCols]float32
-	for j := 0; j < c.Cols; j += kernel.TileCols {
-		tileB := b[j*k:][:kernel.TileCols*k]
+	for at := 0; at < skip+c.Cols; at += kernel.TileCols {
+		j, j2 := max(0, at-skip), min(at-skip+kernel.TileCols, c.Cols)
+		tileB := b[at*k:][:kernel.TileCols*k]
 		for i := 0; i < c.Rows; i += kernel.TileRows {
 			tileA := a[i*k:][:kernel.TileRows*k]
-			if i+kernel.TileRows <= c.Rows && j+kernel.TileCols <= c.Cols {
+			if i+kernel.TileRows <= c.Rows && j2-j == kernel.TileCols {
 				kernel.MulTile(c.data[c.at+i*c.rowStride+j:], c.rowStride, tileA, tileB)
 				continue
 			}
 			clear(edge[:])
 			kernel.MulTile(edge[:], kernel.TileCols, tileA, tileB)
 			for r := i; r < min(i+kernel.TileRows, c.Rows); r++ {
-				row := c.row(r, j)
-				for q := range min(len(row), kernel.TileCols) {
-					row[q] += edge[(r-i)*kernel.TileCols+q]
+				row, from := c.row(r, j)[:j2-j], edge[(r-i)*kernel.TileCols+j-at+skip:]
+				for q := range row {
+					row[q] += from[q]
 				}
 			}
 		}

@@ -28,9 +28,7 @@ type sums struct {
 // wherever a weight changes by less than half of itself (Sterbenz), and to 24 bits else.
 func sumsOf(w, d, after []float32) sums {
 	d, after = d[:len(w)], after[:len(w)]
-	for i, x := range w {
-		after[i] -= x
-	}
+	kernel.AddScaled(after, -1, w)
 	var base, change kernel.Sums
 	for i := 0; i < len(w); i += kernel.Chunk {
 		end := min(i+kernel.Chunk, len(w))

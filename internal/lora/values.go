@@ -231,22 +231,21 @@ func (v *merged) product(u *update, d []float32, first int64) error {
 		}
 		lo, hi := max(first, p.first), min(end, p.first+p.rows*p.cols)
 		left, right := f.of(u, &p)
-		multiply(d[lo-first:hi-first], left, right, lo-p.first, p.cols)
+		multiply(d[lo-first:hi-first], left, right, int(lo-p.first), int(p.cols))
 	}
 	return nil
 }
 
 // multiply adds elements of left @ right from at on to d, which may begin and end within rows of cols.
-func multiply(d []float32, left, right linalg.Matrix, at, cols int64) {
+func multiply(d []float32, left linalg.Matrix, right *linalg.Packed, at, cols int) {
 	for len(d) > 0 {
 		row, col := at/cols, at%cols
-		rows, width := int64(len(d))/cols, cols
+		rows, width := len(d)/cols, cols
 		if col > 0 || rows == 0 {
-			rows, width = 1, min(cols-col, int64(len(d)))
+			rows, width = 1, min(cols-col, len(d))
 		}
 		n := rows * width
-		linalg.MulAdd(linalg.New(d[:n], int(rows), int(width)), left.Slice(int(row), int(row+rows), 0, left.Cols),
-			right.Slice(0, right.Rows, int(col), int(col+width)), 1)
+		linalg.MulAddPacked(linalg.New(d[:n], rows, width), left.Slice(row, row+rows, 0, left.Cols), right, col)
 		d, at = d[n:], at+n
 	}
 }
@@ -348,84 +347,4 @@ func (v *merged) setRows(x *work, u *update, w []float32, first int64, measured 
 		}
 	}
 	return nil
-}
-
-// factors are those of one module, as float32.
-type factors struct {
-	a, b []float32
-	once sync.Once
-	err  error
-	used int64
-	size int64
-}
-
-// of are the two sides of the product that a part of a tensor gets.
-func (f *factors) of(u *update, p *part) (left, right linalg.Matrix) {
-	r, all := int(u.rank), int(u.module.Rank())
-	in, out := len(f.a)/all, len(f.b)/all
-	a, b := linalg.New(f.a, all, in), linalg.New(f.b, out, all)
-	if p.experts > 1 {
-		a = a.Slice(int(p.expert)*r, int(p.expert+1)*r, 0, in)
-		own := make([]float32, out*r) // column k of expert e is k*experts + e
-		for i := range out {
-			for k := range r {
-				own[i*r+k] = f.b[i*all+k*int(p.experts)+int(p.expert)]
-			}
-		}
-		b = linalg.New(own, out, r)
-	}
-	if p.turned {
-		return a.T(), b.T()
-	}
-	return b.Slice(int(p.row0), int(p.row0+p.rows), 0, b.Cols), a
-}
-
-// cacheBytes bounds the factors that are held beyond those in use.
-const cacheBytes = 32 << 20
-
-// cache holds the factors of the modules that were used last.
-type cache struct {
-	mu    sync.Mutex
-	held  map[*Module]*factors
-	bytes int64
-	tick  int64
-}
-
-func (c *cache) get(m *Module) (*factors, error) {
-	f := c.entry(m)
-	f.once.Do(func() {
-		if f.a, f.err = readFloats(m.A); f.err == nil {
-			f.b, f.err = readFloats(m.B)
-		}
-	})
-	return f, f.err
-}
-
-func (c *cache) entry(m *Module) *factors {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.tick++
-	f := c.held[m]
-	if f == nil {
-		f = &factors{size: 4 * (m.A.Elems() + m.B.Elems())}
-		for c.bytes > 0 && c.bytes+f.size > cacheBytes {
-			c.drop()
-		}
-		c.held[m] = f
-		c.bytes += f.size
-	}
-	f.used = c.tick
-	return f
-}
-
-// drop lets go of the factors that were not used for longest.
-func (c *cache) drop() {
-	var oldest *Module
-	for m, f := range c.held {
-		if oldest == nil || f.used < c.held[oldest].used {
-			oldest = m
-		}
-	}
-	c.bytes -= c.held[oldest].size
-	delete(c.held, oldest)
 }
