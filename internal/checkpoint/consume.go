@@ -41,8 +41,21 @@ func (s *Source) CheckConsumable() error {
 			return &InputError{File: s.at(sh.Name), Expected: "a regular file", Found: modeName(info.Mode()) + ", as in a hub cache, which others may use",
 				Hint: "leave --consume-source away, or copy the model first (hf download --local-dir)"}
 		}
+		// What is found out now is not found out hours later, when the first file goes.
+		if err := tryWriting(filepath.Dir(s.at(sh.Name))); err != nil {
+			return fmt.Errorf("consume source: %w", err)
+		}
 	}
 	return nil
+}
+
+// tryWriting makes a file in dir and removes it.
+func tryWriting(dir string) error {
+	f, err := os.CreateTemp(dir, ".nf4kit-*.tmp")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // Consume removes the file of a shard whose weights are not needed any more, and leaves a mark of it. Whenever the power goes, the file or the mark

@@ -4,10 +4,42 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
+
+// TestConsumeReadOnly: a source that nothing may be removed from is refused before anything is begun.
+func TestConsumeReadOnly(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"model.safetensors": string(consumable("a"))})
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	before := tree(t, dir)
+	if err := s.CheckConsumable(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+		t.Errorf("the question has left something (-before +after):\n%s", diff)
+	}
+	if err := os.Chmod(dir, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Chmod(dir, 0o755)
+	if f, err := os.CreateTemp(dir, "x"); err == nil {
+		_ = f.Close()
+		t.Skip("whoever runs this may write everywhere")
+	}
+	if err := s.CheckConsumable(); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("error %v", err)
+	}
+}
 
 // TestConsume: a shard that is used up has its header and its identity, and no weights; of the whole nothing is left.
 func TestConsume(t *testing.T) {
