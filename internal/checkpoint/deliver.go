@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -70,7 +69,7 @@ func checkStore(s Store, dir string, opt Options) error {
 		return &OutputError{Path: s.String(), Reason: fmt.Sprintf("it holds %d files already", len(files)), Hint: "--force removes and replaces them", Err: fs.ErrExist}
 	}
 	for name := range files {
-		if !strings.Contains(name, "/") && (name == configName || path.Ext(name) == weightExt) {
+		if !strings.Contains(name, "/") && ofModel(name) {
 			return nil
 		}
 	}

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -8,7 +9,10 @@ import (
 	"math"
 	"math/bits"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
 // resolveDestination makes dst absolute with every symbolic link resolved; its last element need not exist.
@@ -122,7 +126,28 @@ func checkDestination(dst, dir string, force bool) error {
 	if isMountPoint(dir) {
 		return &OutputError{Path: dst, Reason: "a mount point, which cannot be replaced", Hint: hint}
 	}
+	if !empty {
+		// Its parent's name, or that of a directory of other things, is easily given for the model's.
+		if model, err := holdsModel(dir); err != nil || !model {
+			return cmp.Or(err, error(&OutputError{Path: dst, Reason: "it holds files, and none is of a model in it",
+				Hint: "--force replaces a model; name a directory of its own for this one", Err: fs.ErrExist}))
+		}
+	}
 	return nil
+}
+
+// holdsModel reports whether a file directly in dir is one of a model or of an adapter.
+func holdsModel(dir string) (bool, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return !e.IsDir() && ofModel(e.Name()) }), nil
+}
+
+// ofModel reports whether a name is one by which a directory is told to be a model's, whole or in part.
+func ofModel(name string) bool {
+	return name == configName || path.Ext(name) == weightExt || strings.HasSuffix(name, indexSuffix)
 }
 
 func isEmpty(dir string) (bool, error) {

@@ -81,14 +81,14 @@ func TestCommit(t *testing.T) {
 		{name: "new", dst: "out"},
 		{name: "empty directory", dst: "out", before: map[string]string{"out/": ""}},
 		{name: "empty directory with force", dst: "out", force: true, before: map[string]string{"out/": ""}},
-		{name: "force", dst: "out", force: true, before: map[string]string{"out/old.txt": "old", "out/a/b": "old"}},
-		{name: "force where names cannot be exchanged", dst: "out", force: true, noSwap: true, before: map[string]string{"out/old.txt": "old"}},
+		{name: "force", dst: "out", force: true, before: map[string]string{"out/old.safetensors": "old", "out/a/b": "old"}},
+		{name: "force where names cannot be exchanged", dst: "out", force: true, noSwap: true, before: map[string]string{"out/old.safetensors": "old"}},
 		{name: "force on nothing", dst: "out", force: true},
 		{name: "trailing separator", dst: "out/"},
 		{name: "dots", dst: "x/../out", before: map[string]string{"x/": ""}, want: map[string]string{"x/": ""}},
 		{name: "staging of a killed run", dst: "out", before: map[string]string{"out.nf4kit-staging/a/b": "stale", "out.nf4kit-lock": ""}},
-		{name: "killed between two renames", dst: "out", force: true, before: map[string]string{"out.nf4kit-old/a": "old", "out.nf4kit-staging/a": "new"}},
-		{name: "killed after two renames", dst: "out", force: true, before: map[string]string{"out.nf4kit-old/a": "old", "out/a": "new"}},
+		{name: "killed between two renames", dst: "out", force: true, before: map[string]string{"out.nf4kit-old/a.safetensors": "old", "out.nf4kit-staging/a": "new"}},
+		{name: "killed after two renames", dst: "out", force: true, before: map[string]string{"out.nf4kit-old/a": "old", "out/a.safetensors": "new"}},
 		{name: "through a link", dst: "link", before: map[string]string{"out/": "", "link": "-> out"}, want: map[string]string{"link": "out"}},
 		{name: "through a linked parent", dst: "link/out", before: map[string]string{"p/": "", "link": "-> p"},
 			want: map[string]string{"link": "p", "p/": "", "p/out/": "", "p/out/config.json": "{}", "p/out/dir/": "", "p/out/dir/sub/": "", "p/out/dir/sub/x": "x"}},
@@ -163,6 +163,8 @@ func TestCreateErrors(t *testing.T) {
 		{"parent missing", nil, "DIR/a/b", "", false, "write DIR/a/b: its parent directory DIR/a does not exist: file does not exist", "create it first"},
 		{"parent a file", []string{"a"}, "DIR/a/b", "", false, "write DIR/a/b: DIR/a is not a directory", ""},
 		{"not empty", []string{"out/x"}, "DIR/out", "", false, "write DIR/out: exists and is not empty: file already exists", "--force replaces it"},
+		{"not a model", []string{"out/x", "out/model/config.json", "out/model/x.safetensors"}, "DIR/out", "", true,
+			"write DIR/out: it holds files, and none is of a model in it: file already exists", "--force replaces a model; name a directory of its own for this one"},
 		{"a file", []string{"out"}, "DIR/out", "", true, "write DIR/out: exists and is not a directory: file already exists", "name another path"},
 		{"link to nothing", []string{"out -> nowhere"}, "DIR/out", "", false, "write DIR/out: a symbolic link to nothing: lstat DIR/nowhere: no such file or directory", ""},
 		{"same as the source", []string{"src/x"}, "DIR/src", "DIR/src", true, "write DIR/src: the same as the source DIR/src", "name another directory"},
@@ -244,7 +246,7 @@ func TestCreateAllowed(t *testing.T) {
 
 func TestAbort(t *testing.T) {
 	dir := t.TempDir()
-	write(t, dir, map[string]string{"out/old": "old"})
+	write(t, dir, map[string]string{"out/old.safetensors": "old"})
 	before := tree(t, dir)
 	o := mustCreate(t, filepath.Join(dir, "out"), Options{Force: true})
 	mustWrite(t, o, "a/b", "x")
@@ -317,7 +319,7 @@ func TestCommitErrors(t *testing.T) {
 				t.Fatal(err)
 			}
 			if content != "" {
-				write(t, dir, map[string]string{"out/old": content})
+				write(t, dir, map[string]string{"out/old.safetensors": content})
 			}
 			before := tree(t, dir)
 			o := mustCreate(t, filepath.Join(dir, "out"), Options{Force: true})
@@ -341,12 +343,12 @@ func TestCommitErrors(t *testing.T) {
 func TestLock(t *testing.T) {
 	dst := filepath.Join(t.TempDir(), "out")
 	o := mustCreate(t, dst, Options{})
-	mustWrite(t, o, "x", "x")
+	mustWrite(t, o, "x.safetensors", "x")
 	var oe *OutputError
 	if _, err := Create(dst, Options{Force: true}); !errors.As(err, &oe) || oe.Reason != "another run is writing it" {
 		t.Errorf("error %v", err)
 	}
-	if raw, err := os.ReadFile(filepath.Join(o.Staging(), "x")); err != nil || string(raw) != "x" {
+	if raw, err := os.ReadFile(filepath.Join(o.Staging(), "x.safetensors")); err != nil || string(raw) != "x" {
 		t.Errorf("the second run touched the first: %q %v", raw, err)
 	}
 	if err := o.Commit(context.Background()); err != nil {

@@ -63,7 +63,7 @@ func TestKilled(t *testing.T) {
 		runtime.KeepAlive(o)
 	}
 	dir := t.TempDir()
-	write(t, dir, map[string]string{"out/old": "old"})
+	write(t, dir, map[string]string{"out/old.safetensors": "old"})
 	dst := filepath.Join(dir, "out")
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
 	cmd.Env = append(os.Environ(), env+"="+dst)
@@ -87,11 +87,11 @@ func TestKilled(t *testing.T) {
 	}
 	_ = cmd.Wait() // killed, as told
 	now := tree(t, dir)
-	if now["out/old"] != "old" || now["out.nf4kit-staging/model.safetensors"] != "half" {
+	if now["out/old.safetensors"] != "old" || now["out.nf4kit-staging/model.safetensors"] != "half" {
 		t.Errorf("after the kill: %v", now)
 	}
 	for name := range now {
-		if strings.HasPrefix(name, "out/") && name != "out/" && name != "out/old" || strings.HasPrefix(name, "out.nf4kit-staging/.nf4kit-partial/") && !strings.HasSuffix(name, "/") {
+		if strings.HasPrefix(name, "out/") && name != "out/" && name != "out/old.safetensors" || strings.HasPrefix(name, "out.nf4kit-staging/.nf4kit-partial/") && !strings.HasSuffix(name, "/") {
 			t.Errorf("after the kill there is %s", name)
 		}
 	}
@@ -197,7 +197,7 @@ func TestKeepsMode(t *testing.T) {
 			t.Fatal(err)
 		}
 		if force {
-			write(t, dst, map[string]string{"old": "x"})
+			write(t, dst, map[string]string{"config.json": "{}"})
 		}
 		o, err := Create(dst, Options{Force: force})
 		if err != nil {
