@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -112,8 +111,16 @@ func checkDestination(dst, dir string, force bool) error {
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", dst, err)
 	}
+	model, err := holdsModel(dir)
+	if err != nil {
+		return fmt.Errorf("resolve %s: %w", dst, err)
+	}
 	if !empty && !force {
-		return &OutputError{Path: dst, Reason: "exists and is not empty", Hint: "--force replaces it", Err: fs.ErrExist}
+		hint := "--force replaces it"
+		if !model {
+			hint = "name a directory of its own for the model"
+		}
+		return &OutputError{Path: dst, Reason: "exists and is not empty", Hint: hint, Err: fs.ErrExist}
 	}
 	// The directory itself is replaced, so it must not be one that others stand on.
 	const hint = "name a directory below it, to be created"
@@ -126,12 +133,10 @@ func checkDestination(dst, dir string, force bool) error {
 	if isMountPoint(dir) {
 		return &OutputError{Path: dst, Reason: "a mount point, which cannot be replaced", Hint: hint}
 	}
-	if !empty {
+	if !empty && !model {
 		// Its parent's name, or that of a directory of other things, is easily given for the model's.
-		if model, err := holdsModel(dir); err != nil || !model {
-			return cmp.Or(err, error(&OutputError{Path: dst, Reason: "it holds files, and none is of a model in it",
-				Hint: "--force replaces a model; name a directory of its own for this one", Err: fs.ErrExist}))
-		}
+		return &OutputError{Path: dst, Reason: "it holds files, and none is of a model in it",
+			Hint: "--force replaces a model; name a directory of its own for this one", Err: fs.ErrExist}
 	}
 	return nil
 }
