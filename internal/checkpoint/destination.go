@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
@@ -111,14 +110,14 @@ func checkDestination(dst, dir string, force bool) error {
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", dst, err)
 	}
-	model, err := holdsModel(dir)
+	others, err := holdsModels(dir)
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", dst, err)
 	}
 	if !empty && !force {
 		hint := "--force replaces it"
-		if !model {
-			hint = "name a directory of its own for the model"
+		if others {
+			hint = "name a directory below it, to be created"
 		}
 		return &OutputError{Path: dst, Reason: "exists and is not empty", Hint: hint, Err: fs.ErrExist}
 	}
@@ -133,26 +132,47 @@ func checkDestination(dst, dir string, force bool) error {
 	if isMountPoint(dir) {
 		return &OutputError{Path: dst, Reason: "a mount point, which cannot be replaced", Hint: hint}
 	}
-	if !empty && !model {
-		// Its parent's name, or that of a directory of other things, is easily given for the model's.
-		return &OutputError{Path: dst, Reason: "it holds files, and none is of a model in it",
-			Hint: "--force replaces a model; name a directory of its own for this one", Err: fs.ErrExist}
+	if others {
+		// The name of the directory that models are kept in is easily given for that of one.
+		return &OutputError{Path: dst, Reason: "it holds directories of models, and is none itself", Hint: hint, Err: fs.ErrExist}
 	}
 	return nil
 }
 
-// holdsModel reports whether a file directly in dir is one of a model or of an adapter.
-func holdsModel(dir string) (bool, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return false, err
+// holdsModels reports whether directories in dir are models or adapters, while dir is none.
+func holdsModels(dir string) (bool, error) {
+	found, dirs, err := holdsModel(dir)
+	for _, name := range dirs {
+		if found || err != nil {
+			return false, err
+		}
+		if inner, _, err := holdsModel(filepath.Join(dir, name)); err == nil && inner { // what cannot be read is not told from other things
+			return true, nil
+		}
 	}
-	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return !e.IsDir() && ofModel(e.Name()) }), nil
+	return false, err
 }
 
-// ofModel reports whether a name is one by which a directory is told to be a model's, whole or in part.
+// holdsModel reports whether a file directly in dir is one of a model or of an adapter, and which directories there are.
+func holdsModel(dir string) (found bool, dirs []string, err error) {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.IsDir() {
+			dirs = append(dirs, e.Name())
+		} else if ofModel(e.Name()) {
+			found = true
+		}
+	}
+	return found, dirs, err
+}
+
+// ofModel reports whether a name is one by which a directory is told to be a model's, whole or in part, or a pipeline's of several.
 func ofModel(name string) bool {
-	return name == configName || path.Ext(name) == weightExt || strings.HasSuffix(name, indexSuffix)
+	switch name {
+	case configName, "model_index.json", "modules.json", "adapter_config.json", "nf4kit.json":
+		return true
+	}
+	return path.Ext(name) == weightExt || strings.HasSuffix(name, indexSuffix)
 }
 
 func isEmpty(dir string) (bool, error) {
