@@ -29,6 +29,7 @@ func (s *Source) CheckConsumable() error {
 	if !s.IsLocal() {
 		return &InputError{File: s.Path, Expected: "weights files of this machine", Found: "a source elsewhere", Hint: "leave --consume-source away"}
 	}
+	tried := map[string]bool{}
 	for _, sh := range s.Shards {
 		if sh.Consumed() {
 			continue
@@ -41,8 +42,13 @@ func (s *Source) CheckConsumable() error {
 			return &InputError{File: s.at(sh.Name), Expected: "a regular file", Found: modeName(info.Mode()) + ", as in a hub cache, which others may use",
 				Hint: "leave --consume-source away, or copy the model first (hf download --local-dir)"}
 		}
+		dir := filepath.Dir(s.at(sh.Name))
+		if tried[dir] {
+			continue
+		}
+		tried[dir] = true
 		// What is found out now is not found out hours later, when the first file goes.
-		if err := tryWriting(filepath.Dir(s.at(sh.Name))); err != nil {
+		if err := tryWriting(dir); err != nil {
 			return fmt.Errorf("consume source: %w", err)
 		}
 	}

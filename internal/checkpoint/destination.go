@@ -114,15 +114,15 @@ func checkDestination(dst, dir string, force bool) error {
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", dst, err)
 	}
+	const hint = "name a directory below it, to be created"
 	if !empty && !force {
-		hint := "--force replaces it"
+		e := &OutputError{Path: dst, Reason: "exists and is not empty", Hint: "--force replaces it", Err: fs.ErrExist}
 		if others {
-			hint = "name a directory below it, to be created"
+			e.Hint = hint
 		}
-		return &OutputError{Path: dst, Reason: "exists and is not empty", Hint: hint, Err: fs.ErrExist}
+		return e
 	}
 	// The directory itself is replaced, so it must not be one that others stand on.
-	const hint = "name a directory below it, to be created"
 	if wd, err := os.Getwd(); err == nil && (same(wd, dir) || below(wd, dir)) {
 		return &OutputError{Path: dst, Reason: "holds the working directory", Hint: hint}
 	}

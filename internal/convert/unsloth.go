@@ -69,27 +69,31 @@ func ExpertStack(name string) string {
 // Alone returns of names of experts the first that is the only one of its layer and lies by itself, "" if there is none. What Unsloth
 // joins of one is [1, n, 1], which bitsandbytes takes for a transposed matrix, and fails as it decodes it; a stack of one it decodes.
 func Alone(names []string) string {
-	number, several := map[string]string{}, map[string]bool{} // by the layer's experts
-	each := func(yield func(name, layer, number string)) {
-		for _, name := range names {
-			if m := expertName.FindStringSubmatch(name); m != nil && m[2] != "" {
-				yield(name, m[1], m[2])
-			}
+	type layer struct {
+		name, number string // of the first
+		several      bool
+	}
+	byPath := map[string]*layer{}
+	var layers []*layer
+	for _, name := range names {
+		m := expertName.FindStringSubmatch(name)
+		if m == nil || m[2] == "" {
+			continue
+		}
+		l := byPath[m[1]]
+		if l == nil {
+			l = &layer{name: name, number: m[2]}
+			byPath[m[1]] = l
+			layers = append(layers, l)
+		}
+		l.several = l.several || l.number != m[2]
+	}
+	for _, l := range layers {
+		if !l.several {
+			return l.name
 		}
 	}
-	each(func(_, layer, n string) {
-		if old, ok := number[layer]; ok && old != n {
-			several[layer] = true
-		}
-		number[layer] = n
-	})
-	alone := ""
-	each(func(name, layer, _ string) {
-		if alone == "" && !several[layer] {
-			alone = name
-		}
-	})
-	return alone
+	return ""
 }
 
 // checkUnsloth holds the plan to what Unsloth takes: all routed experts packed or none, and all parts of a stack alike.

@@ -7,12 +7,12 @@ import (
 )
 
 // stacks reports experts that Unsloth would decode wrongly: it joins those that lie one by one to a stack, and takes type, block
-// size and dtype of the first for all, without a look at the others; one alone it cannot decode. Stacks that are packed whole nobody else loads.
+// size and dtype of the first for all, without a look at the others; one alone it cannot decode. Stacks that are packed whole
+// nobody else loads.
 func (r *Report) stacks(sub *subject) {
 	first := map[string]*fourbit.Weight{}
 	told, whole := map[string]bool{}, false
 	var single []string
-	at := map[string]*fourbit.Weight{}
 	for _, w := range sub.groups.Weights {
 		if w.State.Stack > 0 {
 			if !whole && sub.targets&arch.Unsloth == 0 {
@@ -26,7 +26,7 @@ func (r *Report) stacks(sub *subject) {
 		if stack == "" || sub.targets&arch.Unsloth == 0 {
 			continue
 		}
-		single, at[w.Name] = append(single, w.Name), w
+		single = append(single, w.Name)
 		f := first[stack]
 		if f == nil {
 			first[stack] = w
@@ -38,8 +38,8 @@ func (r *Report) stacks(sub *subject) {
 				a.Format, a.DType, f.Name, stack, b.Format, b.DType).Breaks = loadersOf(sub.targets)
 		}
 	}
-	if name := convert.Alone(single); name != "" {
-		r.find(fourbit.Warning, at[name].Packed.Shard, name, "expected several experts, or a stack, found the only one of its layer, which lies by itself: "+
+	if name := convert.Alone(single); name != "" { // the first of its stack
+		r.find(fourbit.Warning, first[convert.ExpertStack(name)].Packed.Shard, name, "expected several experts, or a stack, found the only one of its layer, which lies by itself: "+
 			"Unsloth cannot decode it").Breaks = loadersOf(sub.targets)
 	}
 }
