@@ -147,6 +147,24 @@ func errorSumsBlocks(l *lanes, t Type, e Elem, src, codes []byte, scale []float3
 	return n
 }
 
+// finiteSteps returns a number of leading elements that the assembly has found finite: up to 64 bytes before the first that is
+// not, or before the end.
+func finiteSteps(e Elem, src []byte) int {
+	steps := len(src) / 64
+	if current == generic || steps == 0 {
+		return 0
+	}
+	switch e {
+	case F32:
+		return 16 * finiteF32AVX2(&src[0], steps)
+	case BF16:
+		return 32 * finiteBF16AVX2(&src[0], steps)
+	case F16:
+		return 32 * finiteF16AVX2(&src[0], steps)
+	}
+	return 0
+}
+
 // pairSumsSteps adds up as many leading elements as the assembly can and returns how many.
 func pairSumsSteps(l *lanes, x, v []float32) int {
 	steps := len(x) / 16
@@ -160,6 +178,17 @@ func pairSumsSteps(l *lanes, x, v []float32) int {
 		pairSumsAVX2(&l.x2[0], &x[0], &v[0], steps)
 	}
 	return 16 * steps
+}
+
+// deltaSumsSteps is pairSumsSteps of DeltaSums.
+func deltaSumsSteps(l *deltaLanes, w, d []float32, by float32, v []float32) int {
+	n := len(w) / 8 * 8
+	if current == generic || n == 0 {
+		return 0
+	}
+	_, _ = d[n-1], v[n-1]
+	deltaSumsAVX2(&l.sum[0][0], &l.max[0], &w[0], &d[0], &v[0], by, n/8)
+	return n
 }
 
 func e2m1Blocks(codes []byte, v, x, scale []float32, blockSize int) int {
@@ -214,13 +243,13 @@ func mulRow(c, a, b []float32) bool {
 }
 
 // addScaledSteps does as many leading elements as the assembly can and returns how many.
-func addScaledSteps(c []float32, by float32, x []float32) int {
-	n := len(c) / 16 * 16
+func addScaledSteps(dst, c []float32, by float32, x []float32) int {
+	n := len(dst) / 16 * 16
 	if current == generic || n == 0 {
 		return 0
 	}
-	_ = x[n-1]
-	addScaledAVX2(&c[0], by, &x[0], n/16)
+	_, _ = c[n-1], x[n-1]
+	addScaledAVX2(&dst[0], &c[0], by, &x[0], n/16)
 	return n
 }
 

@@ -93,6 +93,8 @@ func errorSumsBlocks(l *lanes, t Type, e Elem, src, codes []byte, scale []float3
 
 func pairSumsSteps(l *lanes, x, v []float32) int { return 0 }
 
+func deltaSumsSteps(l *deltaLanes, w, d []float32, by float32, v []float32) int { return 0 }
+
 func e2m1Blocks(codes []byte, v, x, scale []float32, blockSize int) int { return 0 }
 
 // The scale search and matrix products run the plain Go here, with the same bits.
@@ -105,7 +107,7 @@ func mulTile(c []float32, stride int, a, b []float32) bool { return false }
 
 func mulRow(c, a, b []float32) bool { return false }
 
-func addScaledSteps(c []float32, by float32, x []float32) int { return 0 }
+func addScaledSteps(dst, c []float32, by float32, x []float32) int { return 0 }
 
 // NEON has no gather, and 8-bit codes are needed for one value in a block only.
 
@@ -114,6 +116,10 @@ func dynamicQuantizeBlocks(codes []byte, nested, scales []float32, offset float3
 func dynamicDequantizeBlocks(scales []float32, codes []byte, nested []float32, offset float32) int {
 	return 0
 }
+
+// The plain Go looks at eight bytes at a time.
+
+func finiteSteps(e Elem, src []byte) int { return 0 }
 
 // convertVector converts as many elements as the assembly can and returns how many. dst and src hold equally many.
 func convertVector(dst []byte, de Elem, src []byte, se Elem) int {

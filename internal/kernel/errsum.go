@@ -50,11 +50,12 @@ type lanes struct {
 	x2, w2, xw, e2, absE, max [8]float64
 }
 
-// sum folds the lanes by halves, as vector registers are folded.
+// fold sums lanes by halves, as vector registers are folded.
+func fold(v *[8]float64) float64 {
+	return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+}
+
 func (l *lanes) sum(n int) Sums {
-	fold := func(v *[8]float64) float64 {
-		return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
-	}
 	s := Sums{N: int64(n), X2: fold(&l.x2), W2: fold(&l.w2), XW: fold(&l.xw), E2: fold(&l.e2), AbsE: fold(&l.absE)}
 	for _, m := range l.max {
 		if m > s.Max {
@@ -95,6 +96,52 @@ func (l *lanes) addOne(j int, x, w float64) {
 	l.absE[j] += a
 	if a > l.max[j] {
 		l.max[j] = a
+	}
+}
+
+// Deltas are sums over the elements of a weight w, of what was to be added to it, d, and of the change that came of it, r = v - w.
+// d and r are float32 values, each rounded once; everything below is float64 but Max. r is exact wherever a weight changes by less
+// than half of itself (Sterbenz).
+type Deltas struct {
+	W2  float64 // sum of w squared
+	D2  float64 // sum of d squared
+	DR  float64 // sum of d times r
+	E2  float64 // sum of (d - r) squared
+	Max float32 // largest |d|
+}
+
+// deltaLanes holds a chunk's running sums: element i goes to lane i%8.
+type deltaLanes struct {
+	sum [4][8]float64 // in the order of Deltas
+	max [8]float32
+}
+
+func (l *deltaLanes) addTo(s *Deltas) {
+	for i, to := range []*float64{&s.W2, &s.D2, &s.DR, &s.E2} {
+		*to += fold(&l.sum[i])
+	}
+	for _, m := range l.max {
+		s.Max = max(s.Max, m)
+	}
+}
+
+// deltaSumsGeneric is the specification of DeltaSums. A NaN is never the largest.
+func deltaSumsGeneric(l *deltaLanes, w, d []float32, by float32, v []float32) {
+	d, v = d[:len(w)], v[:len(w)]
+	for i, base := range w {
+		delta, change := float32(by*d[i]), v[i]-base
+		j, x, r := i&7, float64(delta), float64(change)
+		e := x - r
+		l.sum[0][j] += float64(base) * float64(base)
+		l.sum[1][j] += x * x
+		l.sum[2][j] += x * r
+		l.sum[3][j] += float64(e * e)
+		if delta < 0 {
+			delta = -delta
+		}
+		if delta > l.max[j] {
+			l.max[j] = delta
+		}
 	}
 }
 

@@ -136,7 +136,8 @@ func Convert(dst []byte, de Elem, src []byte, se Elem, n int) (overflow, nonFini
 // FirstNonFinite returns the index of the first NaN or infinity among the first n elements of src, or -1.
 func FirstNonFinite(e Elem, src []byte, n int) int {
 	src = src[:n*e.Size()]
-	done := finitePrefix(e, src)
+	done := finiteSteps(e, src)
+	done += finitePrefix(e, src[done*e.Size():])
 	for i := done; i < n; i++ {
 		if !finite(e, src, i) {
 			return i
@@ -245,6 +246,17 @@ func PairSums(s *Sums, x, v []float32) {
 	s.Add(&c)
 }
 
+// DeltaSums adds to s the sums of one chunk of a weight w, of which by*d was to make v. All are as long.
+func DeltaSums(s *Deltas, w, d []float32, by float32, v []float32) {
+	if n := len(w); n > 0 {
+		_, _ = d[n-1], v[n-1]
+	}
+	var l deltaLanes
+	done := deltaSumsSteps(&l, w, d, by, v)
+	deltaSumsGeneric(&l, w[done:], d[done:], by, v[done:])
+	l.addTo(s)
+}
+
 // E2M1 writes the codes of x in units of a scale for every block, half a byte for every element, rounded up, and in v
 // the values they decode to. The code is the E2M1 value nearest to x/scale, of two equally near the one with an even
 // mantissa, saturated at 6, with the sign of x in bit 3 (OCP Microscaling Formats MX v1.0, section 5.3.3). A block with
@@ -289,7 +301,11 @@ func MulRow(c, a, b []float32) {
 }
 
 // AddScaled adds by times x to c, element by element; both products and sums are rounded. x is as long as c or longer.
-func AddScaled(c []float32, by float32, x []float32) {
-	done := addScaledSteps(c, by, x)
-	addScaledGeneric(c[done:], by, x[done:])
+func AddScaled(c []float32, by float32, x []float32) { AddScaledTo(c, c, by, x) }
+
+// AddScaledTo is AddScaled that leaves its sums in dst, which may be c or x but overlap neither otherwise. c and x are as long as
+// dst or longer.
+func AddScaledTo(dst, c []float32, by float32, x []float32) {
+	done := addScaledSteps(dst, c, by, x)
+	addScaledGeneric(dst[done:], c[done:], by, x[done:])
 }

@@ -3319,6 +3319,95 @@ step:
 	VZEROUPPER
 	RET
 
+// func finiteF32AVX2(src *byte, steps int) int
+// Requires: AVX, AVX2
+TEXT ·finiteF32AVX2(SB), NOSPLIT|RODATA, $0-24
+	VPBROADCASTD word7f800000<>+0(SB), Y0
+	MOVQ         src+0(FP), AX
+	MOVQ         steps+8(FP), CX
+	XORQ         DX, DX
+
+step:
+	VPAND    (AX), Y0, Y1
+	VPAND    32(AX), Y0, Y2
+	VPCMPEQD Y0, Y1, Y1
+	VPCMPEQD Y0, Y2, Y2
+	VPOR     Y1, Y2, Y1
+	VPTEST   Y1, Y1
+	JNZ      end
+	ADDQ     $+64, AX
+	INCQ     DX
+	CMPQ     DX, CX
+	JNE      step
+
+end:
+	MOVQ DX, ret+16(FP)
+	VZEROUPPER
+	RET
+
+DATA word7f800000<>+0(SB)/4, $0x7f800000
+GLOBL word7f800000<>(SB), RODATA|NOPTR, $4
+
+// func finiteBF16AVX2(src *byte, steps int) int
+// Requires: AVX, AVX2
+TEXT ·finiteBF16AVX2(SB), NOSPLIT|RODATA, $0-24
+	VPBROADCASTD word7f800000<>+0(SB), Y0
+	VPBROADCASTD word7f807f80<>+0(SB), Y0
+	MOVQ         src+0(FP), AX
+	MOVQ         steps+8(FP), CX
+	XORQ         DX, DX
+
+step:
+	VPAND    (AX), Y0, Y1
+	VPAND    32(AX), Y0, Y2
+	VPCMPEQW Y0, Y1, Y1
+	VPCMPEQW Y0, Y2, Y2
+	VPOR     Y1, Y2, Y1
+	VPTEST   Y1, Y1
+	JNZ      end
+	ADDQ     $+64, AX
+	INCQ     DX
+	CMPQ     DX, CX
+	JNE      step
+
+end:
+	MOVQ DX, ret+16(FP)
+	VZEROUPPER
+	RET
+
+DATA word7f807f80<>+0(SB)/4, $0x7f807f80
+GLOBL word7f807f80<>(SB), RODATA|NOPTR, $4
+
+// func finiteF16AVX2(src *byte, steps int) int
+// Requires: AVX, AVX2
+TEXT ·finiteF16AVX2(SB), NOSPLIT|RODATA, $0-24
+	VPBROADCASTD word7f800000<>+0(SB), Y0
+	VPBROADCASTD word7c007c00<>+0(SB), Y0
+	MOVQ         src+0(FP), AX
+	MOVQ         steps+8(FP), CX
+	XORQ         DX, DX
+
+step:
+	VPAND    (AX), Y0, Y1
+	VPAND    32(AX), Y0, Y2
+	VPCMPEQW Y0, Y1, Y1
+	VPCMPEQW Y0, Y2, Y2
+	VPOR     Y1, Y2, Y1
+	VPTEST   Y1, Y1
+	JNZ      end
+	ADDQ     $+64, AX
+	INCQ     DX
+	CMPQ     DX, CX
+	JNE      step
+
+end:
+	MOVQ DX, ret+16(FP)
+	VZEROUPPER
+	RET
+
+DATA word7c007c00<>+0(SB)/4, $0x7c007c00
+GLOBL word7c007c00<>(SB), RODATA|NOPTR, $4
+
 // func dynamicQuantizeAVX2(codes *byte, nested *float32, scales *float32, blocks int, offset float32, t *float32)
 // Requires: AVX, AVX2
 TEXT ·dynamicQuantizeAVX2(SB), NOSPLIT|RODATA, $0-48
@@ -3751,6 +3840,70 @@ DATA evenodd<>+52(SB)/4, $0x0000000b
 DATA evenodd<>+56(SB)/4, $0x0000000d
 DATA evenodd<>+60(SB)/4, $0x0000000f
 GLOBL evenodd<>(SB), RODATA|NOPTR, $64
+
+// func deltaSumsAVX2(l *float64, largest *float32, w *float32, d *float32, v *float32, by float32, steps int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·deltaSumsAVX2(SB), NOSPLIT|RODATA, $0-56
+	MOVQ         l+0(FP), AX
+	MOVQ         largest+8(FP), CX
+	MOVQ         w+16(FP), DX
+	MOVQ         d+24(FP), BX
+	MOVQ         v+32(FP), SI
+	VBROADCASTSS by+40(FP), Y0
+	VPBROADCASTD word7fffffff<>+0(SB), Y2
+	VMOVUPS      (CX), Y1
+	VMOVUPD      (AX), Y3
+	VMOVUPD      32(AX), Y4
+	VMOVUPD      64(AX), Y5
+	VMOVUPD      96(AX), Y6
+	VMOVUPD      128(AX), Y7
+	VMOVUPD      160(AX), Y8
+	VMOVUPD      192(AX), Y9
+	VMOVUPD      224(AX), Y10
+	MOVQ         steps+48(FP), DI
+
+step:
+	VMULPS       (BX), Y0, Y11
+	VMOVUPS      (SI), Y12
+	VSUBPS       (DX), Y12, Y12
+	VANDPS       Y2, Y11, Y14
+	VMAXPS       Y1, Y14, Y1
+	VCVTPS2PD    (DX), Y13
+	VCVTPS2PD    X11, Y14
+	VCVTPS2PD    X12, Y15
+	VFMADD231PD  Y13, Y13, Y3
+	VFMADD231PD  Y14, Y14, Y5
+	VFMADD231PD  Y14, Y15, Y7
+	VSUBPD       Y15, Y14, Y14
+	VMULPD       Y14, Y14, Y14
+	VADDPD       Y14, Y9, Y9
+	VCVTPS2PD    16(DX), Y13
+	VEXTRACTF128 $0x01, Y11, X11
+	VEXTRACTF128 $0x01, Y12, X12
+	VCVTPS2PD    X11, Y14
+	VCVTPS2PD    X12, Y15
+	VFMADD231PD  Y13, Y13, Y4
+	VFMADD231PD  Y14, Y14, Y6
+	VFMADD231PD  Y14, Y15, Y8
+	VSUBPD       Y15, Y14, Y14
+	VMULPD       Y14, Y14, Y14
+	VADDPD       Y14, Y10, Y10
+	ADDQ         $+32, DX
+	ADDQ         $+32, BX
+	ADDQ         $+32, SI
+	SUBQ         $+1, DI
+	JNZ          step
+	VMOVUPS      Y1, (CX)
+	VMOVUPD      Y3, (AX)
+	VMOVUPD      Y4, 32(AX)
+	VMOVUPD      Y5, 64(AX)
+	VMOVUPD      Y6, 96(AX)
+	VMOVUPD      Y7, 128(AX)
+	VMOVUPD      Y8, 160(AX)
+	VMOVUPD      Y9, 192(AX)
+	VMOVUPD      Y10, 224(AX)
+	VZEROUPPER
+	RET
 
 // func e2m1AVX2(codes *byte, v *float32, x *float32, scale *float32, blocks int, blockSize int, t *float32)
 // Requires: AVX, AVX2
@@ -4228,24 +4381,26 @@ step:
 	VZEROUPPER
 	RET
 
-// func addScaledAVX2(c *float32, by float32, x *float32, steps int)
+// func addScaledAVX2(dst *float32, c *float32, by float32, x *float32, steps int)
 // Requires: AVX
-TEXT ·addScaledAVX2(SB), NOSPLIT|RODATA, $0-32
-	MOVQ         c+0(FP), AX
-	MOVQ         x+16(FP), CX
-	VBROADCASTSS by+8(FP), Y0
-	MOVQ         steps+24(FP), DX
+TEXT ·addScaledAVX2(SB), NOSPLIT|RODATA, $0-40
+	MOVQ         dst+0(FP), AX
+	MOVQ         c+8(FP), CX
+	MOVQ         x+24(FP), DX
+	VBROADCASTSS by+16(FP), Y0
+	MOVQ         steps+32(FP), BX
 
 step:
-	VMULPS  (CX), Y0, Y1
-	VMULPS  32(CX), Y0, Y2
-	VADDPS  (AX), Y1, Y1
-	VADDPS  32(AX), Y2, Y2
+	VMULPS  (DX), Y0, Y1
+	VMULPS  32(DX), Y0, Y2
+	VADDPS  (CX), Y1, Y1
+	VADDPS  32(CX), Y2, Y2
 	VMOVUPS Y1, (AX)
 	VMOVUPS Y2, 32(AX)
-	ADDQ    $+64, AX
 	ADDQ    $+64, CX
-	SUBQ    $+1, DX
+	ADDQ    $+64, DX
+	ADDQ    $+64, AX
+	SUBQ    $+1, BX
 	JNZ     step
 	VZEROUPPER
 	RET

@@ -34,11 +34,11 @@ func mulRowGeneric(c, a, b []float32) {
 	}
 }
 
-// addScaledGeneric is the specification of AddScaled.
-func addScaledGeneric(c []float32, by float32, x []float32) {
-	x = x[:len(c)]
+// addScaledGeneric is the specification of AddScaledTo.
+func addScaledGeneric(dst, c []float32, by float32, x []float32) {
+	x, c = x[:len(dst)], c[:len(dst)]
 	for i, v := range x {
-		c[i] += float32(by * v)
+		dst[i] = c[i] + float32(by*v)
 	}
 }
 

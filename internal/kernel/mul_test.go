@@ -75,9 +75,14 @@ func TestAddScaled(t *testing.T) {
 		}
 		assembly(t, func() {
 			b.reset(n%2 == 0)
-			got, bx := b.floats(c), b.floats(x)
+			got, bx, dst := b.floats(c), b.floats(x), b.floats(make([]float32, n))
+			AddScaledTo(dst, got, by, bx)
+			sameFloats(t, "sum elsewhere", want, dst)
+			sameFloats(t, "what is added to", c, got)
 			AddScaled(got, by, bx)
 			sameFloats(t, "sum", want, got)
+			AddScaledTo(bx[:n], b.floats(c), by, bx)
+			sameFloats(t, "sum in the place of what is added", want, bx[:n])
 		})
 		AddScaled(c, by, x)
 		sameFloats(t, "sum", want, c)

@@ -199,6 +199,21 @@ func convertE5M2ToBF16AVX2(dst *byte, src *byte, steps int)
 //go:noescape
 func convertE5M2ToF16AVX2(dst *byte, src *byte, steps int)
 
+// finiteF32AVX2 returns how many of the leading steps of 64 bytes, at least one in all, have neither a NaN nor an infinity.
+//
+//go:noescape
+func finiteF32AVX2(src *byte, steps int) int
+
+// finiteBF16AVX2 returns how many of the leading steps of 64 bytes, at least one in all, have neither a NaN nor an infinity.
+//
+//go:noescape
+func finiteBF16AVX2(src *byte, steps int) int
+
+// finiteF16AVX2 returns how many of the leading steps of 64 bytes, at least one in all, have neither a NaN nor an infinity.
+//
+//go:noescape
+func finiteF16AVX2(src *byte, steps int) int
+
 // dynamicQuantizeAVX2 is dynamicQuantizeGeneric for full blocks, at least one.
 //
 //go:noescape
@@ -218,6 +233,11 @@ func pairSumsAVX2(l *float64, x *float32, v *float32, steps int)
 //
 //go:noescape
 func pairSumsAVX512(l *float64, x *float32, v *float32, steps int)
+
+// deltaSumsAVX2 is deltaSumsGeneric for steps of 8 elements, at least one.
+//
+//go:noescape
+func deltaSumsAVX2(l *float64, largest *float32, w *float32, d *float32, v *float32, by float32, steps int)
 
 // e2m1AVX2 is e2m1Generic for full blocks of a multiple of 16 elements.
 //
@@ -247,4 +267,4 @@ func mulRowAVX2(c *float32, a *float32, b *float32, k int)
 // addScaledAVX2 is addScaledGeneric for steps of 16 elements, at least one.
 //
 //go:noescape
-func addScaledAVX2(c *float32, by float32, x *float32, steps int)
+func addScaledAVX2(dst *float32, c *float32, by float32, x *float32, steps int)

@@ -77,3 +77,39 @@ func f32row(f float32) []uint32 {
 	u := math.Float32bits(f)
 	return []uint32{u, u, u, u}
 }
+
+// finiteAVX2 looks at the exponents of 64 bytes at a time.
+func finiteAVX2(e elem) {
+	name := fmt.Sprintf("finite%vAVX2", e)
+	TEXT(name, 8|4, "func(src *byte, steps int) int")
+	Doc(name + " returns how many of the leading steps of 64 bytes, at least one in all, have neither a NaN nor an infinity.")
+	Pragma("noescape")
+	exponent, equal := allY(word(0x7f800000)), VPCMPEQD
+	switch e {
+	case bf16:
+		exponent, equal = allY(word(0x7f807f80)), VPCMPEQW
+	case f16:
+		exponent, equal = allY(word(0x7c007c00)), VPCMPEQW
+	}
+	src := ptr("src")
+	steps := Load(Param("steps"), GP64())
+	done := GP64()
+	XORQ(done, done)
+	lower, upper := YMM(), YMM()
+	Label("step")
+	VPAND(src, exponent, lower)
+	VPAND(src.Offset(32), exponent, upper)
+	equal(exponent, lower, lower)
+	equal(exponent, upper, upper)
+	VPOR(lower, upper, lower)
+	VPTEST(lower, lower)
+	JNZ(LabelRef("end"))
+	advance(src, 64)
+	INCQ(done)
+	CMPQ(done, steps)
+	JNE(LabelRef("step"))
+	Label("end")
+	Store(done, ReturnIndex(0))
+	VZEROUPPER()
+	RET()
+}

@@ -37,10 +37,14 @@ func main() {
 			}
 		}
 	}
+	for _, e := range []elem{f32, bf16, f16} {
+		finiteAVX2(e)
+	}
 	dynamicQuantizeAVX2()
 	dynamicDequantizeAVX2()
 	pairSumsAVX2()
 	pairSumsAVX512()
+	deltaSumsAVX2()
 	e2m1AVX2()
 	gridFitAVX2()
 	nearestAVX2()

@@ -100,16 +100,11 @@ func mulRowAVX2() {
 // addScaledAVX2 has two multiplications on their way at a time: it waits for memory more than for them.
 func addScaledAVX2() {
 	const name = "addScaledAVX2"
-	TEXT(name, 8|4, "func(c *float32, by float32, x *float32, steps int)")
+	TEXT(name, 8|4, "func(dst, c *float32, by float32, x *float32, steps int)")
 	Doc(name + " is addScaledGeneric for steps of 16 elements, at least one.")
 	Pragma("noescape")
-	c, x := ptr("c"), ptr("x")
-	by := YMM()
-	at, err := Param("by").Resolve()
-	if err != nil {
-		panic(err)
-	}
-	VBROADCASTSS(at.Addr, by)
+	dst, c, x := ptr("dst"), ptr("c"), ptr("x")
+	by := broadcastParam("by")
 	steps := Load(Param("steps"), GP64())
 	lower, upper := YMM(), YMM()
 	loop("step", steps, 1, func() {
@@ -117,11 +112,23 @@ func addScaledAVX2() {
 		VMULPS(x.Offset(32), by, upper)
 		VADDPS(c, lower, lower)
 		VADDPS(c.Offset(32), upper, upper)
-		VMOVUPS(lower, c)
-		VMOVUPS(upper, c.Offset(32))
+		VMOVUPS(lower, dst)
+		VMOVUPS(upper, dst.Offset(32))
 		advance(c, 64)
 		advance(x, 64)
+		advance(dst, 64)
 	})
 	VZEROUPPER()
 	RET()
+}
+
+// broadcastParam is a float32 argument in every place of a register.
+func broadcastParam(name string) VecVirtual {
+	at, err := Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	r := YMM()
+	VBROADCASTSS(at.Addr, r)
+	return r
 }

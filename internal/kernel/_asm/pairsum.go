@@ -92,3 +92,59 @@ func pairSumsAVX2() {
 	VZEROUPPER()
 	RET()
 }
+
+// deltaSumsAVX2 has the four sums of eight lanes in eight registers. The largest magnitude is found in float32, and does not
+// depend on an order.
+func deltaSumsAVX2() {
+	const name = "deltaSumsAVX2"
+	TEXT(name, 8|4, "func(l *float64, largest, w, d, v *float32, by float32, steps int)")
+	Doc(name + " is deltaSumsGeneric for steps of 8 elements, at least one.")
+	Pragma("noescape")
+	l, largest, w, d, v := ptr("l"), ptr("largest"), ptr("w"), ptr("d"), ptr("v")
+	by := broadcastParam("by")
+	most, magnitude := YMM(), allY(word(0x7fffffff))
+	VMOVUPS(largest, most)
+	const w2, d2, dr, e2, count = 0, 1, 2, 3, 4
+	var acc [count][2]VecVirtual
+	for i := range acc {
+		for h := range acc[i] {
+			acc[i][h] = YMM()
+			VMOVUPD(l.Offset(64*i+32*h), acc[i][h])
+		}
+	}
+	n := Load(Param("steps"), GP64())
+	loop("step", n, 1, func() {
+		x, r, base, delta, change := YMM(), YMM(), YMM(), YMM(), YMM()
+		VMULPS(d, by, x)
+		VMOVUPS(v, r)
+		VSUBPS(w, r, r)
+		VANDPS(magnitude, x, delta)
+		VMAXPS(most, delta, most) // a NaN leaves it
+		for h := range 2 {
+			VCVTPS2PD(w.Offset(16*h), base)
+			if h > 0 {
+				VEXTRACTF128(Imm(1), x, x.AsX())
+				VEXTRACTF128(Imm(1), r, r.AsX())
+			}
+			VCVTPS2PD(x.AsX(), delta)
+			VCVTPS2PD(r.AsX(), change)
+			VFMADD231PD(base, base, acc[w2][h])
+			VFMADD231PD(delta, delta, acc[d2][h])
+			VFMADD231PD(delta, change, acc[dr][h])
+			VSUBPD(change, delta, delta)
+			VMULPD(delta, delta, delta)
+			VADDPD(delta, acc[e2][h], acc[e2][h])
+		}
+		advance(w, 32)
+		advance(d, 32)
+		advance(v, 32)
+	})
+	VMOVUPS(most, largest)
+	for i := range acc {
+		for h := range acc[i] {
+			VMOVUPD(acc[i][h], l.Offset(64*i+32*h))
+		}
+	}
+	VZEROUPPER()
+	RET()
+}
