@@ -94,6 +94,15 @@ func (t *Tensor) ReadAs(dst []byte, e kernel.Elem, raw []byte, first int64, n in
 		return -1, nil
 	}
 	elem := t.Elem()
+	if elem == e {
+		if err := t.Read(dst[:n*e.Size()], first); err != nil {
+			return -1, err
+		}
+		if at := kernel.FirstNonFinite(e, dst, n); at >= 0 {
+			return first + int64(at), nil
+		}
+		return -1, nil
+	}
 	raw = raw[:n*elem.Size()]
 	if err := t.Read(raw, first); err != nil {
 		return -1, err
