@@ -24,18 +24,14 @@ type sums struct {
 	otherDD, otherDR   float64 // dd and dr of a sample that was quantized by other scales
 }
 
-// sumsOf compares what became of w with what was to be added. It leaves the change, after - w, in after: float32 holds that exactly
-// wherever a weight changes by less than half of itself (Sterbenz), and to 24 bits else.
-func sumsOf(w, d, after []float32) sums {
-	d, after = d[:len(w)], after[:len(w)]
-	kernel.AddScaled(after, -1, w)
-	var base, change kernel.Sums
+// sumsOf compares what became of w with what was to be added.
+func sumsOf(w []float32, added change, after []float32) sums {
+	var c kernel.Deltas
 	for i := 0; i < len(w); i += kernel.Chunk {
 		end := min(i+kernel.Chunk, len(w))
-		kernel.PairSums(&base, w[i:end], w[i:end])
-		kernel.PairSums(&change, d[i:end], after[i:end])
+		kernel.DeltaSums(&c, w[i:end], added.delta[i:end], added.by, after[i:end])
 	}
-	return sums{n: base.N, ww: base.X2, dd: change.X2, dr: change.XW, ee: change.E2, up: float64(kernel.Largest(d))}
+	return sums{n: int64(len(w)), ww: c.W2, dd: c.D2, dr: c.DR, ee: c.E2, up: float64(c.Max)}
 }
 
 // add adds those of chunks, in the order of the tensor.
@@ -242,7 +238,7 @@ func NewAlternative(f bnb.Format, scale bnb.Scale, moments []float32) (*Alternat
 const sampled = 4
 
 // try measures what is left of an update in a chunk that is quantized in another way. merged are its values as v.out.
-func (v *merged) try(x *work, a *Alternative, merged []byte, total []float32, first int64, n int) {
+func (v *merged) try(x *work, a *Alternative, merged []byte, added change, first int64, n int) {
 	scales, codes := make([]float32, (n+a.BlockSize-1)/a.BlockSize), make([]byte, (n+1)/2)
 	p := &quantize.Panel{First: first, N: n, Cols: v.t.Shape[len(v.t.Shape)-1], Values: merged, Elem: v.out, Type: a.Type, BlockSize: a.BlockSize, Inputs: a.Inputs}
 	if a.Method.Needs(&quantize.Weight{}).Passes == 1 {
@@ -252,7 +248,7 @@ func (v *merged) try(x *work, a *Alternative, merged []byte, total []float32, fi
 		a.Method.Codes(p, scales, codes)
 	}
 	kernel.DequantizeF32(a.Type, x.w[:n], codes, scales, a.BlockSize)
-	v.note(v.other, first, sumsOf(x.base, total, x.w[:n]))
+	v.note(v.other, first, sumsOf(x.base[:n], added, x.w[:n]))
 }
 
 // Survivors measures what is left of the updates in the tensors that were written, decoded, and of a sample of each what would be,
@@ -272,18 +268,18 @@ func (m *Merge) Survivors(ctx context.Context, written *weights.Model, alternati
 	}
 	return sweep(ctx, jobs, list, func(v *merged, x *work, first int64, n int) error {
 		values := x.out(n, v.out)
-		total, err := v.merge(x, values, first, n)
+		added, err := v.merge(x, values, first, n)
 		if err != nil {
 			return err
 		}
 		chunks := (v.end + chunk - 1) / chunk
 		if a := others[v]; a != nil && first/chunk%((chunks+sampled-1)/sampled) == 0 {
-			v.try(x, a, values, total, first, n)
+			v.try(x, a, values, added, first, n)
 		}
 		if err := read(of[v], x, x.w[:n], first); err != nil {
 			return err
 		}
-		v.note(v.written, first, sumsOf(x.base, total, x.w[:n]))
+		v.note(v.written, first, sumsOf(x.base[:n], added, x.w[:n]))
 		return nil
 	})
 }

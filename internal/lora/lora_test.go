@@ -322,6 +322,85 @@ func TestRanges(t *testing.T) {
 	}
 }
 
+// Ranges of a weight with several adapters, of which some are DoRA, and what is not the same without the roundings of PEFT.
+func TestSequence(t *testing.T) {
+	const in, out = 53, 37
+	adapter := func(dora bool) *Adapter {
+		shapes := map[string][]int64{"m.q.lora_A.weight": {2, in}, "m.q.lora_B.weight": {out, 2}}
+		config := plainConfig
+		if dora {
+			shapes["m.q.lora_magnitude_vector"] = []int64{out}
+			config = `{"peft_type":"LORA","r":2,"lora_alpha":4,"use_dora":true}`
+		}
+		a, err := Open(file(t, config, shapes, ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { a.Close() })
+		return a
+	}
+	plain, dora := adapter(false), adapter(true)
+	tensors := testBase(map[string][]int64{"m.q.weight": {out, in}}, safetensors.BF16)
+	whole := func(opt Options, list ...*Adapter) []byte {
+		m, err := NewMerge(tensors, list, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := m.Apply(tensors)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := make([]byte, 2*in*out)
+		if err := got[0].Read(p, 0); err != nil {
+			t.Fatal(err)
+		}
+		for at := 0; at < in*out; at += 71 {
+			part := make([]byte, 2*min(71, in*out-at))
+			if err := got[0].Read(part, int64(at)); err != nil {
+				t.Fatal(err)
+			}
+			if string(part) != string(p[2*at:][:len(part)]) {
+				t.Fatalf("%d elements from %d on differ from the whole", len(part)/2, at)
+			}
+		}
+		return p
+	}
+	for name, list := range map[string][]*Adapter{"dora dora": {dora, dora}, "lora dora": {plain, dora}, "dora lora dora": {dora, plain, dora}} {
+		if string(whole(Options{}, list...)) == string(whole(Options{Joint: true}, list...)) {
+			t.Errorf("%s: rounding changes nothing", name)
+		}
+	}
+	// A last LoRA has nothing taken out: it is added to what the DoRA before has made.
+	if a, b := whole(Options{}, dora), whole(Options{}, dora, plain); string(a) == string(b) {
+		t.Error("a second adapter changes nothing")
+	}
+}
+
+// What overflows the dtype of the weight is an error that says what it would have been, with figures and without.
+func TestOverflow(t *testing.T) {
+	a, err := Open(file(t, `{"peft_type":"LORA","r":2,"lora_alpha":1e9}`, map[string][]int64{"m.q.lora_A.weight": {2, 53}, "m.q.lora_B.weight": {37, 2}}, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	tensors := testBase(map[string][]int64{"m.q.weight": {37, 53}}, safetensors.BF16)
+	for _, none := range []bool{false, true} {
+		m, err := NewMerge(tensors, []*Adapter{a}, Options{Cast: true, DType: safetensors.F16, NoFigures: none})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := m.Apply(tensors)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var bad *weights.ValueError
+		err = got[0].Read(make([]byte, 2*37*53), 0)
+		if !errors.As(err, &bad) || math.IsInf(bad.Value, 0) || math.Abs(bad.Value) < 65504 {
+			t.Errorf("error %v, want one about a value above 65504", err)
+		}
+	}
+}
+
 // checkSum compares a merged tensor with sums of its own.
 func checkSum(t *testing.T, m *Module, whole, before []byte, experts int, turned bool) {
 	t.Helper()

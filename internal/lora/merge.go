@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/stream"
@@ -37,14 +36,11 @@ type Merge struct {
 	edits map[string]*edit
 	read  []*merged
 	cache cache
-
-	normMu sync.Mutex
-	dora   map[*Module][]float32
 }
 
 // NewMerge finds out what adapters change in a model of these tensors. It reads the adapters for values that are not finite.
 func NewMerge(tensors []weights.Tensor, adapters []*Adapter, opt Options) (*Merge, error) {
-	m := &Merge{Adapters: adapters, opt: opt, edits: map[string]*edit{}, cache: cache{held: map[*Module]*factors{}}, dora: map[*Module][]float32{}}
+	m := &Merge{Adapters: adapters, opt: opt, edits: map[string]*edit{}, cache: cache{held: map[*Module]*factors{}}}
 	b := newBase(tensors, opt.Tied)
 	for i, a := range adapters {
 		if a.Config != nil && a.Config.BaseMutated() && !opt.Residual {

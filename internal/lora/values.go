@@ -13,8 +13,12 @@ import (
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
-// chunk is how many elements are worked on at a time.
-const chunk = 1 << 17
+// chunk is how many elements are worked on at a time at most, and panel how many of whole rows: so many that the base, the update
+// and their sum stay in a processor's second-level cache while they are used.
+const (
+	chunk = 1 << 17
+	panel = 1 << 15
+)
 
 // merged are the values of a tensor with adapters added. They are computed as they are read.
 type merged struct {
@@ -26,6 +30,8 @@ type merged struct {
 	held  kernel.Elem       // the same
 	out   kernel.Elem       // of what is read: held, or F32 where nothing is to be rounded
 	end   int64             // elements
+
+	dora dora
 
 	mu      sync.Mutex
 	sums    map[int64]sums // by the first element of a chunk, of what was read
@@ -42,18 +48,24 @@ func (v *merged) hint(n int64) int64 { return n / int64(v.out.Size()) * int64(v.
 
 // work is the room for a chunk.
 type work struct {
-	raw   []byte
-	w     []float32 // the weight, then what has been added to it
-	delta []float32
-	base  []float32 // the weight before anything was added
-	total []float32 // of all deltas
-
-	merged []byte // room for the result, where nobody wants it
+	raw    []byte
+	base   []float32 // the weight before anything is added
+	w      []float32 // what has become of it
+	delta  []float32
+	total  []float32 // of all deltas
+	before []float32 // what DoRA scales
+	merged []byte    // the result, where nobody wants it
 }
 
 var works = sync.Pool{New: func() any {
-	return &work{raw: make([]byte, 8*chunk), w: make([]float32, chunk), delta: make([]float32, chunk), merged: make([]byte, 4*chunk)}
+	return &work{raw: make([]byte, 8*chunk), base: make([]float32, chunk), w: make([]float32, chunk), delta: make([]float32, chunk), merged: make([]byte, 4*chunk)}
 }}
+
+// A change is what is to be added to a chunk: by times delta, each product rounded.
+type change struct {
+	delta []float32
+	by    float32
+}
 
 // out is room for n merged elements.
 func (x *work) out(n int, e kernel.Elem) []byte { return x.merged[:n*e.Size()] }
@@ -67,20 +79,52 @@ func (v *merged) ReadAt(p []byte, off int64) (int, error) {
 	x := works.Get().(*work)
 	defer works.Put(x)
 	for done := 0; done < len(p); {
-		n := min(chunk, (len(p)-done)/int(size))
-		b := p[done : done+n*int(size)]
 		first := (off + int64(done)) / size
-		total, err := v.merge(x, b, first, n)
+		n := v.step(first, int64(len(p)-done)/size)
+		b := p[done:][:n*int(size)]
+		added, err := v.merge(x, b, first, n)
 		if err != nil {
 			return done, err
 		}
-		if total != nil {
+		var s sums
+		if added.delta != nil {
 			kernel.Widen(x.w[:n], b, v.out)
-			v.note(v.sums, first, sumsOf(x.base, total, x.w[:n]))
+			s = sumsOf(x.base[:n], added, x.w[:n])
+			v.note(v.sums, first, s)
+		}
+		if added.delta == nil || math.IsInf(s.ee, 0) || math.IsNaN(s.ee) { // else all are finite
+			if err := v.checkFinite(x, b, first, n); err != nil {
+				return done, err
+			}
 		}
 		done += len(b)
 	}
 	return len(p), nil
+}
+
+// checkFinite finds what is not finite among merged elements, and what it was before it was rounded.
+func (v *merged) checkFinite(x *work, p []byte, first int64, n int) error {
+	at := kernel.FirstNonFinite(v.out, p, n)
+	if at < 0 {
+		return nil
+	}
+	if _, err := v.merge(x, p, first, n); err != nil {
+		return err
+	}
+	return &weights.ValueError{Tensor: v.t.Name, File: v.t.File, Index: first + int64(at), Shape: v.t.Shape, Value: float64(x.w[at]), DType: v.dtype}
+}
+
+// step is how many of n elements from first on are worked on at a time: whole rows, and whole tiles of them, where that can be.
+func (v *merged) step(first, n int64) int {
+	cols := v.end
+	if u := v.edit.updates; len(u) > 0 {
+		cols = u[0].parts[0].cols
+	}
+	if at := first % cols; at > 0 || n < cols {
+		return int(min(n, cols-at, chunk))
+	}
+	rows := max(kernel.TileRows, panel/cols/kernel.TileRows*kernel.TileRows)
+	return int(min(min(rows, n/cols)*cols, chunk))
 }
 
 // load fills dst with n elements of the tensor before any update, in the dtype that it is held in.
@@ -126,84 +170,97 @@ func (v *merged) note(in map[int64]sums, first int64, s sums) {
 // updated reports whether there is something to measure.
 func (v *merged) updated() bool { return len(v.edit.updates)+len(v.edit.tokens) > 0 }
 
-// merge fills p with n elements from first on. Unless there are to be no figures, x.base has the base's elements then, and total
-// is what was to be added to them.
-func (v *merged) merge(x *work, p []byte, first int64, n int) (total []float32, err error) {
-	w, d := x.w[:n], x.delta[:n]
-	if err := v.load(x, w, first); err != nil {
-		return nil, err
+// merge fills p with n elements from first on. Unless there are to be no figures, it returns what was to be added to x.base, the
+// base's elements.
+func (v *merged) merge(x *work, p []byte, first int64, n int) (added change, err error) {
+	if err := v.norms(); err != nil {
+		return change{}, err
+	}
+	base, w := x.base[:n], x.w[:n]
+	if err := v.load(x, base, first); err != nil {
+		return change{}, err
 	}
 	measured := !v.opt.NoFigures && v.updated()
 	joint := len(v.edit.updates) != 1 || len(v.edit.tokens) > 0 || v.edit.updates[0].module.Magnitude != nil
-	if measured {
-		x.base = append(x.base[:0], w...)
-		if joint {
-			x.total = slices.Grow(x.total[:0], n)[:n]
-			clear(x.total)
-		}
+	var total []float32
+	if measured && joint {
+		x.total = slices.Grow(x.total[:0], n)[:n]
+		total = x.total
+		clear(total)
 	}
+	from := base
 	for i := range v.edit.updates {
-		if err := v.add(x, &v.edit.updates[i], w, d, first, i == len(v.edit.updates)-1, measured && joint); err != nil {
-			return nil, err
+		if added, err = v.add(x, i, w, from, total, first); err != nil {
+			return change{}, err
 		}
+		from = w
+	}
+	if len(v.edit.updates) == 0 {
+		copy(w, base)
 	}
 	for i := range v.edit.biases {
 		if err := v.addBias(x, &v.edit.biases[i], w, first); err != nil {
-			return nil, err
+			return change{}, err
 		}
 	}
 	for i := range v.edit.tokens {
-		if err := v.setRows(x, &v.edit.tokens[i], w, first, measured); err != nil {
-			return nil, err
+		if err := v.setRows(x, &v.edit.tokens[i], w, total, first); err != nil {
+			return change{}, err
 		}
 	}
 	kernel.Narrow(p, v.out, w)
-	if at := kernel.FirstNonFinite(v.out, p, n); at >= 0 {
-		return nil, &weights.ValueError{Tensor: v.t.Name, File: v.t.File, Index: first + int64(at), Shape: v.t.Shape,
-			Value: float64(w[at]), DType: v.dtype}
-	}
 	switch {
 	case !measured:
-		return nil, nil
+		return change{}, nil
 	case joint:
-		return x.total, nil
+		return change{total, 1}, nil
 	}
-	return d, nil
+	return added, nil
 }
 
-// add adds one update to w; last says that nothing follows.
-func (v *merged) add(x *work, u *update, w, d []float32, first int64, last, total bool) error {
+// add leaves in w what update i makes of from, which may be w, and adds it to total if there is one. What it returns is of no DoRA.
+func (v *merged) add(x *work, i int, w, from, total []float32, first int64) (change, error) {
+	u := &v.edit.updates[i]
+	if u.module.Magnitude != nil {
+		return change{}, v.addDora(x, i, w, from, total, first)
+	}
+	added, err := v.delta(x, u, len(w), first, v.opt.Safe)
+	if err != nil {
+		return change{}, err
+	}
+	kernel.AddScaledTo(w, from, added.by, added.delta)
+	if total != nil {
+		kernel.AddScaled(total, added.by, added.delta)
+	}
+	if i < len(v.edit.updates)-1 { // what is last is rounded as it is written
+		v.settle(x, w)
+	}
+	return added, nil
+}
+
+// delta is what an update adds to n elements, rounded to the dtype of the weight where that is asked or PEFT does so anyway.
+func (v *merged) delta(x *work, u *update, n int, first int64, rounded bool) (change, error) {
+	d := x.delta[:n]
 	clear(d)
 	if err := v.product(u, d, first); err != nil {
-		return err
+		return change{}, err
 	}
-	wide := v.out != v.held // nothing is to be rounded
-	added := u.module.Magnitude == nil
-	scale(d, u.scale)
-	if (u.rounds || v.opt.Safe && added) && !wide {
+	if (u.rounds || rounded) && !v.wide() {
+		scale(d, u.scale)
 		v.round(x, d)
+		return change{d, 1}, nil
 	}
-	if added {
-		if total {
-			kernel.AddScaled(x.total, 1, d)
-		}
-		kernel.AddScaled(w, 1, d)
-	} else {
-		before := slices.Clone(w)
-		if err := v.magnitude(x, u, w, d, first); err != nil {
-			return err
-		}
-		if total {
-			for i := range w {
-				x.total[i] += w[i] - before[i]
-			}
-		}
-	}
-	// What is written last is rounded as it is written.
-	if !wide && !v.opt.Joint && !last {
+	return change{d, u.scale}, nil
+}
+
+// wide reports whether nothing is to be rounded.
+func (v *merged) wide() bool { return v.out != v.held }
+
+// settle rounds what an update has made where another follows.
+func (v *merged) settle(x *work, w []float32) {
+	if !v.wide() && !v.opt.Joint {
 		v.round(x, w)
 	}
-	return nil
 }
 
 func scale(d []float32, s float32) {
@@ -250,69 +307,6 @@ func multiply(d []float32, left linalg.Matrix, right *linalg.Packed, at, cols in
 	}
 }
 
-// magnitude makes w, to which d is to be added, what DoRA makes of it: (m/|V|) V with V = w + d (tuners/lora/variants.py).
-func (v *merged) magnitude(x *work, u *update, w, d []float32, first int64) error {
-	factors, err := v.norms(u)
-	if err != nil {
-		return err
-	}
-	p := &u.parts[0]
-	for i := range w {
-		at := first + int64(i)
-		k := at / p.cols
-		if p.turned {
-			k = at % p.cols
-		}
-		w[i] = float32(factors[k] * float32(w[i]+d[i]))
-	}
-	return nil
-}
-
-// norms are m/|V| of every output, from one pass over the weight without other adapters.
-func (v *merged) norms(u *update) ([]float32, error) {
-	v.normMu.Lock()
-	defer v.normMu.Unlock()
-	if f, ok := v.dora[u.module]; ok {
-		return f, nil
-	}
-	m, err := readFloats(u.module.Magnitude)
-	if err != nil {
-		return nil, err
-	}
-	p := &u.parts[0]
-	sums := make([]float64, len(m))
-	x := &work{raw: make([]byte, 8*chunk)}
-	w, d := make([]float32, chunk), make([]float32, chunk)
-	for first := int64(0); first < v.end; first += chunk {
-		n := min(chunk, v.end-first)
-		if err := v.load(x, w[:n], first); err != nil {
-			return nil, err
-		}
-		clear(d)
-		if err := v.product(u, d[:n], first); err != nil {
-			return nil, err
-		}
-		for i := range w[:n] {
-			at := first + int64(i)
-			k := at / p.cols
-			if p.turned {
-				k = at % p.cols
-			}
-			y := float64(w[i] + float32(d[i]*u.scale))
-			sums[k] += float64(y * y)
-		}
-	}
-	for k := range m {
-		n := float32(math.Sqrt(sums[k]))
-		if n == 0 {
-			return nil, &Error{Path: u.adapter.Path, Key: u.module.Magnitude.Name, Expect: "outputs with weights, to be scaled", Found: fmt.Sprintf("output %d of zeros", k)}
-		}
-		m[k] /= n
-	}
-	v.dora[u.module] = m
-	return m, nil
-}
-
 func (v *merged) addBias(x *work, b *bias, w []float32, first int64) error {
 	f, err := readRange(b.module.Bias, first, int64(len(w)))
 	if err != nil {
@@ -325,8 +319,8 @@ func (v *merged) addBias(x *work, b *bias, w []float32, first int64) error {
 	return nil
 }
 
-// setRows puts trained rows in the place of the base's.
-func (v *merged) setRows(x *work, u *update, w []float32, first int64, measured bool) error {
+// setRows puts trained rows in the place of the base's, and adds the difference to total if there is one.
+func (v *merged) setRows(x *work, u *update, w, total []float32, first int64) error {
 	cols := u.module.Tokens.Shape[1]
 	for k, id := range u.module.IDs {
 		lo, hi := max(first, id*cols), min(first+int64(len(w)), (id+1)*cols)
@@ -340,8 +334,8 @@ func (v *merged) setRows(x *work, u *update, w []float32, first int64, measured 
 		v.round(x, f)
 		part := w[lo-first : hi-first]
 		for i := range part {
-			if measured {
-				x.total[lo-first+int64(i)] += f[i] - part[i]
+			if total != nil {
+				total[lo-first+int64(i)] += f[i] - part[i]
 			}
 			part[i] = f[i]
 		}

@@ -103,8 +103,10 @@ def resnet():
 QV, ALL = ["q_proj", "v_proj"], "all-linear"
 
 
-def case(model, dtype="bf16", safe=False, exact=True, n=1, scale=0.05, autocast=True, **config):
-    return dict(model=model, dtype=dtype, safe=safe, exact=exact, n=n, scale=scale, autocast=autocast, config=config)
+def case(model, dtype="bf16", safe=False, exact=True, n=1, scale=0.05, autocast=True, more=(), **config):
+    """more: what sets each further adapter apart from the first."""
+    configs = [config] * n + [{**config, **m} for m in more]
+    return dict(model=model, dtype=dtype, safe=safe, exact=exact, scale=scale, autocast=autocast, configs=configs)
 
 
 MERGES = {
@@ -141,6 +143,11 @@ MERGES = {
     "dora-f16-safe": case(llama, "f16", r=8, target_modules=QV, use_dora=True, exact=False, safe=True),
     "dora-f32": case(llama, "f32", r=8, target_modules=QV, use_dora=True, exact=False),
     "dora-embedding": case(llama, r=4, target_modules=["embed_tokens", "q_proj"], use_dora=True, exact=False),
+    "dora-two": case(llama, r=4, target_modules=QV, use_dora=True, exact=False, n=2),
+    "dora-two-safe-f16": case(llama, "f16", r=4, target_modules=["q_proj", "embed_tokens"], use_dora=True, exact=False, safe=True, n=2),
+    "lora-dora": case(llama, r=4, target_modules=QV, exact=False, more=[dict(use_dora=True)]),
+    "lora-dora-lora-dora-safe": case(llama, r=4, target_modules=QV, exact=False, safe=True, more=[dict(use_dora=True), {}, dict(use_dora=True)]),
+    "dora-lora-dora": case(gpt2, r=4, target_modules=["c_attn"], fan_in_fan_out=True, use_dora=True, exact=False, more=[dict(use_dora=False), dict(use_dora=True)]),
     "gpt2": case(gpt2, r=4, target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True),
     "gpt2-dora": case(gpt2, r=4, target_modules=["c_attn", "c_proj"], use_dora=True, exact=False),
     "gpt2-embeddings": case(gpt2, "f16", r=4, target_modules=["wte", "wpe", "c_attn"]),
@@ -181,8 +188,8 @@ def make(out, name, c):
     c["model"]().to(dtype).save_pretrained(base)
     load = getattr(tf, json.loads((base / "config.json").read_text())["architectures"][0]).from_pretrained
     adapters = []
-    for i in range(c["n"]):
-        model = get_peft_model(load(base, dtype=dtype), LoraConfig(**c["config"]), autocast_adapter_dtype=c["autocast"])
+    for i, config in enumerate(c["configs"]):
+        model = get_peft_model(load(base, dtype=dtype), LoraConfig(**config), autocast_adapter_dtype=c["autocast"])
         fill(model, c["scale"], 10 + i)
         adapters.append(str(out / name / ("adapter" + (str(i + 1) if i else ""))))
         model.save_pretrained(adapters[-1])
