@@ -39,6 +39,9 @@ func (b *base) addExpert(t *weights.Tensor) {
 		s = &stack{leaves: map[string][]*weights.Tensor{}}
 		b.experts[m[1]] = s
 	}
+	if at := strings.LastIndexByte(t.Class.Stack, '.'); at > 0 {
+		b.experts[t.Class.Stack[:at]] = s // as transformers 5 calls it
+	}
 	n, _ := strconv.Atoi(m[2]) // a few digits, by the expression
 	list := s.leaves[leaf]
 	for len(list) <= n {
@@ -123,13 +126,16 @@ func (b *base) params(a *Adapter, path string) []param {
 	}
 	var out []param
 	for _, p := range spellings(path) {
-		for _, leaf := range []string{"gate_up_proj", "down_proj", "gate_proj", "up_proj"} {
-			t := b.byName[p+"."+leaf]
-			if t != nil && len(t.Shape) == 3 && targeted(leaf) {
-				out = append(out, param{name: leaf, experts: t.Shape[0], d1: t.Shape[1], d2: t.Shape[2], stored: t})
+		for _, leaf := range stackLeaves {
+			if t := b.stacked(p, leaf); t != nil && targeted(leaf.name) {
+				out = append(out, param{name: leaf.name, experts: t.Shape[0], d1: t.Shape[1], d2: t.Shape[2], stored: t})
 			}
 		}
-		out = append(out, b.otherParams(a, p)...)
+		for _, o := range b.otherParams(a, p) {
+			if !slices.ContainsFunc(out, func(x param) bool { return x.name == o.name }) {
+				out = append(out, o)
+			}
+		}
 		if s := b.experts[p]; s != nil && len(out) == 0 {
 			out = s.params(targeted)
 		}
@@ -140,29 +146,63 @@ func (b *base) params(a *Adapter, path string) []param {
 	return nil
 }
 
-// otherParams are the matrices of a module that target_parameters has under another name than experts' ones, such as A_log.
-func (b *base) otherParams(a *Adapter, path string) (out []param) {
-	if a.Config == nil {
-		return nil
+// stackLeaves are the parameters that transformers 5 has of a layer's experts, in the order in which it registers them, with their
+// other names in checkpoints (its conversion_mapping.py): beside the experts' module in GraniteMoE, in modules of it in Aria.
+var stackLeaves = []struct{ name, beside, within string }{
+	{"gate_up_proj", "input_linear.weight", "fc1.weight"}, {"gate_proj", "", ""}, {"up_proj", "", ""}, {"down_proj", "output_linear.weight", "fc2.weight"},
+}
+
+// stacked finds experts that are stored in one tensor.
+func (b *base) stacked(path string, leaf struct{ name, beside, within string }) *weights.Tensor {
+	names := []string{path + "." + leaf.name, path + "." + leaf.within}
+	if parent, ok := strings.CutSuffix(path, "experts"); ok && leaf.beside != "" {
+		names = append(names, parent+leaf.beside)
 	}
-	for _, p := range a.Config.Parameters {
+	for _, n := range names {
+		if t := b.byName[n]; t != nil && len(t.Shape) == 3 {
+			return t
+		}
+	}
+	return nil
+}
+
+// isStack reports whether a module is updated as a stack of matrices, one for each index of its weight: as a parameter. The lora_A
+// of a convolution has as many dimensions as its weight.
+func isStack(t *weights.Tensor, m *Module) bool {
+	return len(t.Shape) == 3 && m.A != nil && len(m.A.Shape) == 2 && !m.Embedding
+}
+
+// otherParams are the matrices and stacks of a module that target_parameters has under another name than experts' ones, such as
+// A_log or the weight of JetMoE's input_linear.
+func (b *base) otherParams(a *Adapter, path string) (out []param) {
+	list := []string{path + ".weight"}
+	if a.Config != nil && len(a.Config.Parameters) > 0 {
+		list = a.Config.Parameters
+	}
+	for _, p := range list {
 		leaf := p[strings.LastIndexByte(p, '.')+1:]
 		t := b.byName[path+"."+leaf]
-		if t == nil || len(t.Shape) != 2 || expertLeaves[leaf] != "" || leaf == "gate_up_proj" || leaf == "weight" || !endsIn(t.Name, []string{p}) {
-			continue
+		switch {
+		case t == nil || !endsIn(t.Name, []string{p}):
+		case len(t.Shape) == 2 && leaf != "weight":
+			out = append(out, param{name: leaf, experts: 1, d1: t.Shape[0], d2: t.Shape[1], stored: t})
+		case len(t.Shape) == 3:
+			out = append(out, param{name: leaf, experts: t.Shape[0], d1: t.Shape[1], d2: t.Shape[2], stored: t})
 		}
-		out = append(out, param{name: leaf, experts: 1, d1: t.Shape[0], d2: t.Shape[1], stored: t})
 	}
 	return out
 }
 
-// params puts experts that are stored one by one together as transformers 5 does: gate above up, and down.
+// params puts experts that are stored one by one together as transformers 5 does: gate above up, or up alone, and down.
 func (s *stack) params(targeted func(string) bool) []param {
 	var out []param
 	for _, c := range []struct {
 		name   string
 		leaves []string
-	}{{"gate_up_proj", []string{"gate_proj", "up_proj"}}, {"down_proj", []string{"down_proj"}}} {
+	}{{"gate_up_proj", []string{"gate_proj", "up_proj"}}, {"up_proj", []string{"up_proj"}}, {"down_proj", []string{"down_proj"}}} {
+		if c.name == "up_proj" && s.leaves["gate_proj"] != nil { // else the experts have no gate, as Nemotron-H's
+			continue
+		}
 		p := param{name: c.name, experts: int64(s.experts)}
 		for _, leaf := range c.leaves {
 			list := s.leaves[leaf]

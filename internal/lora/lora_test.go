@@ -281,6 +281,8 @@ func TestRanges(t *testing.T) {
 		{"embedding", plainConfig, "m.e.weight", []int64{53, 37}, []int64{2, 53}, []int64{37, 2}, [2]string{"m.e.lora_embedding_A", "m.e.lora_embedding_B"}, 1, true},
 		{"long", plainConfig, "m.q.weight", []int64{3, chunk + 77}, []int64{2, chunk + 77}, []int64{3, 2}, [2]string{"m.q.lora_A.weight", "m.q.lora_B.weight"}, 1, false},
 		{"experts", plainConfig, "m.experts.down_proj", []int64{3, 11, 17}, []int64{6, 17}, []int64{11, 6}, [2]string{"m.experts.lora_A.weight", "m.experts.lora_B.weight"}, 3, false},
+		{"stack of a module", plainConfig, "m.c.weight", []int64{3, 11, 17}, []int64{6, 17}, []int64{11, 6}, [2]string{"m.c.lora_A.weight", "m.c.lora_B.weight"}, 3, false},
+		{"matrix that is no weight", `{"peft_type":"LORA","r":2,"lora_alpha":4,"target_parameters":["m.A_log"]}`, "m.A_log", []int64{37, 53}, []int64{2, 53}, []int64{37, 2}, [2]string{"m.lora_A.weight", "m.lora_B.weight"}, 1, false},
 		{"experts turned", plainConfig, "m.experts.down_proj", []int64{3, 11, 17}, []int64{6, 11}, []int64{17, 6}, [2]string{"m.experts.lora_A.weight", "m.experts.lora_B.weight"}, 3, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -432,6 +434,7 @@ func checkSum(t *testing.T, m *Module, whole, before []byte, experts int, turned
 func FuzzOpen(f *testing.F) {
 	f.Add([]byte(plainConfig), "m.q.lora_A.weight", "m.q.lora_B.weight", int64(2), int64(6), int64(4), int64(2))
 	f.Add([]byte(`{"peft_type":"LORA","r":1,"target_parameters":["m.experts.x"]}`), "experts.base_layer.lora_A.weight", "experts.lora_B.weight", int64(6), int64(3), int64(1), int64(6))
+	f.Add([]byte(`{"peft_type":"LORA","r":1,"target_parameters":["m.c.weight"]}`), "m.c.lora_A.weight", "m.c.lora_B.weight", int64(3), int64(6), int64(1), int64(3))
 	f.Fuzz(func(t *testing.T, config []byte, keyA, keyB string, a1, a2, b1, b2 int64) {
 		const most = 64
 		for _, d := range []int64{a1, a2, b1, b2} {
@@ -450,7 +453,7 @@ func FuzzOpen(f *testing.F) {
 		if _, err := a.Summaries(); err != nil {
 			t.Error(err)
 		}
-		tensors := testBase(map[string][]int64{"m.q.weight": {4, 6}, "m.experts.down_proj": {3, 4, 6}, "m.e.weight": {3, 6}}, safetensors.BF16)
+		tensors := testBase(map[string][]int64{"m.q.weight": {4, 6}, "m.experts.down_proj": {3, 4, 6}, "m.e.weight": {3, 6}, "m.c.weight": {3, 1, 6}}, safetensors.BF16)
 		m, err := NewMerge(tensors, []*Adapter{a}, Options{})
 		if err != nil {
 			return

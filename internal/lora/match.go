@@ -214,7 +214,7 @@ func (b *base) bind(a *Adapter, weight float64, edits map[string]*edit, notes *[
 	for _, path := range order {
 		list := grouped[path]
 		t := b.module(path)
-		if t == nil || len(list) > 1 {
+		if t == nil || len(list) > 1 || isStack(t, list[0]) {
 			if err := b.bindExperts(a, path, list, weight, at); err != nil {
 				return err
 			}

@@ -69,6 +69,26 @@ def llama4():
                                                     num_key_value_heads=2, head_dim=12, num_local_experts=4, vocab_size=96, attention_chunk_size=32))
 
 
+def granite_moe():
+    return tf.GraniteMoeForCausalLM(tf.GraniteMoeConfig(hidden_size=48, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                                                        num_local_experts=4, num_experts_per_tok=2, vocab_size=96))
+
+
+def jetmoe():
+    return tf.JetMoeForCausalLM(tf.JetMoeConfig(hidden_size=48, intermediate_size=40, num_hidden_layers=2, num_key_value_heads=2, kv_channels=12,
+                                                num_local_experts=4, num_experts_per_tok=2, vocab_size=96))
+
+
+def nemotron():
+    return tf.NemotronHForCausalLM(tf.NemotronHConfig(hidden_size=48, num_hidden_layers=2, layers_block_type=["mamba", "moe"], vocab_size=96, mamba_num_heads=4, mamba_head_dim=8,
+                                                      ssm_state_size=8, n_groups=1, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24,
+                                                      moe_shared_expert_intermediate_size=40))
+
+
+def mamba():
+    return tf.MambaForCausalLM(tf.MambaConfig(hidden_size=48, state_size=16, num_hidden_layers=2, vocab_size=96))
+
+
 def opt():
     return tf.OPTForCausalLM(tf.OPTConfig(hidden_size=48, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=96,
                                           max_position_embeddings=32, word_embed_proj_dim=48))
@@ -159,6 +179,10 @@ MERGES = {
     "mixtral-down": case(mixtral, r=4, target_modules=QV, target_parameters=["mlp.experts.down_proj"], rank_pattern={"experts.down_proj": 2}),
     "qwen-moe": case(qwen_moe, r=4, target_modules=QV, target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
     "gpt-oss": case(gpt_oss, r=4, target_modules=QV, target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
+    "granite-moe": case(granite_moe, r=4, target_modules=QV, target_parameters=["experts.gate_up_proj", "experts.down_proj"]),
+    "jetmoe": case(jetmoe, r=4, target_modules=["kv_proj"], target_parameters=["mlp.input_linear.weight", "mlp.output_linear.weight"]),
+    "nemotron": case(nemotron, r=4, target_modules=["up_proj"], target_parameters=["experts.up_proj", "experts.down_proj"]),
+    "a-log": case(mamba, "f32", r=4, target_modules=[], target_parameters=["mixer.A_log"]),
     "router": case(mixtral, r=4, target_modules=QV, target_parameters=["mlp.gate.weight"]),
     "whisper-head": case(whisper, r=4, target_modules=["q_proj", "proj_out"]),
     "encoder-decoder-embeddings": case(bart, r=4, target_modules=["embed_tokens", "q_proj"]),
