@@ -261,6 +261,7 @@ func (x *execution) quantize(it *Item, j *quantize.Job, each stream.Each[*quanti
 		}
 		var err error
 		if *p.part, err = x.part(p.name); err != nil {
+			j.Leave()
 			return err
 		}
 	}

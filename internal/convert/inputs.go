@@ -115,7 +115,7 @@ func (p *Plan) load(it *Item) (in quantize.Inputs, err error) {
 	if in.Moments, err = p.inputs.Columns(it.Name, it.Shape[1]); err != nil || it.Spec.Scale != bnb.Feedback {
 		return in, err
 	}
-	in.Gram, in.Heldout, err = p.inputs.Gram(it.Name, it.Shape[1])
+	in.Gram = func() (calibration, heldout []float32, err error) { return p.inputs.Gram(it.Name, it.Shape[1]) }
 	in.Shared = p.shared[p.inputs.Entry(it.Name)]
 	return in, err
 }

@@ -13,7 +13,7 @@ import (
 type Feedback struct {
 	Searched
 	factor *feedback.Factor
-	output WeightedSums
+	output *WeightedSums
 }
 
 // sampleRows is how many rows, spread over a weight, the damping is chosen on. Of SmolLM2's weights the choice costs .3 % over the best,
@@ -67,32 +67,37 @@ func (s *Shared) of(n int) *feedback.Factors {
 
 // Prepare chooses the damping on the Gram matrix that was held out, and factors.
 func (m *Feedback) Prepare(w *Weight, sample func(first int64, n int) (*Panel, []float32, error), jobs int) error {
-	in := &w.Inputs
-	if in.Gram == nil {
+	if w.Inputs.Gram == nil {
 		return nil
+	}
+	gram, heldout, err := w.Inputs.Gram()
+	if err != nil || gram == nil {
+		return err
 	}
 	n := int(w.Cols)
 	x, scale, err := m.sample(w, sample)
 	if err != nil {
 		return err
 	}
-	trial := feedback.Trial{Type: w.Type, BlockSize: w.BlockSize, X: x, Scales: scale, Heldout: in.Heldout}
-	m.factor, _, err = in.Shared.of(n).Choose(in.Gram, &trial, jobs)
+	trial := feedback.Trial{Type: w.Type, BlockSize: w.BlockSize, X: x, Scales: scale, Heldout: heldout}
+	m.factor, _, err = w.Inputs.Shared.of(n).Choose(gram, &trial, jobs)
 	if err == nil {
-		m.factor.Refine(in.Gram, jobs)
-		m.measure(w, x, scale, jobs)
+		m.factor.Refine(gram, jobs)
+		m.measure(w, heldout, x, scale, jobs)
 	}
-	in.Gram, in.Heldout = nil, nil // the factor is all that is needed from here on
 	return err
 }
 
+// Release drops the factor.
+func (m *Feedback) Release() { m.factor = nil }
+
 // measure finds the output error on the Gram matrix that was held out, of rows x, and that of absmax.
-func (m *Feedback) measure(w *Weight, x, scale []float32, jobs int) {
+func (m *Feedback) measure(w *Weight, heldout, x, scale []float32, jobs int) {
 	n, bs := int(w.Cols), w.BlockSize
 	codes, v, values := make([]byte, (len(x)+1)/2), make([]float32, len(x)), make([]byte, 4*len(x))
 	whole := float64(w.Rows*w.Cols) / float64(len(x))
-	left := func() float64 { return whole * feedback.OutputError(w.Inputs.Heldout, n, x, v, jobs) }
-	m.output.Weights = left()
+	left := func() float64 { return whole * feedback.OutputError(heldout, n, x, v, jobs) }
+	m.output = &WeightedSums{Weights: left()}
 	m.factor.QuantizeOn(jobs, w.Type, codes, x, scale, bs)
 	kernel.DequantizeF32(w.Type, v, codes, scale, bs)
 	m.output.Written = left()
@@ -105,12 +110,7 @@ func (m *Feedback) measure(w *Weight, x, scale []float32, jobs int) {
 
 // Outputs are the sums of the output's mean squares with all correlations of the inputs, on the Gram matrix that was held out and
 // a sample of the rows; nil where that is not known.
-func (m *Feedback) Outputs() *WeightedSums {
-	if m.factor == nil {
-		return nil
-	}
-	return &m.output
-}
+func (m *Feedback) Outputs() *WeightedSums { return m.output }
 
 // sample reads rows with their scales, in pieces that are whole rows and blocks, as many as make about sampleRows.
 func (m *Feedback) sample(w *Weight, read func(first int64, n int) (*Panel, []float32, error)) (x, scale []float32, err error) {

@@ -28,8 +28,8 @@ type Needs struct {
 	FitMap bool  // the 8-bit map of double quantization is to be made for the scales
 	Memory int64 // bytes that the method holds while the weight is worked on
 
-	// Exclusive keeps other weights that ask for it waiting, from Load to the last codes: what the method holds on top of
-	// Memory is there once.
+	// Exclusive keeps the weights after this one that ask for it waiting, from Prepare to Release: what the method holds on top of
+	// Memory is there once. Until then, and after, they are worked on side by side.
 	Exclusive bool
 }
 
@@ -37,6 +37,7 @@ type Needs struct {
 // on, with their decoded scales; what it returns is good until it is called again. jobs is how many may work.
 type Preparer interface {
 	Prepare(w *Weight, sample func(first int64, n int) (*Panel, []float32, error), jobs int) error
+	Release() // what Prepare holds, after the last codes
 }
 
 // An Informed method knows how large the output's errors are from more than second moments.
@@ -63,9 +64,11 @@ type Panel struct {
 // Inputs is what is known of the vectors that a weight is multiplied with.
 type Inputs struct {
 	Moments []float32 // mean square of each column's; nil: not known
-	Gram    []float32 // mean products, Cols x Cols, row-major; nil: not known
-	Heldout []float32 // the same of other inputs, to choose settings on; there if Gram is
 	Shared  *Shared   // with other weights of these inputs; nil: there are none
+
+	// Gram reads mean products, Cols x Cols, row-major, and the same of other inputs, to choose settings on. It is called once,
+	// when they are wanted. A nil function, like nil matrices: not known.
+	Gram func() (calibration, heldout []float32, err error)
 
 	weights search.Weights
 }

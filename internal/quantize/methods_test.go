@@ -2,10 +2,13 @@ package quantize
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
+	"slices"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -20,7 +23,8 @@ import (
 // inputs are those of a layer of n columns whose inputs are correlated and of many sizes.
 func inputs(n int) Inputs {
 	r := rand.New(rand.NewPCG(uint64(n), 4))
-	in := Inputs{Moments: make([]float32, n), Gram: make([]float32, n*n), Heldout: make([]float32, n*n)}
+	in, gram := Inputs{Moments: make([]float32, n)}, make([]float32, n*n)
+	in.Gram = func() (calibration, heldout []float32, err error) { return gram, gram, nil }
 	u, v := make([]float64, n), make([]float64, n)
 	for i := range u {
 		size := math.Exp(r.NormFloat64())
@@ -28,12 +32,11 @@ func inputs(n int) Inputs {
 	}
 	for i := range n {
 		for j := range n {
-			in.Gram[i*n+j] = float32(u[i] * u[j])
+			gram[i*n+j] = float32(u[i] * u[j])
 			if i == j {
-				in.Gram[i*n+i] += float32(v[i] * v[i])
-				in.Moments[i] = in.Gram[i*n+i]
+				gram[i*n+i] += float32(v[i] * v[i])
+				in.Moments[i] = gram[i*n+i]
 			}
-			in.Heldout[i*n+j] = in.Gram[i*n+j]
 		}
 	}
 	return in
@@ -113,6 +116,7 @@ func TestMethods(t *testing.T) {
 		for _, double := range []bool{false, true} {
 			n := int(c.cols)
 			x, in := make([]float32, c.rows*c.cols), inputs(n)
+			gram, _, _ := in.Gram()
 			kernel.Widen(x, f32s(c.rows*c.cols), kernel.F32)
 			errors := func(m made) (plain, weighted, output float64) {
 				for i := range x {
@@ -120,7 +124,7 @@ func TestMethods(t *testing.T) {
 					plain += d * d
 					weighted += d * d * float64(in.Moments[i%n])
 				}
-				return plain, weighted, feedback.OutputError(in.Heldout, n, x, m.decoded, 1)
+				return plain, weighted, feedback.OutputError(gram, n, x, m.decoded, 1)
 			}
 			run := func(name bnb.Scale, in Inputs) made {
 				m := make4bit(t, name, c.rows, c.cols, c.block, double, in, stream.Options{Jobs: 2})
@@ -229,6 +233,73 @@ func TestShared(t *testing.T) {
 		}
 		if kept := shared.factors != nil; kept != (i < 2) {
 			t.Errorf("after weight %d the factors are kept: %v", i, kept)
+		}
+	}
+}
+
+// exclusive is a method that sees who else has a turn.
+type exclusive struct {
+	Searched
+	number int
+	turns  *turns
+}
+
+type turns struct {
+	mu    sync.Mutex
+	now   int   // between Prepare and Release
+	order []int // in which jobs were prepared
+}
+
+func (m *exclusive) Needs(*Weight) Needs { return Needs{Passes: 2, Exclusive: true} }
+
+func (m *exclusive) Prepare(*Weight, func(int64, int) (*Panel, []float32, error), int) error {
+	m.turns.mu.Lock()
+	defer m.turns.mu.Unlock()
+	m.turns.now++
+	m.turns.order = append(m.turns.order, m.number)
+	if m.turns.now != 1 {
+		return fmt.Errorf("%d jobs have a turn", m.turns.now)
+	}
+	return nil
+}
+
+func (m *exclusive) Release() {
+	m.turns.mu.Lock()
+	defer m.turns.mu.Unlock()
+	m.turns.now--
+}
+
+// Exclusive jobs have their turns one after the other in the order of the weights, however many are under way; none waits for ever
+// for one that failed before its own.
+func TestTurns(t *testing.T) {
+	const jobs = 6
+	failure := errors.New("no room")
+	for fails := range jobs + 1 { // the last: none
+		var all turns
+		r := &Run{Budget: 1 << 30, Jobs: 1}
+		list := make([]*Job, jobs)
+		for i := range list {
+			rows := int64(jobs - i) // the later, the sooner they are ready
+			list[i] = r.New(&Weight{
+				Source: &counted{data: f32s(rows << 12), read: make([]byte, rows<<14)}, Elem: kernel.F32, Run: kernel.F32, Rows: rows, Cols: 1 << 12,
+				Type: kernel.NF4, BlockSize: 64, Method: &exclusive{number: i, turns: &all},
+				Parts: Parts{Codes: &memory{data: make([]byte, rows<<11)}, Absmax: &memory{data: make([]byte, rows<<8)}, QuantMap: &memory{data: make([]byte, 64)}, State: &memory{}},
+				State: func(float32) ([]byte, error) { return nil, nil },
+			})
+		}
+		err := stream.Run(t.Context(), stream.Options{Jobs: 4}, NewWorker, jobs, func(i int) int64 { return list[i].Cost() }, func(i int, each stream.Each[*Worker]) error {
+			if i == fails {
+				list[i].Leave()
+				return failure
+			}
+			_, err := list[i].Quantize(each)
+			return err
+		})
+		if fails < jobs != (err == failure) || fails == jobs && err != nil {
+			t.Errorf("job %d of %d fails: %v", fails, jobs, err)
+		}
+		if !slices.IsSorted(all.order) || all.now != 0 || fails == jobs && len(all.order) != jobs {
+			t.Errorf("job %d of %d fails: turns in the order %v, %d not ended", fails, jobs, all.order, all.now)
 		}
 	}
 }

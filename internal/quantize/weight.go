@@ -4,7 +4,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"sync"
 
 	"github.com/nf4kit/nf4kit/doublequant"
 	"github.com/nf4kit/nf4kit/internal/kernel"
@@ -95,9 +94,9 @@ type Run struct {
 	Temp    func() (*os.File, error)
 	Jobs    int // that a method may use by itself
 
-	exclusive sync.Mutex
-	slabs     stream.Buffers // in which jobs hold ranges
-	floats    floatPool
+	turn   <-chan struct{} // closed when the last of the exclusive jobs that were made is done with its turn
+	slabs  stream.Buffers  // in which jobs hold ranges
+	floats floatPool
 }
 
 // Job is the work on one weight.
@@ -114,13 +113,17 @@ type Job struct {
 	cost   int64
 	scales scales
 
+	before <-chan struct{} // of an exclusive job: closed when those before it had their turn
+	after  chan struct{}   // closed when it had its own
+
 	slabs          [][]byte
 	written, other []kernel.Sums // of each chunk
 	weighted       []WeightedSums
 	freed          []Freed // of each panel
 }
 
-// New decides, from sizes alone, what of a weight is kept in memory.
+// New decides, from sizes alone, what of a weight is kept in memory. Jobs are to be begun in the order in which they are made, and
+// each is to be quantized, or to Leave: an exclusive one waits for those before it.
 func (r *Run) New(w *Weight) *Job {
 	j := &Job{Weight: w, run: r, needs: w.Method.Needs(w), n: w.Rows * w.Cols, size: int64(w.Elem.Size())}
 	j.step = RangeBytes / j.size
@@ -141,6 +144,10 @@ func (r *Run) New(w *Weight) *Job {
 	}
 	if j.cost > r.Budget {
 		j.scales.spilled, j.cost = true, r.Budget
+	}
+	if j.needs.Exclusive {
+		j.before, j.after = r.turn, make(chan struct{})
+		r.turn = j.after
 	}
 	return j
 }
@@ -173,11 +180,8 @@ func (j *Job) Cost() int64 { return j.cost }
 
 // Quantize does it. Every byte of every part is written.
 func (j *Job) Quantize(each stream.Each[*Worker]) (Result, error) {
-	if j.needs.Exclusive {
-		j.run.exclusive.Lock()
-		defer j.run.exclusive.Unlock()
-	}
 	defer j.release()
+	defer j.Leave()
 	if err := j.begin(); err != nil {
 		return Result{}, err
 	}
@@ -206,15 +210,8 @@ func (j *Job) Quantize(each stream.Each[*Worker]) (Result, error) {
 	if err := each(1, j.constants); err != nil {
 		return Result{}, err
 	}
-	if m, ok := j.Method.(Preparer); ok {
-		if err := each(1, func(w *Worker, _ int) error { return j.prepare(w, m) }); err != nil {
-			return Result{}, err
-		}
-	}
-	if j.needs.Passes > 1 {
-		if err := each(panels, j.codes); err != nil {
-			return Result{}, err
-		}
+	if err := j.second(each, panels); err != nil {
+		return Result{}, err
 	}
 	r := Result{Measured: j.run.Measure, ReadTwice: j.run.Measure && !j.held}
 	for _, f := range j.freed { // in the order of the weight
@@ -239,6 +236,32 @@ func (j *Job) Quantize(each stream.Each[*Worker]) (Result, error) {
 		}
 	}
 	return r, nil
+}
+
+// second is the pass over panels once the scales are what a loader decodes. An exclusive method has its turn for it.
+func (j *Job) second(each stream.Each[*Worker], panels int) error {
+	defer j.Leave()
+	if j.before != nil {
+		<-j.before
+	}
+	if m, ok := j.Method.(Preparer); ok {
+		defer m.Release()
+		if err := each(1, func(w *Worker, _ int) error { return j.prepare(w, m) }); err != nil {
+			return err
+		}
+	}
+	if j.needs.Passes == 1 {
+		return nil
+	}
+	return each(panels, j.codes)
+}
+
+// Leave ends the turn of an exclusive job, also of one that is not quantized because something failed before.
+func (j *Job) Leave() {
+	if j.after != nil {
+		close(j.after)
+		j.after = nil
+	}
 }
 
 // prepare lets a method read what it wants to.
