@@ -10,15 +10,17 @@ import (
 // Dampings are those that Factors are made with.
 var Dampings = []float64{.01, .03, .1, .3}
 
-// OutputError is the mean square of the output's error, summed over rows: x are weights and v what they decode to, as many
-// for each row as the Gram matrix has columns.
-func OutputError(gram []float32, n int, x, v []float32, jobs int) float64 {
-	rows := len(x) / n
-	data := make([]float32, rows*n)
-	for i := range data {
-		data[i] = x[i] - v[i]
+// OutputErrors are the mean squares of the output's error, each summed over rows: x are weights and each of vs what they decode to, as
+// many for each row as the Gram matrix has columns.
+func OutputErrors(gram []float32, n int, x []float32, jobs int, vs ...[]float32) []float64 {
+	rows := len(vs) * len(x) / n
+	data := make([]float32, 0, rows*n)
+	for _, v := range vs {
+		for i, w := range x {
+			data = append(data, w-v[i])
+		}
 	}
-	e, h, sum := linalg.New(data, rows, n), linalg.New(gram, n, n), 0.
+	e, h, sums := linalg.New(data, rows, n), linalg.New(gram, n, n), make([]float64, len(vs))
 	const width = 512 // columns at a time: below the diagonal the matrix is the same as above
 	out := make([]float32, rows*width)
 	for j := 0; j < n; j += width {
@@ -29,16 +31,16 @@ func OutputError(gram []float32, n int, x, v []float32, jobs int) float64 {
 			clear(out)
 			linalg.MulAdd(product, e.Slice(0, rows, i, i2), h.Slice(i, i2, j, j2), jobs)
 			for r := range rows {
-				a, b := part.Row(r), product.Row(r)
+				a, b, sum := part.Row(r), product.Row(r), &sums[r*len(vs)/rows]
 				for c := range a {
-					sum += times * float64(float64(a[c])*float64(b[c]))
+					*sum += times * float64(float64(a[c])*float64(b[c]))
 				}
 			}
 		}
 		add(j, j2, 1)
 		add(j2, n, 2)
 	}
-	return sum
+	return sums
 }
 
 // Factors are those of one Gram matrix with Dampings, which every weight of the inputs can choose from; each is made when it is
@@ -169,7 +171,7 @@ func (fs *Factors) Choose(gram []float32, t *Trial, jobs int) (best *Factor, dam
 		}
 		f.QuantizeOn(jobs, t.Type, codes, t.X, t.Scales, t.BlockSize)
 		kernel.DequantizeF32(t.Type, v, codes, t.Scales, t.BlockSize)
-		return OutputError(t.Heldout, m, t.X, v, jobs)
+		return OutputErrors(t.Heldout, m, t.X, jobs, v)[0]
 	}
 	at := (len(Dampings) - 1) / 2
 	least, step := left(at), -1

@@ -185,7 +185,7 @@ func TestAgainstGPTQ(t *testing.T) {
 		if other > len(want)/50 {
 			t.Errorf("%+v: %d of %d values differ", c, other, len(want))
 		}
-		a, b := OutputError(l.gram, c.n, l.x, want, 1), OutputError(l.gram, c.n, l.x, got, 1)
+		a, b := OutputErrors(l.gram, c.n, l.x, 1, want)[0], OutputErrors(l.gram, c.n, l.x, 1, got)[0]
 		if math.Abs(a-b) > 0.02*a {
 			t.Errorf("%+v: output error %.6g (want %.6g)", c, b, a)
 		}
@@ -197,9 +197,9 @@ func TestFeedbackHelps(t *testing.T) {
 		t.Skip("one goroutine's arithmetic, which the race detector only makes slow")
 	}
 	l := newLayer(1, 192, 40)
-	plain := OutputError(l.heldout, l.n, l.x, l.decode(l.nearest()), 1)
+	plain := OutputErrors(l.heldout, l.n, l.x, 1, l.decode(l.nearest()))[0]
 	for _, d := range Dampings {
-		e := OutputError(l.heldout, l.n, l.x, l.decode(l.quantize(t, d, 1)), 1)
+		e := OutputErrors(l.heldout, l.n, l.x, 1, l.decode(l.quantize(t, d, 1)))[0]
 		t.Logf("damping %g: held-out output error %.3f of that without feedback", d, e/plain)
 		if e > 0.8*plain {
 			t.Errorf("damping %g: held-out output error %.4g, without feedback %.4g", d, e, plain)
@@ -215,9 +215,9 @@ func TestFeedbackHelps(t *testing.T) {
 	}
 	codes := make([]byte, len(l.x)/2)
 	f.Quantize(kernel.NF4, codes, l.x, l.scales, blockSize)
-	chosen := OutputError(l.heldout, l.n, l.x, l.decode(codes), 1)
+	chosen := OutputErrors(l.heldout, l.n, l.x, 1, l.decode(codes))[0]
 	for _, d := range Dampings {
-		if e := OutputError(l.heldout, l.n, l.x, l.decode(l.quantize(t, d, 1)), 1); e < chosen {
+		if e := OutputErrors(l.heldout, l.n, l.x, 1, l.decode(l.quantize(t, d, 1)))[0]; e < chosen {
 			t.Errorf("damping %g chosen with error %.4g; %g has %.4g", damping, chosen, d, e)
 		}
 	}
@@ -233,7 +233,7 @@ func TestChooseOnHalf(t *testing.T) {
 	left := func(f *Factor) float64 {
 		codes := make([]byte, len(l.x)/2)
 		f.Quantize(kernel.NF4, codes, l.x, l.scales, blockSize)
-		return OutputError(l.heldout, l.n, l.x, l.decode(codes), 1)
+		return OutputErrors(l.heldout, l.n, l.x, 1, l.decode(codes))[0]
 	}
 	trial := &Trial{kernel.NF4, blockSize, l.x, l.scales, l.heldout}
 	f, damping, err := fs.Choose(l.gram, trial, 1)
@@ -339,7 +339,7 @@ func TestOddColumns(t *testing.T) {
 	if got := codes[len(codes)-1] & 15; got != 7 {
 		t.Errorf("the missing nibble is %d (want 7)", got)
 	}
-	e, plain := OutputError(l.gram, l.n, l.x, l.decode(codes), 1), OutputError(l.gram, l.n, l.x, l.decode(l.nearest()), 1)
+	e, plain := OutputErrors(l.gram, l.n, l.x, 1, l.decode(codes))[0], OutputErrors(l.gram, l.n, l.x, 1, l.decode(l.nearest()))[0]
 	if e > plain {
 		t.Errorf("output error %.4g, without feedback %.4g", e, plain)
 	}
@@ -412,7 +412,7 @@ func TestRefine(t *testing.T) {
 		for i := range c.n {
 			damped[i*c.n+i] += float32(damping / f.unit)
 		}
-		a, b := OutputError(damped, c.n, l.x, l.decode(before), 1), OutputError(damped, c.n, l.x, l.decode(after), 1)
+		a, b := OutputErrors(damped, c.n, l.x, 1, l.decode(before))[0], OutputErrors(damped, c.n, l.x, 1, l.decode(after))[0]
 		t.Logf("%+v: %.3f of the error without", c, b/a)
 		if b > a*(1+1e-5) || c.n > 40 && b > 0.99*a {
 			t.Errorf("%+v: error %.6g after a sweep, %.6g before", c, b, a)

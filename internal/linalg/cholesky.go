@@ -70,29 +70,44 @@ func subtractLeft(a Matrix, j, j2, jobs int) {
 	MulSub(a.Slice(j2, a.Rows, j, j2), a.Slice(j2, a.Rows, 0, j), a.Slice(j, j2, 0, j).T(), jobs)
 }
 
+// chains is how many sums are worked on side by side: each is one chain of dependent operations.
+const chains = 4
+
 // factor is the Cholesky factor of a small block, in float64 in l and rounded in a. It returns the first column whose
 // pivot is not positive, or -1.
 func factor(l []float64, a Matrix) (int, float64) {
 	n := a.Rows
-	for i := range n {
-		li := l[i*n:][:n]
-		for j := range i + 1 {
-			lj := l[j*n:][:n]
-			sum := float64(a.At(i, j))
-			for k := range j {
-				sum -= float64(li[k] * lj[k])
-			}
-			if i > j {
-				li[j] = sum / lj[j]
-				continue
-			}
-			if !(sum > 0) || math.IsInf(sum, 0) {
-				return i, sum
-			}
-			li[i] = math.Sqrt(sum)
+	for j := range n {
+		lj := l[j*n:][:j+1]
+		pivot := float64(a.At(j, j))
+		for _, v := range lj[:j] {
+			pivot -= float64(v * v)
 		}
-		for j := range i + 1 {
-			a.Set(i, j, float32(li[j]))
+		if !(pivot > 0) || math.IsInf(pivot, 0) {
+			return j, pivot
+		}
+		lj[j] = math.Sqrt(pivot)
+		i := j + 1
+		for ; i+chains <= n; i += chains {
+			r0, r1, r2, r3 := l[i*n:][:j+1], l[(i+1)*n:][:j+1], l[(i+2)*n:][:j+1], l[(i+3)*n:][:j+1]
+			s0, s1, s2, s3 := float64(a.At(i, j)), float64(a.At(i+1, j)), float64(a.At(i+2, j)), float64(a.At(i+3, j))
+			for k, v := range lj[:j] {
+				s0 -= float64(r0[k] * v)
+				s1 -= float64(r1[k] * v)
+				s2 -= float64(r2[k] * v)
+				s3 -= float64(r3[k] * v)
+			}
+			r0[j], r1[j], r2[j], r3[j] = s0/lj[j], s1/lj[j], s2/lj[j], s3/lj[j]
+		}
+		for ; i < n; i++ {
+			row, sum := l[i*n:][:j+1], float64(a.At(i, j))
+			for k, v := range lj[:j] {
+				sum -= float64(row[k] * v)
+			}
+			row[j] = sum / lj[j]
+		}
+		for i := j; i < n; i++ {
+			a.Set(i, j, float32(l[i*n+j]))
 		}
 	}
 	return -1, 0
@@ -100,22 +115,29 @@ func factor(l []float64, a Matrix) (int, float64) {
 
 // invert writes the inverse of the lower triangle l to inv, rounded, with zeros above.
 func invert(inv []float32, l []float64, n int) {
-	x := make([]float64, n)
-	for j := range n {
-		for i := range n {
-			switch {
-			case i < j:
-				x[i] = 0
-			case i == j:
-				x[i] = 1 / l[i*n+i]
-			default:
-				var sum float64
-				for k := j; k < i; k++ {
-					sum -= float64(l[i*n+k] * x[k])
-				}
-				x[i] = sum / l[i*n+i]
+	x := make([]float64, chains*n) // of as many columns at a time, row by row
+	for j := 0; j < n; j += chains {
+		clear(x[:chains*j])
+		for i := j; i < n; i++ {
+			var sum [chains]float64
+			for k, v := range l[i*n+j:][:i-j] {
+				at := x[chains*(j+k):][:chains]
+				sum[0] -= float64(v * at[0])
+				sum[1] -= float64(v * at[1])
+				sum[2] -= float64(v * at[2])
+				sum[3] -= float64(v * at[3])
 			}
-			inv[i*n+j] = float32(x[i])
+			if i-j < chains {
+				sum[i-j] = 1
+			}
+			for c := range sum {
+				x[chains*i+c] = sum[c] / l[i*n+i]
+			}
+		}
+		for i := range n {
+			for c := range min(chains, n-j) {
+				inv[i*n+j+c] = float32(x[chains*i+c])
+			}
 		}
 	}
 }

@@ -94,18 +94,16 @@ func (m *Feedback) Release() { m.factor = nil }
 // measure finds the output error on the Gram matrix that was held out, of rows x, and that of absmax.
 func (m *Feedback) measure(w *Weight, heldout, x, scale []float32, jobs int) {
 	n, bs := int(w.Cols), w.BlockSize
-	codes, v, values := make([]byte, (len(x)+1)/2), make([]float32, len(x)), make([]byte, 4*len(x))
-	whole := float64(w.Rows*w.Cols) / float64(len(x))
-	left := func() float64 { return whole * feedback.OutputError(heldout, n, x, v, jobs) }
-	m.output = &WeightedSums{Weights: left()}
+	codes, values := make([]byte, (len(x)+1)/2), make([]byte, 4*len(x))
+	written, plain, absmax := make([]float32, len(x)), make([]float32, len(x)), make([]float32, len(scale))
 	m.factor.QuantizeOn(jobs, w.Type, codes, x, scale, bs)
-	kernel.DequantizeF32(w.Type, v, codes, scale, bs)
-	m.output.Written = left()
+	kernel.DequantizeF32(w.Type, written, codes, scale, bs)
 	kernel.Narrow(values, kernel.F32, x)
-	absmax := make([]float32, len(scale))
 	kernel.Quantize(w.Type, kernel.F32, codes, absmax, values, bs)
-	kernel.DequantizeF32(w.Type, v, codes, absmax, bs)
-	m.output.Other = left()
+	kernel.DequantizeF32(w.Type, plain, codes, absmax, bs)
+	whole := float64(w.Rows*w.Cols) / float64(len(x))
+	e := feedback.OutputErrors(heldout, n, x, jobs, make([]float32, len(x)), written, plain)
+	m.output = &WeightedSums{Weights: whole * e[0], Written: whole * e[1], Other: whole * e[2]}
 }
 
 // Outputs are the sums of the output's mean squares with all correlations of the inputs, on the Gram matrix that was held out and

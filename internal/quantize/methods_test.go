@@ -124,7 +124,7 @@ func TestMethods(t *testing.T) {
 					plain += d * d
 					weighted += d * d * float64(in.Moments[i%n])
 				}
-				return plain, weighted, feedback.OutputError(gram, n, x, m.decoded, 1)
+				return plain, weighted, feedback.OutputErrors(gram, n, x, 1, m.decoded)[0]
 			}
 			run := func(name bnb.Scale, in Inputs) made {
 				m := make4bit(t, name, c.rows, c.cols, c.block, double, in, stream.Options{Jobs: 2})
