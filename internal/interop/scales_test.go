@@ -73,7 +73,7 @@ func TestScales(t *testing.T) {
 	methods := []scaleMethod{
 		{"absmax", nil, false, 1},
 		{"mse", []string{"--scale", "mse"}, false, 0.95},
-		{"signed", []string{"--quality", "better"}, true, 0.95},
+		{"columns", []string{"--quality", "better"}, true, 0.95},
 		{"signed-32", []string{"--scale", "mse-signed", "--block-size", "32", "--double-quant=false"}, true, 0.95},
 		{"moments", []string{"--activations", act}, true, 0.85},
 		{"feedback", []string{"--quality", "best", "--activations", act}, true, 0.6},

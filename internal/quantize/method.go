@@ -23,10 +23,11 @@ type Method interface {
 
 // Needs is what a method takes.
 type Needs struct {
-	Passes int   // over the values: 1 or 2
-	Rows   bool  // panels are to be whole rows
-	FitMap bool  // the 8-bit map of double quantization is to be made for the scales
-	Memory int64 // bytes that the method holds while the weight is worked on
+	Passes  int   // over the values: 1 or 2
+	Rows    bool  // panels are to be whole rows
+	FitMap  bool  // the 8-bit map of double quantization is to be made for the scales
+	Columns bool  // where no inputs are known, errors are to be weighted by the weight's own columns, see ownWeights
+	Memory  int64 // bytes that the method holds while the weight is worked on
 
 	// Exclusive keeps the weights after this one that ask for it waiting, from Prepare to Release: what the method holds on top of
 	// Memory is there once. Until then, and after, they are worked on side by side.
@@ -93,6 +94,8 @@ func For(s bnb.Scale) (Method, error) {
 		return Searched{}, nil
 	case bnb.MSESigned:
 		return Searched{Signed: true}, nil
+	case bnb.MSEColumns:
+		return Columns{Searched{Signed: true}}, nil
 	case bnb.Feedback:
 		return new(Feedback), nil
 	}

@@ -172,12 +172,15 @@ func TestMethods(t *testing.T) {
 // The bytes depend neither on the workers nor on the memory.
 func TestMethodsSame(t *testing.T) {
 	const cols = 400
-	names, rows := []bnb.Scale{bnb.AbsMax, bnb.MSE, bnb.MSESigned, bnb.Feedback}, int64(1500) // several ranges
+	names, rows := []bnb.Scale{bnb.AbsMax, bnb.MSE, bnb.MSESigned, bnb.MSEColumns, bnb.Feedback}, int64(1500) // several ranges
 	if testing.Short() {
-		names, rows = []bnb.Scale{bnb.AbsMax, bnb.MSESigned}, 500 // the race detector has feedback in its own package
+		names, rows = []bnb.Scale{bnb.AbsMax, bnb.MSEColumns}, 500 // the race detector has feedback in its own package
 	}
 	for _, name := range names {
 		in := inputs(cols)
+		if name == bnb.MSEColumns {
+			in = Inputs{}
+		}
 		want := make4bit(t, name, rows, cols, 64, true, in, stream.Options{Jobs: 1})
 		for _, o := range []stream.Options{{Jobs: 3}, {Jobs: 2, Memory: stream.LeastMemory(2) + 100}} {
 			got := make4bit(t, name, rows, cols, 64, true, in, o)
@@ -196,7 +199,7 @@ func TestMethodsSame(t *testing.T) {
 
 // A value that is not finite is found whatever the method.
 func TestMethodsNonFinite(t *testing.T) {
-	for _, name := range []bnb.Scale{bnb.AbsMax, bnb.MSE, bnb.MSESigned, bnb.Feedback} {
+	for _, name := range []bnb.Scale{bnb.AbsMax, bnb.MSE, bnb.MSESigned, bnb.MSEColumns, bnb.Feedback} {
 		m, err := For(name)
 		if err != nil {
 			t.Fatal(err)

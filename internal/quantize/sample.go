@@ -59,10 +59,10 @@ func (s *Sample) Squares() (sum float64) {
 }
 
 // Errors are the sums of squared errors, times the second moments, that scales of a method leave in blocks of a size: as they
-// are, and double-quantized, as if there were no other scales than those of the sample. Those of feedback are taken for those
-// of mse-signed, on which it builds.
+// are, and double-quantized, as if there were no other scales than those of the sample. Those of feedback and of
+// mse-columns are taken for those of mse-signed, on which they build.
 func (s *Sample) Errors(scale bnb.Scale, blockSize int) (single, double float64, err error) {
-	if scale == bnb.Feedback {
+	if scale == bnb.Feedback || scale == bnb.MSEColumns {
 		scale = bnb.MSESigned
 	}
 	m, err := For(scale)

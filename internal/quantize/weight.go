@@ -110,6 +110,7 @@ type Job struct {
 	panel  int64 // elements of a panel; step unless the method asks for rows
 	rows   bool  // panels are whole rows
 	held   bool  // the values stay in memory between the stages
+	full   bool  // they are there before the first
 	cost   int64
 	scales scales
 
@@ -186,8 +187,14 @@ func (j *Job) Quantize(each stream.Each[*Worker]) (Result, error) {
 		return Result{}, err
 	}
 	ranges, panels := ceilDiv(j.n, j.step), ceilDiv(j.n, j.panel)
-	if j.held && j.panel != j.step {
+	surveys := j.needs.Columns && j.Inputs.Moments == nil
+	if j.full = j.held && (surveys || j.panel != j.step); j.full {
 		if err := each(ranges, j.fill); err != nil {
+			return Result{}, err
+		}
+	}
+	if surveys {
+		if err := each(1, j.survey); err != nil {
 			return Result{}, err
 		}
 	}
@@ -314,7 +321,7 @@ func (j *Job) release() {
 
 // scale is the first pass over a panel.
 func (j *Job) scale(w *Worker, task int) error {
-	fill := j.held && j.panel == j.step
+	fill := j.held && !j.full
 	p, src, err := j.open(w, task, reading{fill: fill, last: fill || j.needs.Passes == 1 && !j.run.Measure})
 	if err != nil {
 		return err

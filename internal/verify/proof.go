@@ -398,7 +398,7 @@ func (d *derivation) runAbsmax(each stream.Each[*scratch]) error {
 
 // runSearched derives the scales first: codes go by what they decode to.
 func (d *derivation) runSearched(each stream.Each[*scratch]) error {
-	in, err := d.inputs()
+	in, err := d.inputs(each)
 	if err != nil {
 		return err
 	}

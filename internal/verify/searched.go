@@ -87,15 +87,28 @@ func (d *derivation) panel(in quantize.Inputs, run []byte, first int64, n int) *
 }
 
 // inputs are those of the weight.
-func (d *derivation) inputs() (quantize.Inputs, error) {
-	if d.known == nil {
-		return quantize.Inputs{}, nil
+func (d *derivation) inputs(each stream.Each[*scratch]) (in quantize.Inputs, err error) {
+	var moments []float32
+	if d.known != nil {
+		if moments, err = d.known.Columns(d.w.Name, d.shape[len(d.shape)-1]); err != nil {
+			return in, err
+		}
 	}
-	moments, err := d.known.Columns(d.w.Name, d.shape[len(d.shape)-1])
-	if err != nil {
-		return quantize.Inputs{}, err
+	if moments != nil || d.scale != bnb.MSEColumns {
+		return quantize.InputsOf(moments)
 	}
-	return quantize.InputsOf(moments)
+	cols := d.shape[len(d.shape)-1]
+	err = each(1, func(w *scratch, _ int) error {
+		in, err = quantize.InputsOwn(d.n/cols, cols, func(first int64, x []float32) error {
+			run, err := d.values(w, first, len(x))
+			if err == nil {
+				kernel.Widen(x, run, d.run)
+			}
+			return err
+		})
+		return err
+	})
+	return in, err
 }
 
 // searchedCodes derives the codes of elements for the scales that are decoded.

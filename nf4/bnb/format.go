@@ -76,17 +76,18 @@ func StorageOf(d safetensors.DType) (s Storage, ok bool) {
 type Scale uint8
 
 // AbsMax is the largest magnitude of the block, as bitsandbytes itself chooses. The others choose by the error that is
-// left, and the codes by the scale as it is decoded: MSE a positive scale, MSESigned one of either sign. Feedback is
-// MSESigned with codes that make up for what the codes before in a row did to the layer's output.
+// left, and the codes by the scale as it is decoded: MSE a positive scale, MSESigned one of either sign. MSEColumns is MSESigned with errors
+// weighted by the energy of the weight's own columns where the inputs are not known. Feedback is MSESigned with codes that make up for what the codes before in a row did to the layer's output.
 const (
 	AbsMax Scale = iota
 	MSE
 	MSESigned
+	MSEColumns
 	Feedback
 	numScales
 )
 
-var scaleNames = [numScales]string{AbsMax: "absmax", MSE: "mse", MSESigned: "mse-signed", Feedback: "feedback"}
+var scaleNames = [numScales]string{AbsMax: "absmax", MSE: "mse", MSESigned: "mse-signed", MSEColumns: "mse-columns", Feedback: "feedback"}
 
 // String returns the name of the method, such as "absmax".
 func (s Scale) String() string {
