@@ -44,7 +44,10 @@ func (v *merged) addDora(x *work, i int, w, from, total []float32, first int64) 
 			total[k] += w[k] - before[k]
 		}
 	}
-	if i < len(v.edit.updates)-1 {
+	switch {
+	case v.wide() && !v.opt.Joint:
+		v.round(x, w) // PEFT rounds what DoRA makes of a weight, if it quantizes that too
+	case i < len(v.edit.updates)-1:
 		v.settle(x, w)
 	}
 	return nil

@@ -5,7 +5,7 @@ A case is {"kind", "out": a directory, ...}:
   merge    {"names": of MERGES, [] for all}: writes OUT/NAME/base, adapter (adapter2, ...) and merged, and answers
            {"merges": [{name, adapters, safe, exact}]}. exact is false where sums of another order differ in the last bit: DoRA's
            norms.
-  4bit     {"type", "double_quant", "dtype"}: writes OUT/source (plain), base (quantized by bitsandbytes), adapter,
+  4bit     {"type", "double_quant", "dtype", "dora"}: writes OUT/source (plain), base (quantized by bitsandbytes), adapter,
            decoded.safetensors (dequantized by bitsandbytes, plus PEFT's delta, rounded) and merged.safetensors (codes and scales of
            what PEFT's merge makes: quantized again).
   combine  {}: writes OUT/a, b (adapters) and, for each of COMBINES, OUT/NAME: what add_weighted_adapter makes of them.
@@ -181,7 +181,7 @@ MERGES = {
     "gpt-oss": case(gpt_oss, r=4, target_modules=QV, target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
     "granite-moe": case(granite_moe, r=4, target_modules=QV, target_parameters=["experts.gate_up_proj", "experts.down_proj"]),
     "jetmoe": case(jetmoe, r=4, target_modules=["kv_proj"], target_parameters=["mlp.input_linear.weight", "mlp.output_linear.weight"]),
-    "nemotron": case(nemotron, r=4, target_modules=["up_proj"], target_parameters=["experts.up_proj", "experts.down_proj"]),
+    "nemotron": case(nemotron, "f32", r=4, target_modules=["up_proj"], target_parameters=["experts.up_proj", "experts.down_proj"]),
     "a-log": case(mamba, "f32", r=4, target_modules=[], target_parameters=["mixer.A_log"]),
     "router": case(mixtral, r=4, target_modules=QV, target_parameters=["mlp.gate.weight"]),
     "whisper-head": case(whisper, r=4, target_modules=["q_proj", "proj_out"]),
@@ -235,7 +235,7 @@ def four_bit(case):
     torch.manual_seed(3)
     llama().to(dtype).save_pretrained(out / "source")
     common.quantize("causal", str(out / "source"), case["dtype"], case["type"], case["double_quant"]).save_pretrained(out / "base")
-    model = get_peft_model(common.load("causal", out / "base", dtype=dtype)[0], LoraConfig(r=8, lora_alpha=12, target_modules=ALL))
+    model = get_peft_model(common.load("causal", out / "base", dtype=dtype)[0], LoraConfig(r=8, lora_alpha=12, target_modules=ALL, use_dora=case["dora"]))
     fill(model, 0.03, 5)
     model.save_pretrained(out / "adapter")
     peft = PeftModel.from_pretrained(common.load("causal", out / "base", dtype=dtype)[0], out / "adapter")
@@ -244,7 +244,9 @@ def four_bit(case):
         if hasattr(m, "get_delta_weight"):
             w = m.get_base_layer().weight
             w = dequantize_4bit(w.data, w.quant_state)
-            decoded[name.removeprefix("base_model.model.") + ".weight"] = (w + m.get_delta_weight("default")).to(dtype)
+            with torch.no_grad():
+                w = m.lora_variant["default"].merge_safe(m, "default", w) if case["dora"] else w + m.get_delta_weight("default")
+            decoded[name.removeprefix("base_model.model.") + ".weight"] = w.to(dtype)
     save_file(decoded, out / "decoded.safetensors")
     # transformers 5.23 cannot save it ("NotImplementedError" in revert_weight_conversion)
     merged = {}
