@@ -213,7 +213,7 @@ func (v *merged) square(x *work, begin, i int, squares [][]float64, first int64,
 		return err
 	}
 	copy(w, base)
-	if begin < i {
+	if !v.wide() && !v.opt.Joint { // what modules before have made of a weight that they share is in it
 		for j := range i {
 			if _, err := v.add(x, j, w, w, nil, first); err != nil {
 				return err

@@ -165,6 +165,7 @@ MERGES = {
     "dora-embedding": case(llama, r=4, target_modules=["embed_tokens", "q_proj"], use_dora=True, exact=False),
     "dora-two": case(llama, r=4, target_modules=QV, use_dora=True, exact=False, n=2),
     "dora-two-safe-f16": case(llama, "f16", r=4, target_modules=["q_proj", "embed_tokens"], use_dora=True, exact=False, safe=True, n=2),
+    "dora-tied": case(lambda: llama(tie_word_embeddings=True), r=4, target_modules=["embed_tokens", "lm_head", "q_proj"], use_dora=True, exact=False),
     "lora-dora": case(llama, r=4, target_modules=QV, exact=False, more=[dict(use_dora=True)]),
     "lora-dora-lora-dora-safe": case(llama, r=4, target_modules=QV, exact=False, safe=True, more=[dict(use_dora=True), {}, dict(use_dora=True)]),
     "dora-lora-dora": case(gpt2, r=4, target_modules=["c_attn"], fan_in_fan_out=True, use_dora=True, exact=False, more=[dict(use_dora=False), dict(use_dora=True)]),
