@@ -195,7 +195,7 @@ func Check(m *arch.Model, q arch.Query, config []byte, tensors []Tensor) (*Repor
 		return nil, err
 	}
 	var best *Report
-	tensors = fuse(m, tensors)
+	tensors, odd := fuse(m, tensors)
 	for _, f := range candidates(m, q, v) {
 		of := v.of(f)
 		if of.uneven() || of.beyond() {
@@ -214,6 +214,9 @@ func Check(m *arch.Model, q arch.Query, config []byte, tensors []Tensor) (*Repor
 	// Names of another making, which the facts have not seen, are held to one another.
 	if best == nil || best.strangers > len(tensors)/3 {
 		best = alike(v, tensors)
+	}
+	for _, p := range odd {
+		best.add(p)
 	}
 	best.seal()
 	return best, nil

@@ -1,6 +1,7 @@
 package complete
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -178,7 +179,7 @@ shared.weight - [4] 1 1
 	if got := problems(t, "two", "TwoEncoder", "{}", "two.encoder.0.weight 4\ntwo.encoder.1.weight 4\nclassifier.weight 2\n"); got != nil {
 		t.Errorf("got %q, want nothing", got)
 	}
-	want := []string{"two.encoder: expected 2 members (2), found 1"}
+	want := []string{"two.encoder.1.weight: expected it, of shape [4], of 2 members (2), found 1"}
 	if got := problems(t, "two", "TwoEncoder", "{}", "two.encoder.0.weight 4\nclassifier.weight 2\n"); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -187,6 +188,7 @@ shared.weight - [4] 1 1
 // TestLength: the length of a list of numbers says which of the members written out there are; a list of kinds, what is in the members.
 func TestLength(t *testing.T) {
 	factBlocks()["staged"] = `class Staged in=5 auto=base
+default kinds.len =depth
 layout
 count layers.# kinds.len
 stages.0.x.weight - [4] 1 1
@@ -208,6 +210,8 @@ layers.#.odd.weight - [4] cyc:0:pattern:odd 1
 		{"one too many", `{"depths": [1, 1, 1]}`, stages(4), []string{"stages.3.x.weight: expected no such tensor by config.json (depths.len), found it"}},
 		{"more than were asked about", `{"depths": [1, 1, 1, 1, 1]}`, stages(5), nil},
 		{"no list", `{"depths": 3}`, stages(2), nil},
+		{"no list of kinds, but their number", `{"depths": [1, 1], "depth": 2, "pattern": ["odd"]}`, stages(2) + "layers.0.odd.weight 4\n", []string{
+			"layers: expected 2 layers (kinds.len), found 1"}},
 		{"kinds in older words", `{"depths": [1, 1], "kinds": ["mamba", "attention", "mamba"]}`, stages(2) + "layers.0.scan.weight 4\nlayers.2.scan.weight 4\n", nil},
 		{"of which one is lacking", `{"depths": [1, 1], "kinds": ["mamba", "attention", "mamba"]}`, stages(2) + "layers.0.scan.weight 4\n", []string{
 			"layers: expected 3 layers (kinds.len), found 1"}},
@@ -217,6 +221,112 @@ layers.#.odd.weight - [4] cyc:0:pattern:odd 1
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			if diff := cmp.Diff(tt.want, problems(t, "staged", "Staged", tt.config, tt.tensors)); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestValues: what a fact's expression may be made of besides the values that config.json names.
+func TestValues(t *testing.T) {
+	factBlocks()["valued"] = `class Valued in=5 auto=base
+alias kept.*.width taken
+default sides [32,32]
+default taken 4
+layout
+count layers.# depth
+layers.#.sparse.weight - [4] mod:0:-1:step 1
+layers.#.uneven.weight - [4,?*] 1 1
+patches - [image.size.div.image.patch*image.size.div.image.patch,taken] 1 1
+`
+	layers := func(n int, sparse ...string) string {
+		out := "patches 9 4\n"
+		for i := range n {
+			out += fmt.Sprintf("layers.%d.uneven.weight 4 %d\n", i, 2+i)
+		}
+		for _, i := range sparse {
+			out += "layers." + i + ".sparse.weight 4\n"
+		}
+		return out
+	}
+	config := func(step int, more string) string {
+		return fmt.Sprintf(`{"depth": 4, "step": %d, "image": {"size": 31, "patch": 9}%s}`, step, more)
+	}
+	tests := []struct {
+		name, config, tensors string
+		want                  []string
+	}{
+		{"every second from the second", config(2, ""), layers(4, "1", "3"), nil},
+		{"every one", config(1, ""), layers(4, "0", "1", "2", "3"), nil},
+		{"none", config(0, ""), layers(4), nil},
+		{"one is lacking", config(2, ""), layers(4, "1"), []string{"layers.3.sparse.weight: expected it, of shape [4], found no such tensor"}},
+		{"one too many", config(0, ""), layers(4, "1"), []string{"layers.1.sparse.weight: expected no such tensor by config.json (-1), found it"}},
+		{"of unlike sizes, but one", config(0, ""), strings.Replace(layers(4), "layers.2.uneven.weight 4", "layers.2.uneven.weight 3", 1), []string{
+			"layers.2.uneven.weight: expected shape [4, ?], found [3, 4]"}},
+		{"cut patches", config(0, ""), strings.Replace(layers(4), "patches 9", "patches 8", 1), []string{"patches: expected shape [9, 4], found [8, 4]"}},
+		{"no patches at all", `{"depth": 4, "step": 0, "image": {"size": 31, "patch": 0}}`, strings.Replace(layers(4), "patches 9", "patches 8", 1), nil},
+		{"a side that is a list", `{"depth": 4, "step": 0, "image": {"size": [31, 31], "patch": 9}}`, layers(4), nil},
+		{"of all members", config(0, `, "kept": {"1": {"width": 5}, "3": {"width": 5}}`), strings.Replace(layers(4), "patches 9 4", "patches 9 5", 1), nil},
+		{"of all members, cut", config(0, `, "kept": {"1": {"width": 5}, "3": {"width": 5}}`), layers(4), []string{"patches: expected shape [9, 5], found [9, 4]"}},
+		{"members do not agree", config(0, `, "kept": {"1": {"width": 5}, "3": {"width": 6}}`), strings.Replace(layers(4), "patches 9 4", "patches 9 7", 1), nil},
+		{"not all have it", config(0, `, "kept": {"1": {"width": 5}, "3": {}}`), strings.Replace(layers(4), "patches 9 4", "patches 9 7", 1), nil},
+		{"none has it", config(0, `, "kept": {"1": {}, "3": 7}`), layers(4), nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, problems(t, "valued", "Valued", tt.config, tt.tensors)); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestFuse: of experts that become one tensor again, the one that is not as the others are is named.
+func TestFuse(t *testing.T) {
+	const config = `{"model_type": "llama4_text", "architectures": ["Llama4ForCausalLM"], "hidden_size": 8, "intermediate_size": 6, "intermediate_size_mlp": 12,
+		"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "vocab_size": 10, "num_local_experts": 3, "interleave_moe_layer_step": 1, "moe_layers": [0]}`
+	const expert = "model.layers.0.feed_forward.experts."
+	var sound []Tensor
+	for _, x := range llama(1) {
+		if !strings.Contains(x.Name, ".mlp.") {
+			sound = append(sound, x)
+		}
+	}
+	for _, part := range []string{"gate_proj", "up_proj", "down_proj"} {
+		shape := []int64{6, 8}
+		if part == "down_proj" {
+			shape = []int64{8, 6}
+		}
+		sound = append(sound, weight("model.layers.0.feed_forward.shared_expert."+part, shape...))
+		for e := range 3 {
+			sound = append(sound, weight(fmt.Sprint(expert, e, ".", part), shape...))
+		}
+	}
+	sound = append(sound, weight("model.layers.0.feed_forward.router", 3, 8))
+	up := expert + "1.up_proj"
+	tests := map[string]struct {
+		tensors []Tensor
+		want    []string
+	}{
+		"sound":    {sound, nil},
+		"lacking":  {edit(slices.Clone(sound), up+".weight"), []string{up + ".weight: expected it, of shape [6, 8] as of the other experts, found no such tensor"}},
+		"cut":      {edit(slices.Clone(sound), up+".weight", weight(up, 5, 8)), []string{up + ".weight: expected shape [6, 8] as of the other experts, found [5, 8]"}},
+		"empty":    {edit(slices.Clone(sound), up+".weight", weight(up, 0, 8)), []string{up + ".weight: expected shape [6, 8], found [0, 8]"}},
+		"integers": {edit(slices.Clone(sound), up+".weight", Tensor{Name: up + ".weight", DType: safetensors.I8, Shape: []int64{6, 8}}), []string{up + ".weight: expected floating-point weights, found I8"}},
+		"the last expert's": {edit(slices.Clone(sound), expert+"2.down_proj.weight"), []string{
+			expert + "2.down_proj.weight: expected it, of shape [8, 6] as of the other experts, found no such tensor"}},
+		"a high number": {append(slices.Clone(sound), weight(expert+"999999999.up_proj", 6, 8)), nil},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := check(t, config, tt.tensors)
+			if name == "a high number" {
+				if r.Count() == 0 || r.Count() > 20 {
+					t.Errorf("%d problems: %v", r.Count(), r.Lines())
+				}
+				return
+			}
+			if diff := cmp.Diff(tt.want, r.Lines()); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
@@ -252,7 +362,7 @@ layers.#.block.extra.#.weight - [4] at:0:kinds:hybrid&turn:0:kinds:hybrid:blocks
 		{"a block in its last layer alone", of("4", "0", "2") + of("2", "1"), nil},
 		{"a block is lacking", of("1", "0", "2"), []string{
 			"layers.2.block.extra.1.weight: expected it, of shape [4], found no such tensor", "layers.2.block.weight: expected it, of shape [4], found no such tensor"}},
-		{"a block's last member is lacking", of("1", "0") + of("2", "1"), []string{"layers.1.block.extra: expected 3 members (kinds.of.hybrid), found 2"}},
+		{"a block's last member is lacking", of("1", "0") + of("2", "1"), []string{"layers.1.block.extra.2.weight: expected it, of shape [4], of 3 members (kinds.of.hybrid), found 2"}},
 		{"a member of the other block", of("1", "0", "1", "2") + of("2", "1"), []string{
 			"layers.1.block.extra.1.weight: expected no such tensor by config.json (kinds), found it"}},
 		{"a member too many", of("1", "0", "2", "4") + of("2", "1"), []string{
@@ -298,7 +408,7 @@ func TestPair(t *testing.T) {
 		{"a buffer that the decoder ignores", encoder + "," + decoder, whole + "decoder.reader.layers.0.crossattention.bias 1 1 8 8", nil},
 		{"sizes that differ", encoder + "," + decoder, whole + "enc_to_dec_proj.weight 6 4\nenc_to_dec_proj.bias 6", nil},
 		{"a lost layer", encoder + "," + decoder, strings.Replace(whole, "encoder.layers.3.proj.weight 4 4", "", 1),
-			[]string{"encoder.layers: expected 4 layers (depth), found 3"}},
+			[]string{"encoder.layers.3.proj.weight: expected it, of shape [4, 4], of 4 layers (depth), found 3"}},
 		{"misshapen", encoder + "," + decoder, strings.Replace(whole, "crossattention.q.weight 6 6", "crossattention.q.weight 6 4", 1),
 			[]string{"decoder.reader.layers.0.crossattention.q.weight: expected shape [6, 6], found [6, 4]"}},
 		{"foreign", encoder + "," + decoder, whole + "decoder.reader.layers.0.self.weight 6 6",

@@ -63,6 +63,11 @@ func (v *values) lookup(path string) (any, bool) {
 	if l, ok := v.memo[path]; ok {
 		return l.value, l.ok
 	}
+	if whole, part, ok := strings.Cut(path, ".div."); ok {
+		x, ok1 := v.number(whole)
+		y, ok2 := v.number(part)
+		return math.Floor(x / y), ok1 && ok2 && y > 0
+	}
 	if head, rest, ok := strings.Cut(path, "."); ok && v.scopes[head] != nil {
 		return v.scopes[head].lookup(rest)
 	}
@@ -105,6 +110,10 @@ func (v *values) find(path string) (any, bool) {
 	if list, ok := strings.CutSuffix(path, ".len"); ok {
 		// A list that the file does not have may be there under another name, or in another form.
 		x, _ := v.stored(list)
+		if e := v.facts.defaults[path].expr; x == nil && e != nil {
+			n, ok := e.eval(v) // the class makes one that is as long as others, or as there are layers
+			return float64(n), ok
+		}
 		l, ok := x.([]any)
 		return float64(len(l)), ok
 	}
@@ -196,6 +205,10 @@ func at(x any, path string) (any, bool) {
 	for part := range strings.SplitSeq(path, ".") {
 		switch c := x.(type) {
 		case map[string]any:
+			if part == "*" {
+				_, rest, _ := strings.Cut(path, "*.")
+				return common(c, rest)
+			}
 			next, ok := c[part]
 			if !ok {
 				return nil, false
@@ -212,6 +225,26 @@ func at(x any, path string) (any, bool) {
 		}
 	}
 	return x, true
+}
+
+// common is the value that all members have at the path; false if none has one, and no number or text where they differ.
+func common(members map[string]any, path string) (any, bool) {
+	var out any
+	n := 0
+	for _, m := range members {
+		x, ok := at(m, path)
+		if !ok {
+			continue
+		}
+		if n > 0 && !reflect.DeepEqual(x, out) {
+			return members, true
+		}
+		out, n = x, n+1
+	}
+	if n > 0 && n < len(members) {
+		return members, true
+	}
+	return out, n > 0
 }
 
 // uneven reports whether the heads do not divide the hidden size. The facts were fitted where they do, and what a head's size is

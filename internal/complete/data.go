@@ -14,7 +14,7 @@ import (
 //
 //	type NAME
 //	class NAME in=FLAGS [prefix=P] [base=P] [auto=ROLE]   FLAGS: "5" or "4", the version that was asked
-//	alias NAME LEAF                           another name of a config value (attribute_map)
+//	alias NAME LEAF                           another name of a config value (attribute_map); "*" is all members of an object, which agree
 //	nested KEY TYPE                           the type of a nested config for which the facts hold
 //	default LEAF JSON | default LEAF =EXPR    what stands for a value that config.json lacks
 //	held LEAF JSON [?]                        the facts are of classes with this value alone; ?: it is not the default
@@ -27,7 +27,7 @@ import (
 // In a row, PATTERN is a tensor name with "#" for numbers that vary, FLAGS "-", "i" for integers and "b" for buffers, SHAPE
 // "[EXPR,EXPR]", "?" for one that is not known, PRESENT the condition under which the class has the tensor, REQUIRED that under which a checkpoint
 // must have it, TIED the tensor that stands in for it otherwise. A dimension "?" is not known, "?N" not known but the same
-// wherever it stands. Expressions and conditions are explained in gen/facts_fit.py. A row replaces those of the same pattern
+// wherever it stands, "?*" not known and not the same in all members of a list. Expressions and conditions are explained in gen/facts_fit.py. A row replaces those of the same pattern
 // that came by from=; SHAPE "none" removes them. ROLE is "base" or "causal" for the class that transformers' AutoModel or
 // AutoModelForCausalLM makes of the type: those stand in other models.
 //

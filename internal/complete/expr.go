@@ -2,6 +2,7 @@ package complete
 
 import (
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"strconv"
@@ -70,6 +71,22 @@ func parseExpr(s string) (*expr, error) {
 	}
 	e.terms = append(e.terms, t)
 	return e, nil
+}
+
+// leaves are the config values of the expression; none of nil.
+func (e *expr) leaves() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if e == nil {
+			return
+		}
+		for _, t := range e.terms {
+			for _, f := range t.factors {
+				if f.leaf != "" && !yield(f.leaf) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // maxValue bounds what config.json can make of a dimension; a float64 holds it exactly.
@@ -275,8 +292,8 @@ func (a *atom) plain(v *values, idx, counts []int64) truth {
 			return truthOf(i < x)
 		}
 	case "mod":
-		if x, ok := num(a.arg[1]); ok && x > 0 {
-			return truthOf((i+a.n)%x == 0)
+		if x, ok := num(a.arg[1]); ok && x >= 0 {
+			return truthOf(x > 0 && (i+a.n)%x == 0) // 0 is "no layer" to the classes that take it
 		}
 	case "off":
 		x, ok1 := num(a.arg[0])

@@ -14,17 +14,31 @@ func (c *checker) missing(g *group, r *row, idx []int64) {
 			continue
 		}
 		list := fill(strings.TrimSuffix(strings.TrimSuffix(container, "#"), "."), idx[:h])
-		if !c.short[list] {
+		what := list[strings.LastIndexByte(list, '.')+1:]
+		if !strings.HasSuffix(what, "s") {
+			what = "members"
+		}
+		whole := fmt.Sprintf("%d %s (%s)", c.counts[container], what, c.layout.counts[container])
+		if c.plain(container) {
+			c.report.add(Problem{Missing, c.spelling.of(fill(g.pattern, idx)), "it, " + c.describe(g, r) + ", of " + whole, fmt.Sprint(have)})
+		} else if !c.short[list] {
 			c.short[list] = true
-			what := list[strings.LastIndexByte(list, '.')+1:]
-			if !strings.HasSuffix(what, "s") {
-				what = "members"
-			}
-			c.report.add(Problem{Missing, c.spelling.of(list), fmt.Sprintf("%d %s (%s)", c.counts[container], what, c.layout.counts[container]), fmt.Sprint(have)})
+			c.report.add(Problem{Missing, c.spelling.of(list), whole, fmt.Sprint(have)})
 		}
 		return
 	}
 	c.report.add(Problem{Missing, c.spelling.of(fill(g.pattern, idx)), "it, " + c.describe(g, r), "no such tensor"})
+}
+
+// plain reports whether the members of the list are of one tensor each: the tensor that lacks says more than their number.
+func (c *checker) plain(container string) bool {
+	n := 0
+	for _, g := range c.layout.groups {
+		if slices.Contains(g.containers, container) {
+			n++
+		}
+	}
+	return n == 1
 }
 
 // reason puts the condition of a tensor's presence in words.

@@ -78,6 +78,35 @@ type listMember struct {
 	number int32
 }
 
+// beyondLast reports whether the pattern is of a member that the checkpoint's list need not have: one behind all that are there, of a list
+// whose length is not known. What is before the last one is whole.
+func (c *checker) beyondLast(g *group) bool {
+	if g.of == nil {
+		return false
+	}
+	last, ok := c.lasts[g.of.list]
+	return (!ok || g.of.number > last) && !slices.ContainsFunc(g.rows, func(r *row) bool { return c.enumerated(g, r) })
+}
+
+// enumerated reports whether config.json has all elements of lists that the shape of a row is made of, and among them one of the member's
+// own number or a later one: then it calls for the member.
+func (c *checker) enumerated(g *group, r *row) bool {
+	own := false
+	for _, d := range r.dims {
+		for leaf := range d.e.leaves() {
+			n, ok := index(leaf[strings.LastIndexByte(leaf, '.')+1:])
+			if !ok {
+				continue
+			}
+			if _, ok := c.values.in(g.scope).stored(leaf); !ok {
+				return false
+			}
+			own = own || n >= g.of.number
+		}
+	}
+	return own
+}
+
 // counted reports whether the length of a list in config.json says whether there are the tensors below the node.
 func (n *node) counted() bool {
 	if n == nil || n.group != nil && slices.ContainsFunc(n.group.rows, func(r *row) bool { return !r.present.ofLength() }) {
