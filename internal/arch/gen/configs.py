@@ -110,6 +110,11 @@ FACTS_VARIANTS["gemma4_text"] = [
     {"num_kv_shared_layers": 3, "use_double_wide_mlp": True}, {"num_kv_shared_layers": 5, "use_double_wide_mlp": True, "intermediate_size": 4608},
     {"num_kv_shared_layers": 4, "num_hidden_layers": 18}, {"num_kv_shared_layers": 6, "num_hidden_layers": 18, "use_double_wide_mlp": True},
     {"num_kv_shared_layers": 2, "attention_k_eq_v": True}, {"attention_k_eq_v": True, "num_hidden_layers": 18, "attention_bias": True},
+    {"global_head_dim": 128}, {"global_head_dim": 256, "num_attention_heads": 4}, {"global_head_dim": 1024, "hidden_size": 1152}, {"global_head_dim": 96, "attention_bias": True},
+    *({"attention_k_eq_v": True, "num_global_key_value_heads": n, **more} for n, more in (
+        (1, {}), (2, {"global_head_dim": 128}), (2, {"hidden_size": 1152}), (8, {"num_key_value_heads": 2, "attention_bias": True}),
+        (3, {"num_kv_shared_layers": 2, "global_head_dim": 64}))),
+    {"use_double_wide_mlp": True}, {"use_double_wide_mlp": True, "intermediate_size": 4608}, {"num_kv_shared_layers": 2, "use_double_wide_mlp": True, "hidden_size": 1152},
 ]
 FACTS_VARIANTS["gemma4"] = [{f"text_config.{k}": v for k, v in values.items()} for values in FACTS_VARIANTS["gemma4_text"]] + [
     {"audio_config": None}, {"vision_config": None}, {"audio_config": None, "vision_config": None}, {"audio_config": None, "vision_config.hidden_size": 1152},
@@ -132,11 +137,15 @@ FACTS_VARIANTS["zamba2"] = [
 # Values that a config class works out anew from others, whatever config.json says: expressions speak of those.
 FACTS_DERIVED = {"zamba2": ("hybrid_layer_ids", "attention_hidden_size", "attention_head_dim", "mamba_headdim", "kv_channels", "num_query_groups")}
 
+# Values that a config class takes and does not keep by their names: it writes what layers have in place of them into "per_layer_config".
+FACTS_TAKEN = {"gemma4_text": {"global_head_dim": "head_dim", "num_global_key_value_heads": "num_key_value_heads"}}
+
 # What facts.py alone builds on: nested configs that are null by default.
 FACTS_SETTINGS = {"gemma4": {"vision_config": {}, "audio_config": {}}}
 
 # Small values for facts.py of types that do not build with the few layers of others.
 FACTS_BASE = {
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},  # every eighth has attention
     # layers that share keys and values need one of each kind before them
     "gemma3n_text": {"num_hidden_layers": 10, "num_kv_shared_layers": 3},
     "gemma3n": {"text_config.num_hidden_layers": 10, "text_config.num_kv_shared_layers": 3, "audio_config.conf_num_hidden_layers": 4},

@@ -11,6 +11,7 @@ Usage: facts.py TYPE... | - | --list
 
 import copy
 import inspect
+import itertools
 import json
 import random
 import re
@@ -37,7 +38,7 @@ ONLY_MAIN = False
 # Values that no tensor depends on.
 IGNORED = re.compile(
     r"(^|\.)(id2label|label2id|architectures|transformers_version|_name_or_path|dtype|torch_dtype|task_specific_params|"
-    r"rope_\w+|\w*_token_ids?|\w*_token_index|\w*_prob|\w*dropout\w*|\w*_eps|\w*epsilon|initializer_\w+|\w*_std|\w*temperature|"
+    r"rope_\w+|per_layer_config|\w*_token_ids?|\w*_token_index|\w*_prob|\w*dropout\w*|\w*_eps|\w*epsilon|initializer_\w+|\w*_std|\w*temperature|"
     r"vocabulary_map|suppress_tokens|begin_suppress_tokens|use_cache|return_dict|output_\w*attentions|output_hidden_states|"
     r"problem_type|chunk_size_feed_forward|is_encoder_decoder|_attn_implementation\w*|gradient_checkpointing|model_type|"
     r"pretraining_tp|max_length|min_length|num_beams|router_aux_loss_coef|bos_token|eos_token)(\.|$)")
@@ -67,6 +68,17 @@ def flatten(d, prefix=""):
     return out
 
 
+def taken_of(config):
+    """{path of a value that a config class, or that of a nested config, takes and does not keep: its name in per_layer_config}"""
+    nested = {k: v for k, v in vars(config).items() if isinstance(v, transformers.PretrainedConfig)}
+    out = dict(configs.FACTS_TAKEN.get(config.model_type, {}))
+    return out | {f"{k}.{n}": of for k, v in nested.items() for n, of in configs.FACTS_TAKEN.get(v.model_type, {}).items()}
+
+
+# The sides of an image, which patches divide.
+IMAGE = re.compile(r"((?:\w+\.)*)image_size((?:\.\d)?)")
+
+
 def leaves(config, extras=()):
     d = config.to_dict()
     out = flatten(d)
@@ -81,6 +93,17 @@ def leaves(config, extras=()):
     out["num_labels"] = getattr(config, "num_labels", 2) or 2
     for derived in configs.FACTS_DERIVED.get(config.model_type, ()):
         out = {p: v for p, v in out.items() if p != derived and not p.startswith(derived + ".")}
+    for path, taken in taken_of(config).items():
+        parent = path.rpartition(".")[0]
+        at = config
+        for part in parent.split(".") if parent else ():
+            at = getattr(at, part)
+        out[path] = next((layer.get(taken) for layer in (at.to_dict().get("per_layer_config") or {}).values()), None)
+    for path, v in list(out.items()):
+        if m := IMAGE.fullmatch(path):
+            patch = f"{m[1]}patch_size{m[2]}"
+            if fit.whole(v) and fit.whole(out.get(patch)) and out[patch] > 0:
+                out[f"{path}.div.{patch}"] = v // out[patch]
     kind = configs.FACTS_SHARED.get(config.model_type)
     if kind:
         out.update({f"{p}.of.{kind}": v.count(kind) for p, v in list(out.items()) if isinstance(v, list) and kind in v})
@@ -278,6 +301,7 @@ class Variants:
         self.silent = {}  # values that build and change nothing by themselves
         self.tried, self.taken = set(), set()  # leaves of which other values were tried, and built
         self.unvaried = []
+        self.joint = []  # values that build together only
 
     def late(self):
         return time.process_time() > self.deadline
@@ -301,6 +325,27 @@ class Variants:
         """Whether tensors differ, or values that were not asked for."""
         base = self.rows[0]
         return row[2] != base[2] or any(row[1].get(p) != v for p, v in base[1].items() if p not in row[0])
+
+    def together(self, base):
+        """Numbers of which no other value built, with those that equal them: SqueezeBERT's embeddings are as wide as its layers."""
+        equal = {}
+        for p in self.unvaried:
+            if fit.whole(base[p]) and base[p] > 4:
+                equal.setdefault(base[p], []).append(p)
+        for v, paths in equal.items():
+            for some in (paths, *itertools.combinations(paths, 2)) if len(paths) > 2 else (paths,) if len(paths) == 2 else ():
+                if all(any(p in j for j in self.joint) for p in some):
+                    continue
+                for value in (2 * v, v // 2, 3 * v, 4 * v):
+                    if self.late():
+                        return
+                    row = self.add(dict.fromkeys(some, value))
+                    if row is None:
+                        continue
+                    if self.differs(row):
+                        self.joint.append(row[0])
+                    elif len(self.rows) > 1:
+                        self.rows.pop()
 
     def deeper(self, rng):
         """Numbers of layers together with the lists of their kinds, and other lengths of lists that are as long as one another."""
@@ -335,7 +380,7 @@ class Variants:
         base = self.rows[0][1]
         singles = []
         for path, v in base.items():
-            if only is not None and path not in only or path.endswith(".len") or ".of." in path:
+            if only is not None and path not in only or path.endswith(".len") or fit.DERIVED.search(path):
                 continue
             for i, tries in enumerate(alternatives(path, v)):
                 singles.append((0 if i == 0 else 1, path, tries))
@@ -377,6 +422,7 @@ class Variants:
                     break
             if not built and order == 0 and not isinstance(base[path], (bool, list)):
                 self.unvaried.append(path)
+        self.together(base)
         # What changes nothing by itself has to be seen to change, or a condition is found in it.
         if only is None:
             paths = sorted(self.silent)
@@ -391,10 +437,12 @@ class Variants:
             if path.rsplit(".", 1)[-1] in probe.DEPTHS and not self.late():
                 self.add({path: 13})
         n, tries, most = 0, 0, RANDOM if only is None else RANDOM // 2
-        while n < most and tries < 3 * most and self.responded and not self.late():
+        while n < most and tries < 3 * most and (self.responded or self.joint) and not self.late():
             tries += 1
             share = 0.5 if tries <= most else 0.2
             overrides = {p: rng.choice(vs) for p, vs in self.responded.items() if rng.random() < share}
+            if self.joint and rng.random() < share:
+                overrides |= rng.choice(self.joint)
             if n % 2:
                 overrides |= {p: rng.choice(vs) for p, vs in self.silent.items() if p not in self.responded and rng.random() < 0.4}
             if self.add(overrides) is not None:
@@ -450,6 +498,8 @@ def facts_type(model_type):
         config_class = probe.configuration_auto.CONFIG_MAPPING[model_type]
         result["model_type"] = config_class.model_type
         result["aliases"] = {k: v for k, v in (getattr(config_class, "attribute_map", None) or {}).items() if v not in ("max_position_embeddings",)}
+        for path, taken in taken_of(Maker(model_type, config_class)(())).items():
+            result["aliases"][f"{path.rpartition('.')[0]}.per_layer_config.*.{taken}".removeprefix(".")] = path
         found, errors = probe.classes_of(model_type, config_class)
         base = probe.modeling_auto.MODEL_MAPPING_NAMES.get(model_type)
         causal = probe.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
@@ -481,6 +531,7 @@ def facts_type(model_type):
             result["errors"][name] = v.error
             continue
         responded.update(v.responded)
+        responded.update({p: [value] for j in v.joint for p, value in j.items()})
         try:
             result["classes"][name] = facts_of(v)
         except Exception as e:

@@ -1,6 +1,6 @@
 """Fit what facts.py saw: dimensions, counts and conditions as expressions in config values.
 
-A leaf "LIST.len" is the length of a list, "LIST.of.VALUE" how many of its elements are VALUE. An expression is a sum of terms "COEFFICIENT*LEAF*LEAF/LEAF" or one such term in "ceil(...)" or "floor(...)". A condition is
+A leaf "LIST.len" is the length of a list, "LIST.of.VALUE" how many of its elements are VALUE, "LEAF.div.LEAF" how often the second value goes into the first. An expression is a sum of terms "COEFFICIENT*LEAF*LEAF/LEAF" or one such term in "ceil(...)" or "floor(...)". A condition is
 "1", "0", or atoms joined by "&" or by "|", "!" negating one:
 
   t:LEAF            true, or a number above 0, or a list or text that is not empty
@@ -12,7 +12,7 @@ A leaf "LIST.len" is the length of a list, "LIST.of.VALUE" how many of its eleme
   last:H            it is the last
   lt:H:LEAF         it is below the value
   rest:H:LEAF:LEAF  it is below the first value less the second
-  mod:H:ADD:LEAF    it, plus ADD, is a multiple of the value
+  mod:H:ADD:LEAF    it, plus ADD, is a multiple of the value, which is not 0
   off:H:LEAF:LEAF   modulo the first value it is the second
   at:H:LEAF:VALUE   the list has VALUE there
   cyc:H:LEAF:VALUE  the list, which begins again where it ends, has VALUE there
@@ -30,11 +30,16 @@ import numpy as np
 MAX_LITERAL = 5
 ROUNDED = [Fraction(1), *[x for k in (2, 3, 4, 6, 8, 16, 32, 64, 128) for x in (Fraction(1, k), Fraction(k))]]
 DEPTHS = ("num_hidden_layers", "num_layers")
+DERIVED = re.compile(r"\.(of|div)\.")
 HOLE = re.compile(r"^(\d+|expert_\d+)$")
 
 
 def number(x):
     return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
+def whole(x):
+    return isinstance(x, int) and not isinstance(x, bool)
 
 
 def split_name(name):
@@ -260,7 +265,7 @@ class Fitter:
         out = []
         base = self.values[0]
         for p in sorted(self.varied, key=lambda p: (p.count("."), len(p), p)):
-            if ".of." in p:
+            if DERIVED.search(p):
                 continue
             vals = [v.get(p) for v in self.values]
             if any(isinstance(x, bool) for x in vals):
@@ -304,6 +309,8 @@ class Fitter:
             out.append((f"last:{h}", [i == counts[h][s[0]] - 1 for i, s in zip(idx, samples)]))
             nums, lists = [], []
             for p in self.leaves:
+                if ".div." in p:
+                    continue
                 if all(number(v.get(p)) and v[p] == int(v[p]) for v in self.values) and self.values[0][p] <= 64 and p in self.varied:
                     nums.append(p)
                 elif any(isinstance(v.get(p), list) for v in self.values):
@@ -313,10 +320,10 @@ class Fitter:
                 out.append((f"lt:{h}:{p}", [i < a for i, a in zip(idx, x)]))
                 if p.rsplit(".", 1)[-1] in DEPTHS:
                     out += [(f"rest:{h}:{p}:{q}", [i < a - self.values[s[0]][q] for i, a, s in zip(idx, x, samples)]) for q in nums if "shared" in q]
-                if min(x) > 0:
-                    for add in (0, 1):
-                        out.append((f"mod:{h}:{add}:{p}", [(i + add) % a == 0 for i, a in zip(idx, x)]))
-                    for q in nums:
+                if min(x) >= 0 and max(x) > 0:
+                    for add in (0, 1, -1):
+                        out.append((f"mod:{h}:{add}:{p}", [a > 0 and (i + add) % a == 0 for i, a in zip(idx, x)]))
+                    for q in nums if min(x) > 0 else ():
                         if q != p and ("off" in q or "start" in q):
                             out.append((f"off:{h}:{p}:{q}", [i % a == self.values[s[0]][q] for i, a, s in zip(idx, x, samples)]))
             for p in lists:
@@ -508,7 +515,7 @@ class Fitter:
             step = len(samples) // 3000 + 1
             samples = samples[::step] + keep[:: len(keep) // 1000 + 1]
             samples = list(dict.fromkeys(samples))
-        present = self.condition(samples, [s in got for s in samples], cs)
+        presents = self.either(samples, [s in got for s in samples], cs)
         have = [s for s in samples if s in got]
         required = self.condition(have, [got[s][1] for s in have], cs)
         flags = ("" if all(g[2] for g in got.values()) else "i") + ("b" if any(g[3] for g in got.values()) else "")
@@ -519,7 +526,35 @@ class Fitter:
         for cond, dims in self.shapes(have, got, cs):
             if pattern.endswith(".weight") and dims:
                 self.by_weight.setdefault(pattern.removesuffix(".weight"), dims)
-            out.append([pattern, flags, dims, self.both(present, cond), required or "?", tied or ""])
+            out += [[pattern, flags, dims, self.both(present, cond), required or "?", tied or ""] for present in presents]
+        return out
+
+    def either(self, samples, label, counts):
+        """Conditions of which one is true exactly for the samples with a true label; [None] if none are found. Two are those with an
+        atom and without it, where one of these sides is all true, or all false."""
+        one = self.condition(samples, label, counts)
+        if one is not None:
+            return [one]
+        for a, m in self.index_atoms(samples, counts) + [(a, [m[s[0]] for s in samples]) for a, m in self.scalar_atoms()]:
+            for side, here, there in ((True, a, "!" + a), (False, "!" + a, a)):
+                pure = {k for k, b in zip(label, m) if b == side}
+                rest = [(s, k) for s, k, b in zip(samples, label, m) if b != side]
+                if len(pure) != 1 or not rest:
+                    continue
+                other = self.condition([s for s, _ in rest], [k for _, k in rest], counts)
+                if other is None:
+                    continue
+                self.used.update(self.atom_leaves(a))
+                return [there + "&" + c for c in self.apart(other)] + ([here] if pure == {True} else [])
+        return [None]
+
+    @staticmethod
+    def apart(condition):
+        """Conditions without "|" of which one is true where the condition is."""
+        out, before = [], ""
+        for part in condition.split("|"):
+            out.append(before + part)
+            before += (part[1:] if part[0] == "!" else "!" + part) + "&"
         return out
 
     @staticmethod
@@ -548,22 +583,48 @@ class Fitter:
         dims, ok = self.dims(have, got)
         if ok:
             return [(None, dims)]
+        found = self.split(have, got, cs, 2)
+        if found:
+            return found
+        if dims is None:
+            return [(None, self.uneven(have, got))]
+        by = {s[0]: got[s][0] for s in have}
+        return [(None, [e if e is not None else self.symbol({v: x[d] for v, x in by.items()}) for d, e in enumerate(dims)])]
+
+    def uneven(self, have, got):
+        """The dimensions that are the same for all indices; "?*" for the others. None if their number is not the same."""
+        if len({len(got[s][0]) for s in have}) != 1:
+            return None
+        out = []
+        for d in range(len(got[have[0]][0])):
+            y = {}
+            same = all(y.setdefault(s[0], got[s][0][d]) == got[s][0][d] for s in have)
+            out.append(self.expression(y) or self.symbol(y) if same else "?*")
+        return out
+
+    def split(self, have, got, cs, depth):
+        """[(condition, dimensions)] by one atom, or by one and another of those for which it does not hold or does; None if there are none."""
         atoms = self.index_atoms(have, cs) + [(a, [m[s[0]] for s in have]) for a, m in self.scalar_atoms()]
+        halves = []
         for a, m in atoms:
             yes, no = [s for s, b in zip(have, m) if b], [s for s, b in zip(have, m) if not b]
             if len({s[0] for s in yes}) < 4 or len({s[0] for s in no}) < 4:
                 continue
             d1, ok1 = self.dims(yes, got)
-            if not ok1:
-                continue
             d2, ok2 = self.dims(no, got)
-            if ok2:
+            if ok1 and ok2:
                 self.used.update(self.atom_leaves(a))
                 return [(a, d1), ("!" + a, d2)]
-        if dims is None:
-            return [(None, None)]
-        by = {s[0]: got[s][0] for s in have}
-        return [(None, [e if e is not None else self.symbol({v: x[d] for v, x in by.items()}) for d, e in enumerate(dims)])]
+            if ok1:
+                halves.append((a, d1, "!" + a, no))
+            elif ok2:
+                halves.append(("!" + a, d2, a, yes))
+        for a, d, other, rest in halves if depth > 1 else ():
+            found = self.split(rest, got, cs, depth - 1)
+            if found:
+                self.used.update(self.atom_leaves(a))
+                return [(a, d)] + [(other + "&" + b, e) for b, e in found]
+        return None
 
     def symbol(self, y):
         key = tuple(sorted(y.items()))
@@ -580,6 +641,9 @@ class Fitter:
                 continue
             done.add(p)
             if ".of." in p:
+                continue
+            if ".div." in p:
+                todo += p.split(".div.")
                 continue
             if p in real:
                 out[p] = ["v", real[p]]
