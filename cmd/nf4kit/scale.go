@@ -47,7 +47,7 @@ each pair of a layer's inputs, 0.6 GB where these are 5,632.
 
 --quality exact, better and best stand for absmax, mse-columns and feedback. They take processor time as 1 to
 8 to 70 (SmolLM2-135M), and for it the KL divergence from the original falls by 22 % (better; 25 % with
---activations) and by 61 % (best) on the Llama of the repository: see docs/scales.md.`
+--activations) and by 63 % (best) on the Llama of the repository: see docs/scales.md.`
 
 func (o *ScaleOptions) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()

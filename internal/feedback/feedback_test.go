@@ -116,7 +116,7 @@ func gptq(l *layer, damping float64) []float32 {
 		for j := range n {
 			h[i][j] = float64(l.gram[int(order[i])*n+int(order[j])])
 		}
-		h[i][i] += damping * mean
+		h[i][i] += damping*mean + shrink*h[i][i]
 		h[i][n+i] = 1
 	}
 	for p := range n { // Gauss-Jordan
@@ -293,7 +293,7 @@ func TestChooseDefinite(t *testing.T) {
 	for _, c := range []struct {
 		correlation float32
 		want        float64 // 0: an error
-	}{{1.02, .03}, {1.05, .1}, {1.2, .3}, {1.5, 0}} {
+	}{{1.05, .03}, {1.1, .1}, {1.2, .3}, {1.5, 0}} {
 		gram := []float32{1, c.correlation, c.correlation, 1}
 		_, damping, err := NewFactors(2).Choose(gram, &Trial{kernel.NF4, blockSize, []float32{.5, -.7, .3, .1}, []float32{1}, []float32{1, 0, 0, 1}}, 1)
 		if (err != nil) != (c.want == 0) || damping < c.want {
@@ -410,7 +410,7 @@ func TestRefine(t *testing.T) {
 		after := quantize(0, len(l.x))
 		damped := slices.Clone(l.gram)
 		for i := range c.n {
-			damped[i*c.n+i] += float32(damping / f.unit)
+			damped[i*c.n+i] += float32(damping/f.unit) + shrink*damped[i*c.n+i]
 		}
 		a, b := OutputErrors(damped, c.n, l.x, 1, l.decode(before))[0], OutputErrors(damped, c.n, l.x, 1, l.decode(after))[0]
 		t.Logf("%+v: %.3f of the error without", c, b/a)
