@@ -215,10 +215,13 @@ func (r *Report) deep(ctx context.Context, sub *subject, opt Options) error {
 			return err
 		}
 	}
-	if opt.Source == nil {
-		return nil
+	if opt.Source != nil {
+		return r.prove(ctx, sub, opt)
 	}
-	return r.prove(ctx, sub, opt)
+	if m == nil {
+		return r.plain(ctx, groups.Plain, opt)
+	}
+	return nil
 }
 
 // formula is 4 bits and the constants' share by parameter, averaged over the
