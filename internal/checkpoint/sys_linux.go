@@ -8,9 +8,14 @@ import (
 )
 
 // preallocate reserves size bytes, so that a full disk is found before the work and not after it. A file system that
-// cannot reserve gives a file of that size with holes.
+// cannot reserve gives a file of that size with holes, and so does one in memory: there to reserve is to clear every page, by
+// one thread and before the work begins.
 func preallocate(f *os.File, size int64) error {
-	var err error
+	var st unix.Statfs_t
+	err := unix.Fstatfs(int(f.Fd()), &st)
+	if err == nil && st.Type == unix.TMPFS_MAGIC {
+		return f.Truncate(size)
+	}
 	for {
 		if err = unix.Fallocate(int(f.Fd()), 0, 0, size); !errors.Is(err, unix.EINTR) {
 			break
