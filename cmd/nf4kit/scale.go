@@ -40,14 +40,15 @@ const scaleHelp = `Any reader of the format takes any scales, so these may be ch
 What the inputs of the layers are like decides what an error costs. --imatrix takes an importance
 matrix of llama.cpp, as published for many models; --activations what nf4kit calibrate, or the
 program that calibration-script prints, has collected; --calibrate TEXT collects it first, as nf4kit
-calibrate does, in a file beside DST that goes when it ends. Given any, mse, mse-signed and
-mse-columns weigh errors with it, and mse-signed is the default. feedback needs --calibrate, or --activations with Gram
-matrices (--gram), and holds those of one layer, with factors, beside --max-memory: some 18 bytes for
-each pair of a layer's inputs, 0.6 GB where these are 5,632.
+calibrate does, in a file beside DST that goes when it ends. Given any, mse, mse-signed
+and mse-columns weigh errors with it, and mse-signed is the default. feedback needs --calibrate, or
+--activations with Gram matrices (--gram), and holds those of one layer, with factors, beside
+--max-memory: some 18 bytes for each pair of a layer's inputs, 0.6 GB where these are 5,632.
 
---quality exact, better and best stand for absmax, mse-columns and feedback. They take processor time as 1 to
-8 to 70 (SmolLM2-135M), and for it the KL divergence from the original falls by 22 % (better; 25 % with
---activations) and by 63 % (best) on the Llama of the repository: see docs/scales.md.`
+--quality exact, better and best stand for absmax, mse-columns and feedback. They take processor
+time as 1 to 8 to 70 (SmolLM2-135M), and for it the KL divergence from the original falls by 22 %
+(better; 25 % with --activations) and by 63 % (best) on the Llama of the repository: see
+docs/scales.md.`
 
 func (o *ScaleOptions) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()

@@ -1,7 +1,5 @@
 package kernel
 
-import "math"
-
 // Absmax writes the largest magnitude of every block of src, clamped to at least 1e-38 for a short last block. It is a
 // NaN or an infinity if and only if the block holds one.
 func Absmax(e Elem, absmax []float32, src []byte, blockSize int) {
@@ -10,20 +8,6 @@ func Absmax(e Elem, absmax []float32, src []byte, blockSize int) {
 		return
 	}
 	absmaxGeneric(e, absmax[done:], src[done*blockSize*e.Size():], blockSize)
-}
-
-// Largest is the largest magnitude of f, whose values are finite, or 0 if there are none.
-func Largest(f []float32) float32 {
-	var m [1]float32
-	done := 0
-	if b, n := asBytes(f), len(f)&^31; n > 0 && b != nil {
-		done = n * absmaxBlocks(F32, m[:], b[:4*n], n)
-	}
-	largest := math.Float32bits(m[0])
-	for _, v := range f[done:] {
-		largest = max(largest, math.Float32bits(v)&^(1<<31))
-	}
-	return math.Float32frombits(largest)
 }
 
 // Codes writes the codes of src for given scales, half a byte for every element, rounded up. The scaled value of an

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"sync"
+
+	"github.com/nf4kit/nf4kit/internal/kernel"
 )
 
 // dora is what DoRA needs to know of a tensor before an element can be merged.
@@ -77,9 +79,7 @@ func (v *merged) takeOut(x *work, begin, i int, w []float32, first int64) error 
 		}
 		d := added.delta
 		if f == nil {
-			for k := range w {
-				w[k] -= d[k]
-			}
+			kernel.AddScaled(w, -1, d)
 		} else {
 			o := u.outputs(first)
 			for k := range w {
@@ -109,9 +109,7 @@ func (v *merged) addAgain(x *work, i, j int, w []float32, first int64) error {
 		if err != nil {
 			return err
 		}
-		for k := range w {
-			w[k] += float32(added.delta[k] * added.by)
-		}
+		kernel.AddScaled(w, added.by, added.delta)
 	}
 	v.round(x, w)
 	return nil

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/quantize"
@@ -42,19 +41,12 @@ func grow[T any](p *[]T, n int) []T {
 // contents checks every code and constant of every quantized weight.
 func (r *Report) contents(ctx context.Context, groups *fourbit.Groups, opt Options) error {
 	found, words := make([][]Finding, len(groups.Weights)), make([]nanWords, len(groups.Weights))
-	var mu sync.Mutex
+	progress := opt.progress()
 	err := stream.Run(ctx, opt.Stream, newScratch, len(groups.Weights), func(i int) int64 {
 		return groups.Weights[i].Size.Nested * 4
 	}, func(i int, each stream.Each[*scratch]) error {
 		c := &content{w: groups.Weights[i], absmax: !r.searched}
-		if err := c.check(each, func(n int64) {
-			if opt.Progress == nil {
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			opt.Progress(c.w.Name, n)
-		}); err != nil {
+		if err := c.check(each, func(n int64) { progress(c.w.Name, n) }); err != nil {
 			return err
 		}
 		found[i], words[i] = c.found, c.words

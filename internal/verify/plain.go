@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/kernel"
@@ -20,7 +19,7 @@ func (r *Report) plain(ctx context.Context, tensors []fourbit.Tensor, opt Option
 		return !ok || e == kernel.F64
 	})
 	first := make([]int64, len(list))
-	var mu sync.Mutex
+	progress := opt.progress()
 	err := stream.Run(ctx, opt.Stream, newScratch, len(list), func(int) int64 { return 0 }, func(i int, each stream.Each[*scratch]) error {
 		t := list[i]
 		e, _ := weights.ElemOf(t.DType)
@@ -36,11 +35,7 @@ func (r *Report) plain(ctx context.Context, tensors []fourbit.Tensor, opt Option
 			if found[k] = firstNaN(e, b); found[k] >= 0 {
 				found[k] += at
 			}
-			if opt.Progress != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				opt.Progress(t.Name, int64(len(b)))
-			}
+			progress(t.Name, int64(len(b)))
 			return nil
 		})
 		first[i] = -1

@@ -97,14 +97,7 @@ func (r *Report) prove(ctx context.Context, sub *subject, opt Options) error {
 			r.find(fourbit.Warning, manifest.Name, "", "source: %s: the one given is not the one recorded", diff)
 		}
 	}
-	var mu sync.Mutex
-	progress := func(name string, n int64) {
-		if opt.Progress != nil {
-			mu.Lock()
-			defer mu.Unlock()
-			opt.Progress(name, n)
-		}
-	}
+	progress := opt.progress()
 	jobs := make([]*prover, 0, len(groups.Weights)+len(groups.Plain))
 	for _, w := range groups.Weights {
 		jobs = append(jobs, &prover{w: w, t: w.Packed, shape: w.State.Shape[:], exact: p.Exact, scale: scale(w.Name), known: opt.Inputs, progress: progress})

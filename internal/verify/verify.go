@@ -19,6 +19,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
@@ -51,6 +52,19 @@ type Options struct {
 	Inputs          *Inputs            // what the scales were weighted with; nil: nothing
 	Stream          stream.Options
 	Progress        func(tensor string, bytes int64) // called from one goroutine at a time
+}
+
+// progress calls Progress, if there is one, from any number of goroutines.
+func (o *Options) progress() func(tensor string, bytes int64) {
+	if o.Progress == nil {
+		return func(string, int64) {}
+	}
+	var mu sync.Mutex
+	return func(tensor string, bytes int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		o.Progress(tensor, bytes)
+	}
 }
 
 // A Report is the outcome of Check.
