@@ -387,10 +387,11 @@ func near(q Query) []string {
 	if name == "" || len(name) > 64 {
 		return nil
 	}
-	for t := range blocks() {
-		if strings.Contains(diffusersText, "\ntype "+t+" ") != q.Diffusers {
-			continue
-		}
+	table := tableText
+	if q.Diffusers {
+		table = diffusersText
+	}
+	for t := range table.Names() {
 		d := distance(name, t)
 		if d <= max(1, len(name)/4) || (len(name) > 3 && strings.HasPrefix(t, strings.TrimRight(name, "0123456789_.-"))) {
 			all = append(all, scored{t, d})

@@ -43,7 +43,7 @@ import (
 // "causal" for the type's base model or ForCausalLM class, or a class name.
 //
 //go:embed data/table.txt
-var tableText string
+var tableText Blocks
 
 // diffusersText has the classes of diffusers in the same grammar. Their type
 // is the _class_name of config.json and their flag "d"; what the rows say of
@@ -51,33 +51,14 @@ var tableText string
 // _keep_in_fp32_modules keeps, and strict lists these names.
 //
 //go:embed data/diffusers.txt
-var diffusersText string
+var diffusersText Blocks
 
 // aliases maps other names of a model type to the one that has a block.
 var aliases = sync.OnceValue(func() map[string]string {
 	m := map[string]string{}
-	for line := range strings.Lines(tableText[:strings.Index(tableText, "\ntype ")+1]) {
+	for line := range strings.Lines(string(tableText[:nextBlock(string(tableText), 0)])) {
 		if f := strings.Fields(line); len(f) == 3 && f[0] == "alias" {
 			m[f[1]] = f[2]
-		}
-	}
-	return m
-})
-
-// blocks maps each model type, and each class of diffusers, to its block.
-var blocks = sync.OnceValue(func() map[string]string {
-	m := map[string]string{}
-	for _, text := range []string{tableText, diffusersText} {
-		rest := text[strings.Index(text, "\ntype ")+1:]
-		for rest != "" {
-			end := strings.Index(rest, "\ntype ") + 1
-			if end == 0 {
-				end = len(rest)
-			}
-			block := rest[:end]
-			rest = rest[end:]
-			name, _, _ := strings.Cut(strings.TrimPrefix(block, "type "), " ")
-			m[name] = block
 		}
 	}
 	return m
@@ -207,8 +188,11 @@ func loadType(name string) *modelType {
 	if t, ok := parsed.types[name]; ok {
 		return t
 	}
-	block, ok := blocks()[name]
-	if !ok {
+	block := tableText.Find(name)
+	if block == "" {
+		block = diffusersText.Find(name)
+	}
+	if block == "" {
 		return nil
 	}
 	t, err := parseBlock(block)

@@ -25,11 +25,8 @@ type Component struct {
 // Components lists the table's classes of diffusers, sorted.
 func Components() []Component {
 	var out []Component
-	for _, name := range slices.Sorted(maps.Keys(blocks())) {
+	for name := range diffusersText.Names() {
 		t := lookupType(name)
-		if !t.diffusers {
-			continue
-		}
 		info := Component{Class: name}
 		e := newEntry(t.base, Query{}, nil)
 		for _, weight := range t.base.names("0") {
@@ -46,11 +43,8 @@ func Components() []Component {
 // whole table.
 func Types() []TypeInfo {
 	var out []TypeInfo
-	for _, name := range slices.Sorted(maps.Keys(blocks())) {
+	for name := range tableText.Names() {
 		t := lookupType(name)
-		if t.diffusers {
-			continue
-		}
 		info := TypeInfo{ModelType: name, In: t.in}
 		for _, c := range t.classes {
 			info.Classes = append(info.Classes, c.name)

@@ -62,8 +62,17 @@ text.head.weight - [text.words,text.width] 1 !t:tie
 
 func init() {
 	for name, block := range composed {
-		factBlocks()[name] = block
+		addFacts(name, block)
 	}
+}
+
+// addFacts makes a type known that facts.txt has not.
+func addFacts(name, block string) {
+	f, err := parseFacts(block)
+	if err != nil {
+		panic(err)
+	}
+	factCache.types[name] = f
 }
 
 func tensorsOf(list string) []Tensor {
@@ -168,14 +177,14 @@ func TestLoose(t *testing.T) {
 
 // TestTowers: a class of one side of an encoder-decoder lacks nothing of the other.
 func TestTowers(t *testing.T) {
-	factBlocks()["two"] = `class Two in=5 base=two auto=base
+	addFacts("two", `class Two in=5 base=two auto=base
 layout
 count encoder.# 2
 count decoder.# 2
 encoder.#.weight - [4] 1 1
 decoder.#.weight - [4] 1 1
 shared.weight - [4] 1 1
-`
+`)
 	if got := problems(t, "two", "TwoEncoder", "{}", "two.encoder.0.weight 4\ntwo.encoder.1.weight 4\nclassifier.weight 2\n"); got != nil {
 		t.Errorf("got %q, want nothing", got)
 	}
@@ -187,7 +196,7 @@ shared.weight - [4] 1 1
 
 // TestLength: the length of a list of numbers says which of the members written out there are; a list of kinds, what is in the members.
 func TestLength(t *testing.T) {
-	factBlocks()["staged"] = `class Staged in=5 auto=base
+	addFacts("staged", `class Staged in=5 auto=base
 default kinds.len =depth
 layout
 count layers.# kinds.len
@@ -197,7 +206,7 @@ stages.2.x.weight - [4] gt:depths.len:2 1
 stages.3.x.weight - [4] gt:depths.len:3 1
 layers.#.scan.weight - [4] at:0:kinds:linear_attention 1
 layers.#.odd.weight - [4] cyc:0:pattern:odd 1
-`
+`)
 	stages := func(n int) string {
 		return strings.Join([]string{"", "stages.0.x.weight 4\n", "stages.1.x.weight 4\n", "stages.2.x.weight 4\n", "stages.3.x.weight 4\n", "stages.4.x.weight 4\n"}[:n+1], "")
 	}
@@ -229,7 +238,7 @@ layers.#.odd.weight - [4] cyc:0:pattern:odd 1
 
 // TestValues: what a fact's expression may be made of besides the values that config.json names.
 func TestValues(t *testing.T) {
-	factBlocks()["valued"] = `class Valued in=5 auto=base
+	addFacts("valued", `class Valued in=5 auto=base
 alias kept.*.width taken
 default sides [32,32]
 default taken 4
@@ -238,7 +247,7 @@ count layers.# depth
 layers.#.sparse.weight - [4] mod:0:-1:step 1
 layers.#.uneven.weight - [4,?*] 1 1
 patches - [image.size.div.image.patch*image.size.div.image.patch,taken] 1 1
-`
+`)
 	layers := func(n int, sparse ...string) string {
 		out := "patches 9 4\n"
 		for i := range n {
@@ -336,14 +345,14 @@ func TestFuse(t *testing.T) {
 // TestShared: the first blocks of a kind are the others' too, in turn, and each has members of its own for the layers that have it. A
 // checkpoint may have a block in any of its layers.
 func TestShared(t *testing.T) {
-	factBlocks()["turns"] = `class Turns in=5 auto=base
+	addFacts("turns", `class Turns in=5 auto=base
 layout
 count layers.# kinds.len
 count layers.#.block.extra.# kinds.of.hybrid
 layers.#.scan.weight - [4] 1 1
 layers.#.block.weight - [4] at:0:kinds:hybrid nth:0:kinds:hybrid:blocks|!t:shared layers.#.block.weight
 layers.#.block.extra.#.weight - [4] at:0:kinds:hybrid&turn:0:kinds:hybrid:blocks:1 nth:0:kinds:hybrid:blocks layers.#.block.extra.#.weight
-`
+`)
 	const config = `{"kinds": ["a", "hybrid", "hybrid", "a", "hybrid"], "blocks": 2, "shared": true}`
 	scans := "layers.0.scan.weight 4\nlayers.1.scan.weight 4\nlayers.2.scan.weight 4\nlayers.3.scan.weight 4\nlayers.4.scan.weight 4\n"
 	of := func(layer string, extras ...string) string {

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
 )
 
 // factsText says which tensors the classes of transformers have, by model type and class. gen/facts.py of package arch asks
@@ -32,16 +34,7 @@ import (
 // AutoModelForCausalLM makes of the type: those stand in other models.
 //
 //go:embed data/facts.txt
-var factsText string
-
-var factBlocks = sync.OnceValue(func() map[string]string {
-	m := map[string]string{}
-	for _, block := range strings.Split("\n"+factsText, "\ntype ")[1:] {
-		name, rest, _ := strings.Cut(block, "\n")
-		m[name] = rest
-	}
-	return m
-})
+var factsText arch.Blocks
 
 var factCache = struct {
 	sync.Mutex
@@ -50,16 +43,16 @@ var factCache = struct {
 
 // factsOf returns the facts of a type's classes, nil if there are none.
 func factsOf(modelType string) []*facts {
-	block, ok := factBlocks()[modelType]
-	if !ok {
-		return nil
-	}
 	factCache.Lock()
 	defer factCache.Unlock()
 	if f, ok := factCache.types[modelType]; ok {
 		return f
 	}
-	f, err := parseFacts(block)
+	_, rows, ok := strings.Cut(factsText.Find(modelType), "\n")
+	if !ok {
+		return nil
+	}
+	f, err := parseFacts(rows)
 	if err != nil {
 		// The file is part of the program; a test parses all of it.
 		panic("complete: internal error: facts of " + modelType + ": " + err.Error())

@@ -1,7 +1,6 @@
 package complete
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -12,7 +11,7 @@ import (
 
 // TestFacts reads all of facts.txt.
 func TestFacts(t *testing.T) {
-	types := slices.Sorted(maps.Keys(factBlocks()))
+	types := slices.Collect(factsText.Names())
 	if len(types) < 40 {
 		t.Fatalf("%d types, want those of the field", len(types))
 	}
@@ -43,7 +42,7 @@ func TestFacts(t *testing.T) {
 
 func FuzzParseFacts(f *testing.F) {
 	for _, name := range []string{"llama", "gpt2"} {
-		block := factBlocks()[name]
+		_, block, _ := strings.Cut(factsText.Find(name), "\n")
 		f.Add(block[:min(len(block), 3000)])
 	}
 	f.Add("class A in=5 prefix=m\ndefault x =a*b/c\nlayout\ncount l.# ceil(n/2)\nl.#.w - [a+2*b-3,?0] t:x&!lt:0:y 1 e\nclass B in=5 prefix=p\nlayout from=A/0\nl.#.w - none 0 0\n")
