@@ -46,6 +46,7 @@ func (p *profiles) start() error {
 	if err != nil {
 		return fmt.Errorf("memory profile: %w", err)
 	}
+	runtime.MemProfileRate = 512 << 10 // as Go has it
 	p.running = append(p.running, func() error {
 		runtime.GC() // the figures in use are those of the last collection
 		return errors.Join(pprof.Lookup("allocs").WriteTo(f, 0), f.Close())

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 
@@ -45,7 +46,7 @@ func ModelCard(source []byte, c Card, r *Report) ([]byte, error) {
 	if base == "" {
 		base = only(old["base_model"]) // of a source that is itself derived: better than nothing
 	}
-	if !hubID.MatchString(base) {
+	if !hubID().MatchString(base) {
 		base = "" // a path or worse: the hub would not know it
 	}
 	if base != "" {
@@ -117,8 +118,10 @@ func (c *Card) body(b *bytes.Buffer, base string, r *Report) {
 }
 
 // hubID matches the names of models on the hub, with or without their owner (huggingface_hub's validate_repo_id). Nothing
-// in one can mean anything in YAML, Markdown or a URL.
-var hubID = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?$`)
+// in one can mean anything in YAML, Markdown or a URL. It is compiled where it is asked for: the counts make it large.
+var hubID = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?$`)
+})
 
 // pyString is s as a literal of Python, which agrees with Go on what %q writes of UTF-8. Nothing in it ends the code block.
 func pyString(s string) string { return fmt.Sprintf("%q", strings.ToValidUTF8(s, "\ufffd")) }

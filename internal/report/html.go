@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/escape"
 )
@@ -17,7 +18,10 @@ import (
 //go:embed page.html
 var pageText string
 
-var page = template.Must(template.New("report").Funcs(template.FuncMap{"line": escape.Line}).Parse(pageText))
+// page is parsed when it is asked for: most runs write none.
+var page = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("report").Funcs(template.FuncMap{"line": escape.Line}).Parse(pageText))
+})
 
 // A metric is a figure that the page's table of tensors can show.
 type metric struct {
@@ -115,7 +119,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("encode report: %w", err)
 	}
-	return page.Execute(w, map[string]any{
+	return page().Execute(w, map[string]any{
 		"Title": escape.Line(r.title()), "Subtitle": escape.Line(r.subtitle()), "Tool": r.Tool, "Columns": r.Columns(), "Totals": r.totals(), "Lines": r.lines(), "Verification": r.Verification, "Merge": r.Merge.page(), "Evaluation": r.Evaluation.tables(), "Histograms": r.hasHistograms(),
 		"Plot": plot.SVG, "Rings": plot.Rings, "Wide": plot.Wide, "Data": template.JS(raw),
 	})

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/memplan"
 )
@@ -21,7 +22,8 @@ var pageJS string
 //go:embed page.html
 var pageHTML string
 
-var tmpl = template.Must(template.New("page").Parse(pageHTML))
+// tmpl is parsed when it is asked for: most runs write no page.
+var tmpl = sync.OnceValue(func() *template.Template { return template.Must(template.New("page").Parse(pageHTML)) })
 
 // Variant is one way to train the model.
 type Variant struct {
@@ -64,7 +66,7 @@ func Write(w io.Writer, d Data) error {
 	for _, g := range memplan.GPUs() {
 		cards = append(cards, card{g.Name, g.MiB, g.Usable()})
 	}
-	if err := tmpl.Execute(w, map[string]any{
+	if err := tmpl().Execute(w, map[string]any{
 		"Data": d, "Formula": template.JS(formulaJS), "Script": template.JS(pageJS),
 		"JSON": map[string]any{"variants": d.Variants, "ways": d.Ways, "chosen": d.Chosen, "batch": d.Batch, "seq": d.Seq, "rank": d.Rank, "context": d.Context, "gpu": d.GPU, "gpus": cards},
 	}); err != nil {
