@@ -255,19 +255,23 @@ func (s *resumed) files() int {
 
 // verify reads the finished files that count for this run. One that is not what was recorded is made again.
 func (s *resumed) verify(ctx context.Context, jobs int) error {
+	var finished []int
+	for i, done := range s.done {
+		if done != nil && s.mine[i] {
+			finished = append(finished, i)
+		}
+	}
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range max(1, jobs) {
+	for range min(max(1, jobs), len(finished)) {
 		wg.Go(func() {
 			buf := make([]byte, 1<<20)
 			for ctx.Err() == nil {
-				i := int(next.Add(1)) - 1
-				if i >= len(s.done) {
+				n := int(next.Add(1)) - 1
+				if n >= len(finished) {
 					return
 				}
-				if s.done[i] == nil || !s.mine[i] {
-					continue
-				}
+				i := finished[n]
 				sh := &s.plan.shards[i]
 				if err := s.check(i, buf); err != nil {
 					s.mu.Lock()
