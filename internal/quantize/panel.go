@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"io"
 	"math"
-	"sync"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/stream"
@@ -16,7 +15,7 @@ const Ahead = 8 * RangeBytes
 
 // A Worker owns the scratch memory of one goroutine.
 type Worker struct {
-	slab  []byte    // a range of the source and its codes, when the job holds none
+	room  []byte    // slab, once it is asked for
 	run   []byte    // the range in the run dtype
 	scale []float32 // decoded scales of a range
 	abs   []float32 // scales read back
@@ -27,16 +26,17 @@ type Worker struct {
 	values, decoded []float32 // of a chunk
 }
 
-// NewWorker makes one.
-func NewWorker() *Worker {
-	return &Worker{slab: make([]byte, slabBytes), run: make([]byte, RangeBytes)}
-}
+// NewWorker makes one. What it does not come to need it has not.
+func NewWorker() *Worker { return new(Worker) }
+
+// slab is a range of the source and its codes, when the job holds none.
+func (w *Worker) slab() []byte { return grow(&w.room, slabBytes) }
 
 // Range is scratch for the bytes of a range.
-func (w *Worker) Range() []byte { return w.slab[:RangeBytes] }
+func (w *Worker) Range() []byte { return w.slab()[:RangeBytes] }
 
 // Rounded is scratch for the same in another dtype.
-func (w *Worker) Rounded() []byte { return w.run }
+func (w *Worker) Rounded() []byte { return grow(&w.run, RangeBytes) }
 
 func grow[T any](p *[]T, n int) []T {
 	if cap(*p) < n {
@@ -79,7 +79,7 @@ func (j *Job) load(w *Worker, first, n int64, how reading) (src, run []byte, err
 	if src, err = j.values(w, first, n, how); err != nil || j.Elem == j.Run {
 		return src, src, err
 	}
-	run = w.run[:n*int64(j.Run.Size())]
+	run = w.Rounded()[:n*int64(j.Run.Size())]
 	overflow, nonFinite := kernel.Convert(run, j.Run, src, j.Elem, int(n))
 	if at := firstOf(overflow, nonFinite); at >= 0 {
 		return nil, nil, j.Bad(first+int64(at), valueAt(src, j.Elem, at))
@@ -95,15 +95,17 @@ func (j *Job) values(w *Worker, first, n int64, how reading) ([]byte, error) {
 			return j.slabs[task][(first-task*j.step)*j.size:][:n*j.size], nil
 		}
 		head := (task+1)*j.step - first
-		src := w.slab[:n*j.size]
+		src := w.slab()[:n*j.size]
 		copy(src, j.slabs[task][(j.step-head)*j.size:][:head*j.size])
 		copy(src[head*j.size:], j.slabs[task+1])
 		return src, nil
 	}
-	slab := w.slab
+	var slab []byte
 	if how.fill {
 		slab = j.run.slabs.Get(slabBytes)
 		j.slabs[task] = slab
+	} else {
+		slab = w.slab()
 	}
 	src := slab[:n*j.size]
 	if first == 0 {
@@ -131,39 +133,6 @@ func valueAt(src []byte, e kernel.Elem, i int) float64 {
 	var b [4]byte
 	kernel.Convert(b[:], kernel.F32, src[i*e.Size():][:e.Size()], e, 1)
 	return float64(math.Float32frombits(binary.LittleEndian.Uint32(b[:])))
-}
-
-// A floatPool recycles the arrays in which jobs hold scales: the tensors of a model have few distinct
-// sizes.
-type floatPool struct {
-	mu   sync.Mutex
-	free [][]float32
-}
-
-const maxPooled = 16
-
-func (p *floatPool) get(n int) []float32 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i, s := range p.free {
-		if cap(s) >= n && cap(s) <= 2*n {
-			p.free = append(p.free[:i], p.free[i+1:]...)
-			return s[:n]
-		}
-	}
-	return make([]float32, n)
-}
-
-func (p *floatPool) put(s []float32) {
-	if s == nil {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.free) == maxPooled {
-		p.free = append(p.free[:0], p.free[1:]...)
-	}
-	p.free = append(p.free, s)
 }
 
 func ceilDiv(a, b int64) int { return int((a + b - 1) / b) }

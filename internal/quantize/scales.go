@@ -40,9 +40,9 @@ func (s *scales) memory() int64 {
 
 func (s *scales) begin() error {
 	if !s.spilled {
-		s.absmax = s.run.floats.get(int(s.n))
+		s.absmax = s.run.floats.Get(int(s.n))
 		if s.double {
-			s.codes = make([]byte, s.n)
+			s.codes = s.run.bytes.Get(int(s.n))
 			s.nested = make([]float32, doublequant.NestedLen(int(s.n)))
 		}
 		return nil
@@ -59,7 +59,8 @@ func (s *scales) begin() error {
 }
 
 func (s *scales) release() {
-	s.run.floats.put(s.absmax)
+	s.run.floats.Put(s.absmax)
+	s.run.bytes.Put(s.codes)
 	s.absmax, s.codes, s.nested = nil, nil, nil
 	if s.file != nil {
 		s.file.Close()

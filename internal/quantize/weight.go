@@ -96,7 +96,8 @@ type Run struct {
 
 	turn   <-chan struct{} // closed when the last of the exclusive jobs that were made is done with its turn
 	slabs  stream.Buffers  // in which jobs hold ranges
-	floats floatPool
+	floats stream.Pool[float32]
+	bytes  stream.Pool[byte]
 }
 
 // Job is the work on one weight.
@@ -339,9 +340,11 @@ func (j *Job) writeCodes(p *Panel, task int, scale []float32, codes []byte) erro
 
 // codesOf is the place for the codes of a panel: they stay beside the values where these do.
 func (j *Job) codesOf(w *Worker, task, n int) []byte {
-	slab := w.slab
+	var slab []byte
 	if j.held && j.panel == j.step {
 		slab = j.slabs[task]
+	} else {
+		slab = w.slab()
 	}
 	return slab[RangeBytes:][:(n+1)/2]
 }
@@ -373,7 +376,7 @@ func (j *Job) sums(w *Worker, task int) error {
 	if err != nil {
 		return err
 	}
-	codes := w.slab[RangeBytes:][:(n+1)/2]
+	codes := w.slab()[RangeBytes:][:(n+1)/2]
 	if j.held && j.panel == j.step {
 		codes = j.slabs[task][RangeBytes:][:len(codes)]
 	} else if err := stream.ReadFull(j.Parts.Codes, codes, first/2); err != nil {
