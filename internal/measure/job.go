@@ -24,8 +24,9 @@ type job struct {
 	chunks []int64 // numbers of the chunks measured, ascending
 	of     int64   // chunks of the tensor
 	hold   bool    // the bytes stay in memory between the passes
-	data   []byte
-	lean   bool // of small blocks no scale is kept between the passes: there are too many
+	slabs  *stream.Buffers
+	data   [][]byte // slabs of the measured chunks in order
+	lean   bool     // of small blocks no scale is kept between the passes: there are too many
 
 	absmax [][]float32 // by block size of the set, scales of the measured chunks in order
 	scale  [][]float32 // what double quantization makes of them
@@ -55,8 +56,11 @@ const leanBlock = kernel.Chunk / doublequant.BlockSize
 // keeps reports whether the scales of block size i stay in memory between the passes.
 func (j *job) keeps(i int) bool { return !j.lean || j.set.blocks[i] > leanBlock }
 
-func newJob(e *Weight, run kernel.Elem, opt *Options, set *formatSet, progress func(string, int64)) *job {
-	j := &job{Weight: e, run: run, opt: opt, set: set, progress: progress, n: e.Elems()}
+// slabBytes are a chunk of the widest elements, or several of narrower ones: what one job held, the next holds again.
+const slabBytes = kernel.Chunk * 8
+
+func newJob(e *Weight, run kernel.Elem, opt *Options, set *formatSet, slabs *stream.Buffers, progress func(string, int64)) *job {
+	j := &job{Weight: e, run: run, opt: opt, set: set, slabs: slabs, progress: progress, n: e.Elems()}
 	j.of = (j.n + kernel.Chunk - 1) / kernel.Chunk
 	j.chunks = sampleChunks(e.Name, j.of, opt.Sample)
 	return j
@@ -73,7 +77,12 @@ func (j *job) measured() int64 {
 // length of chunk c.
 func (j *job) length(c int64) int64 { return min(kernel.Chunk, j.n-c*kernel.Chunk) }
 
-func (j *job) dataBytes() int64 { return j.measured() * int64(j.Elem().Size()) }
+// heldChunks is how many chunks a slab holds.
+func (j *job) heldChunks() int { return slabBytes / (kernel.Chunk * j.Elem().Size()) }
+
+func (j *job) dataSlabs() int { return (len(j.chunks) + j.heldChunks() - 1) / j.heldChunks() }
+
+func (j *job) dataBytes() int64 { return int64(j.dataSlabs()) * slabBytes }
 
 // fixedBytes is what a job holds besides the weights.
 func (j *job) fixedBytes() int64 {
@@ -107,7 +116,16 @@ func (j *job) measure(each stream.Each[*scratch]) error {
 	}
 	chunks := len(j.chunks)
 	if j.hold {
-		j.data = make([]byte, j.dataBytes())
+		j.data = make([][]byte, j.dataSlabs())
+		for i := range j.data {
+			j.data[i] = j.slabs.Get(slabBytes)
+		}
+		defer func() {
+			for _, slab := range j.data {
+				j.slabs.Put(slab)
+			}
+			j.data = nil
+		}()
 	}
 	j.begin()
 	if j.set.rows {
@@ -124,7 +142,7 @@ func (j *job) measure(each stream.Each[*scratch]) error {
 	}
 	j.counts, j.zeros, j.errors = make([][256]int64, formats), make([]int64, formats), make([]errorParts, formats)
 	err := each(chunks, j.encode)
-	j.data, j.scale = nil, nil
+	j.scale = nil
 	return err
 }
 
@@ -154,7 +172,7 @@ func (j *job) load(w *scratch, k int, read bool) (src, run []byte, err error) {
 	n := int(j.length(c))
 	src = w.src[:n*size]
 	if j.hold {
-		src = j.data[k*kernel.Chunk*size:][:n*size]
+		src = j.data[k/j.heldChunks()][k%j.heldChunks()*kernel.Chunk*size:][:n*size]
 	}
 	if read || !j.hold {
 		if err := j.Read(src, c*kernel.Chunk); err != nil {

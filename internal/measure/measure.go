@@ -114,9 +114,10 @@ func Run(ctx context.Context, tensors []Weight, opt Options) ([]Tensor, error) {
 			opt.Progress(name, n)
 		}
 	}
+	var slabs stream.Buffers
 	jobs := make([]*job, len(tensors))
 	for i := range tensors {
-		jobs[i] = newJob(&tensors[i], run, &opt, set, progress)
+		jobs[i] = newJob(&tensors[i], run, &opt, set, &slabs, progress)
 	}
 	budget := opt.Stream.Budget()
 	err := stream.Run(ctx, opt.Stream, func() *scratch { return newScratch(set) }, len(jobs),
