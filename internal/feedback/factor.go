@@ -50,10 +50,6 @@ func (e *GramError) Error() string {
 // RefineMemory is how many bytes Refine takes.
 func RefineMemory(n int64) int64 { return 4*n*n + 64*n*kernel.TileRows + 32*n }
 
-// FactorMemory is how many bytes NewFactor takes for a Gram matrix of n columns, beside the matrix: the copy that it
-// factors, and the result, of half the size.
-func FactorMemory(n int64) int64 { return 4*n*n + 2*n*n + 64*n*kernel.TileRows }
-
 // Check reports what makes a matrix of n columns no Gram matrix, as far as single elements show it: a NaN or an infinity, a
 // negative diagonal, an element beyond the root of the product of its diagonal elements, or a lack of symmetry.
 func Check(gram []float32, n int) error {

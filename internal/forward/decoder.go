@@ -218,35 +218,6 @@ func (d *Decoder) Linears(layer int) []Linear {
 	return out
 }
 
-// Tensor is the tensor of that name, nil if there is none.
-func (d *Decoder) Tensor(name string) *weights.Tensor { return d.tensors[name] }
-
-// Replace puts another tensor in the place of that of a layer's Linear, [Out, In] or, of a stack of experts, of the shape that the stack
-// has. The values are taken as they are.
-func (d *Decoder) Replace(name string, t *weights.Tensor) error {
-	found := false
-	for _, l := range d.layers {
-		for _, p := range l.linears {
-			if p.Name != name {
-				continue
-			}
-			found = true
-			switch {
-			case p.Expert < 0 && sameShape(t.Shape, []int{p.Out, p.In}):
-				p.across = false
-			case p.Expert >= 0 && fmt.Sprint(t.Shape) == fmt.Sprint(p.t.Shape):
-			default:
-				return fmt.Errorf("replace %s: shape %v in place of %v", name, t.Shape, p.t.Shape)
-			}
-			p.t = t
-		}
-	}
-	if !found {
-		return fmt.Errorf("replace %s: no Linear of a layer", name)
-	}
-	return nil
-}
-
 // Apply writes to out [tokens, l.Out] what a Linear of a layer makes of in [tokens, l.In]: its bias is added. The rows of out are contiguous.
 func (d *Decoder) Apply(ctx context.Context, l Linear, out, in linalg.Matrix) error {
 	for _, layer := range d.layers {

@@ -113,9 +113,7 @@ var labels = map[string]string{
 	"metal": "Metal", "fouroversix": "Four Over Six", "gemma": "Gemma", "mlx": "MLX",
 }
 
-// Describe names the method of a quantization_config object for people, such as "bitsandbytes 4-bit (nf4)".
-func Describe(raw []byte) string { return describeMethod(raw).Label }
-
+// describeMethod says what a quantization_config object stands for; the label is for people, such as "bitsandbytes 4-bit (nf4)".
 func describeMethod(raw []byte) *Quantized {
 	q := &Quantized{Method: text(raw, "quant_method")}
 	four, eight := holds(raw, "load_in_4bit") || holds(raw, "_load_in_4bit"), holds(raw, "load_in_8bit") || holds(raw, "_load_in_8bit")

@@ -201,28 +201,6 @@ func (f Format) Bytes(shape []int64) (codes, all int64) {
 	return codes, codes + tables
 }
 
-// ParseFormat is the inverse of String.
-func ParseFormat(s string) (Format, error) {
-	name, rest, _ := strings.Cut(s, ",")
-	k, err := ParseKind(name)
-	if err != nil {
-		return Format{}, err
-	}
-	f := Format{Kind: k, BlockSize: traits[k].fixed}
-	if rest == "" {
-		return f, f.Validate()
-	}
-	c, err := bnb.ParseChange(rest)
-	if err != nil || c.Type != nil || c.Scale != nil {
-		return Format{}, fmt.Errorf("format %q: %q: want a list of block=N, dq, nodq", s, rest)
-	}
-	if c.BlockSize != nil {
-		f.BlockSize = *c.BlockSize
-	}
-	f.DoubleQuant = c.DoubleQuant != nil && *c.DoubleQuant
-	return f, f.Validate()
-}
-
 // Points are the values of a 4-bit code over the largest magnitude of a block, ascending; nil for other codes and for
 // those whose points move with the block.
 func Points(k Kind) []float64 {

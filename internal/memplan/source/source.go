@@ -216,16 +216,12 @@ func kindOf(c arch.Class, quantize bool) (modelshape.Kind, modelshape.Part, bool
 // reclassify lets the table of architectures, which convert decides by, say
 // which groups of a model known from its config are quantized.
 func reclassify(m *modelshape.Model, config []byte) {
-	q, err := arch.ParseConfig(config)
-	if err != nil {
-		return
-	}
 	names := make([]string, len(m.Groups))
 	for i, g := range m.Groups {
 		names[i] = strings.ReplaceAll(g.Name, "*", "1")
 	}
-	table, err := arch.Resolve(q, names)
-	if err != nil {
+	table := tableOf(config, names)
+	if table == nil {
 		return
 	}
 	for i, name := range names {
@@ -337,16 +333,12 @@ func (out *Source) convertible(path string, s *checkpoint.Source, f *footprint.F
 // classesOf looks every tensor up in the table of architectures; nil if the
 // table does not have the model.
 func classesOf(config []byte, tensors []modelshape.Tensor) map[string]arch.Class {
-	q, err := arch.ParseConfig(config)
-	if err != nil {
-		return nil
-	}
 	names := make([]string, len(tensors))
 	for i, t := range tensors {
 		names[i] = t.Name
 	}
-	table, err := arch.Resolve(q, names)
-	if err != nil {
+	table := tableOf(config, names)
+	if table == nil {
 		return nil
 	}
 	out := make(map[string]arch.Class, len(names))
@@ -354,6 +346,19 @@ func classesOf(config []byte, tensors []modelshape.Tensor) map[string]arch.Class
 		out[n] = table.Classify(n)
 	}
 	return out
+}
+
+// tableOf is what the table of architectures says of a model of which there may be no file; nil if it does not have it.
+func tableOf(config []byte, names []string) *arch.Model {
+	q, err := arch.ParseConfig(config)
+	if err != nil {
+		return nil
+	}
+	table, err := arch.Resolve(q, names)
+	if err != nil {
+		return nil
+	}
+	return table
 }
 
 // AdapterFile is the size of peft's adapter_model.safetensors: the layout that
