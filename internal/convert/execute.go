@@ -270,6 +270,9 @@ func (x *execution) quantize(it *Item, j *quantize.Job, each stream.Each[*quanti
 	return err
 }
 
+// copyBytes is how much of a kept tensor is read and written at a time: little enough to stay in a cache.
+const copyBytes = quantize.RangeBytes / 4
+
 // copy writes a kept tensor: floats in the dtype that was decided, all else as it is.
 func (x *execution) copy(it *Item, each stream.Each[*quantize.Worker]) error {
 	dst, err := x.part(it.Name)
@@ -284,7 +287,7 @@ func (x *execution) copy(it *Item, each stream.Each[*quantize.Worker]) error {
 		n, from, to = it.Elems(), int64(t.Elem().Size()), int64(kernelElem(it.Out).Size())
 	}
 	t.Values = t.Begin()
-	step := quantize.RangeBytes / max(from, to)
+	step := copyBytes / max(from, to)
 	return each(int((n+step-1)/step), func(w *quantize.Worker, task int) error {
 		first := int64(task) * step
 		k := min(step, n-first)
