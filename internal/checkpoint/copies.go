@@ -1,12 +1,12 @@
 package checkpoint
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
+
+	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // What an index says and what its shards hold may differ: published checkpoints list tensors that no shard has, lack
@@ -134,21 +134,5 @@ func equalTensors(a, b Tensor, budget *int64) (bool, error) {
 		return false, nil
 	}
 	*budget -= a.Size()
-	const chunk = 1 << 18
-	p, q := make([]byte, chunk), make([]byte, chunk)
-	for off := int64(0); off < a.Size(); off += chunk {
-		n := min(chunk, a.Size()-off)
-		for _, x := range []struct {
-			t   Tensor
-			buf []byte
-		}{{a, p}, {b, q}} {
-			if _, err := x.t.ReadAt(x.buf[:n], off); err != nil && err != io.EOF {
-				return false, fmt.Errorf("read %s: %w", x.t.Shard.Path(), err)
-			}
-		}
-		if !bytes.Equal(p[:n], q[:n]) {
-			return false, nil
-		}
-	}
-	return true, nil
+	return stream.Same(a, b, a.Size())
 }

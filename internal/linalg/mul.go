@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
+	"github.com/nf4kit/nf4kit/internal/stream"
 )
 
 // Run is the length of a chain of fused multiply-adds: how much of the inner dimension is packed at a time.
@@ -49,14 +50,7 @@ func mulAdd(c, a, b Matrix, negate bool, jobs int) {
 
 // share runs f on jobs parts of 0 to n, each but the last a multiple of step, and waits.
 func share(n, step, jobs int, f func(i, i2 int)) {
-	part := (n + jobs - 1) / max(jobs, 1)
-	part = max(step, (part+step-1)/step*step)
-	var wg sync.WaitGroup
-	for i := part; i < n; i += part {
-		wg.Go(func() { f(i, min(i+part, n)) })
-	}
-	f(0, min(part, n))
-	wg.Wait()
+	stream.Parts((n+step-1)/step, jobs, func(from, to int) { f(min(from*step, n), min(to*step, n)) })
 }
 
 // Each runs f for 0 to n-1 on jobs goroutines, and waits.

@@ -1,9 +1,7 @@
 package lora
 
 import (
-	"bytes"
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -97,17 +95,7 @@ func equalTensors(x, y *safetensors.Tensor) (bool, error) {
 	if x == nil || y == nil || x == y || x.DType != y.DType || !slices.Equal(x.Shape, y.Shape) {
 		return x == y, nil
 	}
-	a, b := make([]byte, min(x.Size(), 1<<20)), make([]byte, min(x.Size(), 1<<20))
-	for at := int64(0); at < x.Size(); at += int64(len(a)) {
-		n := min(int64(len(a)), x.Size()-at)
-		if err := errors.Join(stream.ReadFull(x, a[:n], at), stream.ReadFull(y, b[:n], at)); err != nil {
-			return false, err
-		}
-		if !bytes.Equal(a[:n], b[:n]) {
-			return false, nil
-		}
-	}
-	return true, nil
+	return stream.Same(x, y, x.Size())
 }
 
 // Changed counts the tensors that are changed.
