@@ -60,6 +60,7 @@ type Query struct {
 	Tied          bool              // tie_word_embeddings
 	TiedSet       bool              // tie_word_embeddings is present; else the class's default holds
 	TextTied      *bool             // that of text_config, which 4.57 goes by in a composite
+	DecoderTied   *bool             // that of the decoder of an encoder-decoder pair, which ties its head by its own config
 	CustomCode    bool              // auto_map is present: the modeling code travels with the checkpoint
 }
 
@@ -101,8 +102,14 @@ func ParseConfig(config []byte) (Query, error) {
 		if sub.ModelType != "" {
 			q.Sub[key] = sub.ModelType
 		}
-		if key == "text_config" && sub.Tied != nil {
+		switch {
+		case key == "text_config" && sub.Tied != nil:
 			q.TextTied = sub.Tied
+		case key == "decoder" && strings.HasSuffix(q.ModelType, "encoder-decoder"):
+			q.DecoderTied = sub.Tied
+			if t := lookupType(sub.ModelType); sub.Tied == nil && t != nil {
+				q.DecoderTied = &t.tied[V5]
+			}
 		}
 	}
 	if q.TextTied != nil && !q.TiedSet {

@@ -21,7 +21,7 @@ func (e *entry) classify(name string) Class {
 	head := f.head || e.class != e.class.typ.base && digitless(path, "#") == path
 	for _, v := range versions() {
 		converts := c.In[v] && tensor && strings.IndexByte(converted[v], f.row.k[v]) >= 0
-		c.Quant[v] = converts && !e.class.keep[v].keeps(f.p[v], e.tied[v]) && !e.last[v][f.p[v]]
+		c.Quant[v] = converts && !e.keep[v].keeps(f.p[v], e.tied[v]) && !e.last[v][f.p[v]]
 		c.Head = c.Head || head && converts && !c.Quant[v]
 	}
 	if !c.Embedding {

@@ -75,7 +75,9 @@ type entry struct {
 	class    *class
 	sub      map[string]string
 	tied     [NumVersions]bool
+	headTied [NumVersions]bool            // the output head is
 	last     [NumVersions]map[string]bool // "$" paths of the keep lists, with the last index in place
+	keep     [NumVersions]keeps           // what a null skip list keeps
 	held     held
 	unlisted map[string]string // name patterns that cannot be quantized because of a kept module, and its path
 }
@@ -88,6 +90,11 @@ func newEntry(c *class, q Query, names []string) *entry {
 	if q.TextTied != nil {
 		e.tied[V4] = *q.TextTied
 	}
+	e.headTied = e.tied
+	if q.DecoderTied != nil {
+		e.headTied = each(func(Version) bool { return *q.DecoderTied })
+	}
+	e.keep = e.keepLists()
 	e.held = e.newHeld()
 	e.last = each(func(v Version) map[string]bool { return e.lastPaths(v, names) })
 	return e
@@ -97,7 +104,7 @@ func newEntry(c *class, q Query, names []string) *entry {
 // highest index among the tensors.
 func (e *entry) lastPaths(v Version, names []string) map[string]bool {
 	var patterns []string
-	for p := range e.class.keep[v].in(e.tied[v]) {
+	for p := range e.keep[v].in(e.tied[v]) {
 		if strings.Contains(p, "$") {
 			patterns = append(patterns, p)
 		}

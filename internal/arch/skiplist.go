@@ -340,10 +340,10 @@ func (m *Model) absentHeads(keep, quant []*pathGroup, loaders []Loader) []*pathG
 	}
 	var out []*pathGroup
 	for _, l := range loaders {
-		k, tied := m.entry.class.keep[V5], m.entry.tied[V5]
+		k, tied := m.entry.keep[V5], m.entry.tied[V5]
 		switch l {
 		case LoaderT4:
-			k, tied = m.entry.class.keep[V4], m.entry.tied[V4]
+			k, tied = m.entry.keep[V4], m.entry.tied[V4]
 		case LoaderVLLM:
 			continue
 		}
@@ -359,9 +359,9 @@ func (m *Model) absentHeads(keep, quant []*pathGroup, loaders []Loader) []*pathG
 // tiedHeads returns those of absentHeads that are heads tied to another weight.
 func (m *Model) tiedHeads(keep, quant []*pathGroup, loaders []Loader) []*pathGroup {
 	return slices.DeleteFunc(m.absentHeads(keep, quant, loaders), func(g *pathGroup) bool {
-		tied := m.entry.tied[V5]
+		tied := m.entry.headTied[V5]
 		if g.loader == LoaderT4 {
-			tied = m.entry.tied[V4]
+			tied = m.entry.headTied[V4]
 		}
 		return !tied || !m.TiedHead(g.members[0]+".weight")
 	})
@@ -369,7 +369,7 @@ func (m *Model) tiedHeads(keep, quant []*pathGroup, loaders []Loader) []*pathGro
 
 // TiedHead reports whether the tensor would be that of a head that is tied to another weight in some version.
 func (m *Model) TiedHead(name string) bool {
-	if m.entry == nil || !m.entry.tied[V5] && !m.entry.tied[V4] {
+	if m.entry == nil || !m.entry.headTied[V5] && !m.entry.headTied[V4] {
 		return false
 	}
 	return m.Classify(name).Head
@@ -393,7 +393,11 @@ func (m *Model) freshHeads(list []string, quant []*pathGroup) []string {
 	}
 	var out []string
 	for _, c := range m.entry.class.typ.classes {
-		for _, k := range []keeps{c.keep[V5], c.keep[V4]} {
+		lists := c.keep
+		if c == m.entry.class {
+			lists = m.entry.keep
+		}
+		for _, k := range lists {
 			for _, set := range []map[string]bool{k.both, k.tied, k.untied} {
 				for path := range set {
 					if strings.ContainsAny(path, "#$") || slices.Contains(list, path) || slices.Contains(out, path) {

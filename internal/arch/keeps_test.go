@@ -1,0 +1,48 @@
+package arch
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+)
+
+// The head of a decoder has the name that its type gives it. transformers 5.23 and 4.57 keep it out of a 4-bit model, and fail in
+// forward on a list that leaves out one that is tied, and so has no tensor.
+func TestDecoderHeads(t *testing.T) {
+	tests := []struct{ pair, decoder, weight, head string }{
+		{"vision-encoder-decoder", "gpt2", "decoder.transformer.h.0.mlp.c_fc.weight", "decoder.lm_head"},
+		{"vision-encoder-decoder", "trocr", "decoder.model.decoder.layers.0.fc1.weight", "decoder.output_projection"},
+		{"vision-encoder-decoder", "bert", "decoder.bert.encoder.layer.0.output.dense.weight", "decoder.cls.predictions.decoder"},
+		{"vision-encoder-decoder", "electra", "decoder.electra.encoder.layer.0.output.dense.weight", "decoder.generator_lm_head"},
+		{"encoder-decoder", "bert", "decoder.bert.encoder.layer.0.output.dense.weight", "decoder.cls.predictions.decoder"},
+	}
+	for _, test := range tests {
+		for _, tied := range []bool{true, false} {
+			q, err := ParseConfig(fmt.Appendf(nil, `{"model_type": %q, "tie_word_embeddings": false,
+				"decoder": {"model_type": %q, "tie_word_embeddings": %v}, "encoder": {"model_type": "vit"}}`, test.pair, test.decoder, tied))
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := Resolve(q, []string{test.weight})
+			if err != nil {
+				t.Fatal(err)
+			}
+			head := m.Classify(test.head + ".weight")
+			if head.Quantize(Transformers5) || head.Quantize(Transformers4) || !head.Head {
+				t.Errorf("%s of %s: the head counts as one to quantize: %+v", test.decoder, test.pair, head)
+			}
+			c := m.Classify(test.weight)
+			if !c.Quantize(0) {
+				t.Errorf("%s is not quantized: %s", test.weight, c.Reason)
+			}
+			quantized := []Tensor{{test.weight, c}}
+			list, bad := m.SkipList(0, nil, quantized)
+			if !slices.Contains(list, test.head) || len(bad) > 0 {
+				t.Errorf("%s of %s: skip list %q (%v) lacks %s", test.decoder, test.pair, list, bad, test.head)
+			}
+			if bad := m.CheckSkip([]string{"enc_to_dec_proj"}, 0, nil, quantized); (len(bad) > 0) != tied {
+				t.Errorf("%s of %s, tied %v: a list without the head: %v", test.decoder, test.pair, tied, bad)
+			}
+		}
+	}
+}
