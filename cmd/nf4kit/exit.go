@@ -108,7 +108,7 @@ func hint(err error) string {
 	case errors.As(err, &absent):
 		return "run those tasks, and finalize again"
 	case errors.As(err, &unfinished):
-		text := unfinishedHint(unfinished)
+		text := unfinished.Hint()
 		if inner := hint(unfinished.Err); inner != "" {
 			text = inner + "; " + text
 		}

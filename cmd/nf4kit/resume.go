@@ -30,7 +30,7 @@ func (g *globals) tellLeft(dst string, restart bool) {
 		return
 	}
 	if restart {
-		noticef(g.Stderr, "left by a run that did not end, and dropped: %s", left)
+		noticef(g.Stderr, "left by a run that did not end, to be dropped: %s", left)
 		return
 	}
 	noticef(g.Stderr, "left by a run that did not end: %s; what it has finished is verified and kept", left)
@@ -109,11 +109,6 @@ func (o *ConvertOptions) takeTask(fs *pflag.FlagSet, getenv func(string) string)
 	}
 	o.noteArgs(fs)
 	return nil
-}
-
-// unfinishedHint says how to go on after e.
-func unfinishedHint(e *convert.UnfinishedError) string {
-	return fmt.Sprintf("%s: the same command goes on from there, --restart begins anew", e.Kept())
 }
 
 // warnConsume says what --consume-source is about to do.

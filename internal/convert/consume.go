@@ -2,6 +2,8 @@ package convert
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 )
@@ -140,3 +142,8 @@ func (s *resumed) consume() error {
 
 // consumes reports whether what is finished cannot be made again.
 func (s *resumed) consumes() bool { return s.consumer != nil || s.plan.consumed() }
+
+// consumed reports whether something of the source is used up.
+func (s *resumed) consumed() bool {
+	return s.plan.consumed() || s.consumer != nil && slices.Contains(slices.Collect(maps.Values(s.consumer.gone)), true)
+}

@@ -45,9 +45,10 @@ type Continued struct {
 
 // A ResumeError says why what an earlier run has left cannot be continued.
 type ResumeError struct {
-	Staging string
-	Files   int
-	Reason  string
+	Staging  string
+	Files    int
+	Reason   string
+	Consumed string // the source, where files of it are used up: what was made of them is in Staging alone
 }
 
 func (e *ResumeError) Error() string {
@@ -56,8 +57,14 @@ func (e *ResumeError) Error() string {
 
 // Hint says what to do next.
 func (e *ResumeError) Hint() string {
+	if e.Consumed != "" {
+		return "go on with the arguments of then, since files of " + e.Consumed + " are used up; " + fetchAgain
+	}
 	return "go on with the arguments of then, or begin anew: --restart, without --task, drops what is there"
 }
+
+// fetchAgain is how to begin anew what has used up a part of its source.
+const fetchAgain = "to begin anew, fetch those that have left a .nf4kit-consumed again, and say --restart"
 
 // An UnfinishedError is an error that has left finished weights files for the next run.
 type UnfinishedError struct {
@@ -65,6 +72,7 @@ type UnfinishedError struct {
 	Staging   string
 	Files, Of int
 	Task      Task
+	Consumed  bool // files of the source are used up, so that nothing begins anew without them
 	Err       error
 }
 
@@ -74,6 +82,14 @@ func (e *UnfinishedError) Unwrap() error { return e.Err }
 // Kept says what there is.
 func (e *UnfinishedError) Kept() string {
 	return fmt.Sprintf("%d of %d weights files are finished and kept in %s", e.Files, e.Of, e.Staging)
+}
+
+// Hint says what to do next.
+func (e *UnfinishedError) Hint() string {
+	if e.Consumed {
+		return e.Kept() + ": the same command goes on from there; what SRC had for them is used up"
+	}
+	return e.Kept() + ": the same command goes on from there, --restart begins anew"
 }
 
 // resumed is what is known of each weights file, in the course of a run.
@@ -103,12 +119,17 @@ func (p *Plan) resume(ctx context.Context, out *checkpoint.Output, opt *WriteOpt
 		return nil, err
 	}
 	if r.Restart && p.consumed() {
-		return nil, &SourceError{Path: p.src.Path, Msg: "files of it are used up, and what was made of them would be dropped by --restart", Hint: "go on without --restart"}
+		return nil, &SourceError{Path: p.src.Path, Msg: "files of it are used up, and what was made of them would be dropped by --restart",
+			Hint: "go on without --restart, with the arguments of then; " + fetchAgain}
 	}
 	s := &resumed{plan: p, out: out, begun: begun, task: r.Task, mine: p.mine(r.Task), done: make([]*done, len(p.shards))}
 	s.was.Staging, s.was.Dropped = out.Staging(), r.Restart && out.Resumed()
 	if out.Resumed() && !r.Restart {
 		if err := s.read(true); err != nil {
+			var refused *ResumeError
+			if errors.As(err, &refused) && p.consumed() {
+				refused.Consumed = p.src.Path
+			}
 			return nil, err
 		}
 		if out.Delivers() {
@@ -420,5 +441,5 @@ func (s *resumed) leave(out *checkpoint.Output, opt *WriteOptions, err error) er
 	if out.Delivers() {
 		kept = fmt.Sprintf("%s, by the journal in %s", out.Dir(), kept)
 	}
-	return &UnfinishedError{Dst: out.Dir(), Staging: kept, Files: n, Of: of, Task: s.task, Err: err}
+	return &UnfinishedError{Dst: out.Dir(), Staging: kept, Files: n, Of: of, Task: s.task, Consumed: s.consumed(), Err: err}
 }
