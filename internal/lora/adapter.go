@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -173,11 +174,22 @@ func weightsOf(dir string) (string, error) {
 	return "", &Error{Path: dir, Expect: WeightsName, Found: "none", Hint: "give the directory that PEFT's save_pretrained wrote, or a safetensors file"}
 }
 
+// wrapped is what is in the names of the biases of modules_to_save that bias="all" has PEFT save beside those modules: what they were before
+// training, and the trained ones again.
+var wrapped = regexp.MustCompile(`\.(modules_to_save|original_module)\.`)
+
 // sort takes the names of the tensors apart and puts modules together.
 func (a *Adapter) sort(file string) error {
 	byPath := map[string]*Module{}
 	var named string
+	has := map[string]bool{}
 	for _, t := range a.file.Tensors() {
+		has[t.Name] = true
+	}
+	for _, t := range a.file.Tensors() {
+		if plain := wrapped.ReplaceAllString(t.Name, "."); plain != t.Name && has[plain] {
+			continue
+		}
 		a.Params += t.Elems()
 		a.Bytes += t.Size()
 		k := parseKey(t.Name)

@@ -251,6 +251,39 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
+// One of a stack of experts is no module that modules_to_save could name.
+func TestCompleteExperts(t *testing.T) {
+	for stack, want := range map[string]bool{"": false, "m.experts.gate_up_proj": true} {
+		a, err := Open(file(t, `{"peft_type":"LORA","r":2,"modules_to_save":["up_proj"]}`, map[string][]int64{"m.q.lora_A.weight": {2, 6}, "m.q.lora_B.weight": {4, 2}}, ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		base := testBase(map[string][]int64{"m.experts.0.up_proj.weight": {4, 6}, "m.q.weight": {4, 6}}, safetensors.BF16)
+		base[0].Class.Stack = stack
+		if _, err = NewMerge(base, []*Adapter{a}, Options{}); (err == nil) != want {
+			t.Errorf("stack %q: %v", stack, err)
+		}
+	}
+}
+
+// With bias="all" PEFT saves the biases of modules_to_save three times: what they were, and the trained ones twice.
+func TestSavedBiases(t *testing.T) {
+	a, err := Open(file(t, `{"peft_type":"LORA","r":2,"bias":"all","modules_to_save":["c"]}`, map[string][]int64{"m.q.lora_A.weight": {2, 6}, "m.q.lora_B.weight": {4, 2},
+		"m.c.weight": {3, 4}, "m.c.bias": {3}, "m.c.modules_to_save.bias": {3}, "m.c.original_module.bias": {3}, "m.d.original_module.bias": {3}}, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	var names []string
+	for _, s := range a.Saved {
+		names = append(names, s.Name)
+	}
+	if diff := cmp.Diff([]string{"m.c.bias", "m.c.weight", "m.d.original_module.bias"}, names); diff != "" {
+		t.Errorf("saved (-want +got):\n%s", diff)
+	}
+}
+
 func TestPickle(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "adapter_model.bin"), []byte("PK"), 0o666); err != nil {

@@ -169,7 +169,7 @@ func (b *base) checkComplete(a *Adapter, tensors []weights.Tensor) error {
 	for i := range tensors {
 		name := tensors[i].Name
 		module, ok := strings.CutSuffix(name, ".weight")
-		if ok && !has[name] && endsIn(module, c.Saved) {
+		if ok && !has[name] && endsIn(module, c.Saved) && tensors[i].Class.Stack == "" { // one of a stack is no module in memory
 			return missing("modules_to_save", name)
 		}
 	}
