@@ -42,7 +42,7 @@ It takes the flags of merge.`,
 			}
 			same := tensorNames(base[0])
 			if base[0].TiedHead() != nil { // a merge may have given it a head of its own
-				names = slices.DeleteFunc(names, func(n string) bool { return n == weights.HeadName })
+				names = slices.DeleteFunc(names, func(n string) bool { return n == base[0].HeadName() })
 			}
 			done()
 			if !slices.Equal(names, same) {

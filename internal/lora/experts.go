@@ -125,13 +125,13 @@ func (b *base) params(a *Adapter, path string) []param {
 		})
 	}
 	var out []param
-	for _, p := range spellings(path) {
+	for _, p := range b.spellings(path) {
 		for _, leaf := range stackLeaves {
 			if t := b.stacked(p, leaf); t != nil && targeted(leaf.name) {
 				out = append(out, param{name: leaf.name, experts: t.Shape[0], d1: t.Shape[1], d2: t.Shape[2], stored: t})
 			}
 		}
-		for _, o := range b.otherParams(a, p) {
+		for _, o := range b.otherParams(a, path, p) {
 			if !slices.ContainsFunc(out, func(x param) bool { return x.name == o.name }) {
 				out = append(out, o)
 			}
@@ -173,17 +173,17 @@ func isStack(t *weights.Tensor, m *Module) bool {
 }
 
 // otherParams are the matrices and stacks of a module that target_parameters has under another name than experts' ones, such as
-// A_log or the weight of JetMoE's input_linear.
-func (b *base) otherParams(a *Adapter, path string) (out []param) {
+// A_log or the weight of JetMoE's input_linear. The module is stored as at.
+func (b *base) otherParams(a *Adapter, path, at string) (out []param) {
 	list := []string{path + ".weight"}
 	if a.Config != nil && len(a.Config.Parameters) > 0 {
 		list = a.Config.Parameters
 	}
 	for _, p := range list {
 		leaf := p[strings.LastIndexByte(p, '.')+1:]
-		t := b.byName[path+"."+leaf]
+		t := b.byName[at+"."+leaf]
 		switch {
-		case t == nil || !endsIn(t.Name, []string{p}):
+		case t == nil || !endsIn(path+"."+leaf, []string{p}) && !endsIn(t.Name, []string{p}):
 		case len(t.Shape) == 2 && leaf != "weight":
 			out = append(out, param{name: leaf, experts: 1, d1: t.Shape[0], d2: t.Shape[1], stored: t})
 		case len(t.Shape) == 3:

@@ -16,24 +16,26 @@ type base struct {
 	byPath  map[string]*weights.Tensor // modules, under every path that a version of transformers has for them
 	experts map[string]*stack          // by the path of the experts' module
 	tied    *weights.Tensor            // the embeddings that an output head which is not stored shares; nil if there are none
+	moved   map[string][]string        // what beginnings of paths in memory are called in the checkpoint, by its Linears
 }
 
 // newBase indexes tensors. tied reports that the model's output head shares the embeddings where it is not stored.
 func newBase(tensors []weights.Tensor, tied bool) *base {
-	b := &base{byName: map[string]*weights.Tensor{}, byPath: map[string]*weights.Tensor{}, experts: map[string]*stack{}}
+	b := &base{byName: map[string]*weights.Tensor{}, byPath: map[string]*weights.Tensor{}, experts: map[string]*stack{}, moved: map[string][]string{}}
 	for i := range tensors {
 		t := &tensors[i]
 		b.byName[t.Name] = t
 		if path, ok := strings.CutSuffix(t.Name, ".weight"); ok {
 			b.byPath[path] = t
 		}
-		if tied && t.Class.Embedding && len(t.Shape) == 2 && (b.tied == nil || t.Elems() > b.tied.Elems()) {
-			b.tied = t // the largest: positions are embeddings too
-		}
 		b.addExpert(t)
+	}
+	if tied {
+		b.tied = weights.Embeddings(tensors)
 	}
 	for i := range tensors {
 		t := &tensors[i]
+		b.learn(t)
 		for _, p := range t.Class.AllPaths {
 			if _, taken := b.byPath[p]; !taken && len(t.Class.Paths[arch.V5]) <= 2 && len(t.Class.Paths[arch.V4]) <= 2 {
 				b.byPath[p] = t
@@ -43,43 +45,9 @@ func newBase(tensors []weights.Tensor, tied bool) *base {
 	return b
 }
 
-// renames are the ways in which a path in memory and one on the disk differ at their beginnings and at the names of some
-// modules, where the table of architectures does not tell: a checkpoint of the bare model or of a task's, a composite's text
-// model, a bare file. Each is from what PEFT has to what may be stored.
-var renames = []struct{ from, to string }{
-	{"", ""}, {"model.", ""}, {"transformer.", ""}, {"", "model."}, {"", "transformer."},
-	{"model.language_model.", "language_model.model."}, {"language_model.model.", "model.language_model."},
-	{"model.language_model.", "model."}, {"language_model.model.", "model."}, {"model.", "model.language_model."}, {"model.", "language_model.model."},
-	{"unet.", ""}, {"text_encoder.", ""}, {"text_encoder.", "text_model."}, {"transformer.", "model."}, {"base_model.", ""},
-	{"bert.", ""}, {"roberta.", ""}, {"", "bert."}, {"", "roberta."}, {"gpt_neox.", ""}, {"", "gpt_neox."},
-}
-
-// spellings lists the names under which a path may be stored, the likeliest first.
-func spellings(path string) []string {
-	out := []string{path}
-	add := func(p string) {
-		if !slices.Contains(out, p) {
-			out = append(out, p)
-		}
-	}
-	for _, r := range renames {
-		if rest, ok := strings.CutPrefix(path, r.from); ok {
-			add(r.to + rest)
-		}
-	}
-	for _, p := range slices.Clone(out) {
-		for _, moe := range [][2]string{{".mlp.", ".block_sparse_moe."}, {".block_sparse_moe.", ".mlp."}} {
-			if strings.Contains(p, moe[0]) {
-				add(strings.Replace(p, moe[0], moe[1], 1))
-			}
-		}
-	}
-	return out
-}
-
 // module finds the weight of a module.
 func (b *base) module(path string) *weights.Tensor {
-	for _, p := range spellings(path) {
+	for _, p := range b.spellings(path) {
 		if t := b.byPath[p]; t != nil {
 			return t
 		}
@@ -88,18 +56,6 @@ func (b *base) module(path string) *weights.Tensor {
 		return b.tied
 	}
 	return nil
-}
-
-// sharedIn is the place of a module among those that share the embeddings of an encoder and a decoder, in the order in which
-// transformers registers them: 0 for another.
-func sharedIn(path string) int {
-	switch {
-	case strings.HasSuffix(path, "encoder.embed_tokens"):
-		return 1
-	case strings.HasSuffix(path, "decoder.embed_tokens"):
-		return 2
-	}
-	return 0
 }
 
 // checkShared refuses a tensor of modules_to_save for one of several modules that share their weight: PEFT's is a copy, which
@@ -118,7 +74,7 @@ func (b *base) checkShared(a *Adapter, s *Saved, t *weights.Tensor) error {
 
 // tensor finds a tensor by its whole name.
 func (b *base) tensor(name string) *weights.Tensor {
-	for _, n := range spellings(name) {
+	for _, n := range b.spellings(name) {
 		if t := b.byName[n]; t != nil {
 			return t
 		}
@@ -126,9 +82,25 @@ func (b *base) tensor(name string) *weights.Tensor {
 	if path, ok := strings.CutSuffix(name, ".weight"); ok {
 		return b.module(path)
 	}
-	if path, ok := strings.CutSuffix(name, ".bias"); ok { // stands beside its weight
+	if path, ok := strings.CutSuffix(name, ".bias"); ok {
 		if t := b.module(path); t != nil {
-			return b.byName[strings.TrimSuffix(t.Name, ".weight")+".bias"]
+			return b.bias(path, t)
+		}
+	}
+	return nil
+}
+
+// bias is that of the module of a path whose weight is t: it stands beside the weight, but that of a head which shares the
+// embeddings beside the head, if it does not stand for it.
+func (b *base) bias(path string, t *weights.Tensor) *weights.Tensor {
+	if t != b.tied || !isHead(path) {
+		return b.byName[strings.TrimSuffix(t.Name, ".weight")+".bias"]
+	}
+	for _, p := range b.spellings(path) {
+		for _, name := range []string{p + ".bias", strings.TrimSuffix(p, "decoder") + "bias"} {
+			if t := b.byName[name]; t != nil {
+				return t
+			}
 		}
 	}
 	return nil
@@ -246,17 +218,12 @@ func bare(path string) string {
 	return path
 }
 
-// isHead reports whether a path is that of an output head that shares the embeddings where it is not stored; proj_out is Whisper's.
-func isHead(path string) bool {
-	return endsIn(path, []string{"lm_head", "embed_out"}) || path == "proj_out"
-}
-
 // unmatched is the error for a tensor of the adapter that the base has no place for.
 func (b *base) unmatched(a *Adapter, name, path string) error {
 	e := &Error{Path: a.file.Name(), Key: name, Expect: "a module of the base", Found: "none of that name in it", Hint: "is this the adapter's base?"}
 	switch {
 	case a.Config != nil && a.Config.Base != "":
-		e.Hint = "the adapter was trained on " + clip(a.Config.Base) + ": give that model as the base"
+		e.Hint = "the adapter was trained on " + clip(a.Config.Base) + ": give that model as the base; if it is, it does not store this module"
 	case strings.HasPrefix(path, "lora_unet_") || strings.HasPrefix(path, "lora_te"):
 		e.Hint = "kohya's names do not tell where a component ends: convert them with diffusers' load_lora_weights and save_lora_weights"
 	}
@@ -309,7 +276,7 @@ func (b *base) bindModule(a *Adapter, m *Module, t *weights.Tensor, weight float
 	if m.Bias == nil {
 		return nil
 	}
-	bt := b.byName[strings.TrimSuffix(t.Name, ".weight")+".bias"]
+	bt := b.bias(m.Path, t)
 	if bt == nil || bt.Elems() != m.Bias.Elems() {
 		return &Error{Path: a.file.Name(), Key: m.Bias.Name, Expect: fmt.Sprintf("a bias of %d beside the base's %s", m.Bias.Elems(), t.Name), Found: "none",
 			Hint: "PEFT refuses too to merge lora_bias into a module without a bias"}

@@ -152,5 +152,12 @@ func Unties(m *weights.Model, a *Adapter) bool {
 // toSave reports whether modules_to_save has the module of a tensor. PEFT also saves embeddings that LoRA changes
 // (save_embedding_layers), as the base has them.
 func toSave(modules []string, tensor string) bool {
-	return endsIn(strings.TrimSuffix(tensor, ".weight"), modules)
+	for path := strings.TrimSuffix(tensor, ".weight"); ; path = path[:strings.LastIndexByte(path, '.')] { // a module is saved with those in it
+		if endsIn(path, modules) {
+			return true
+		}
+		if !strings.Contains(path, ".") {
+			return false
+		}
+	}
 }

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"slices"
 	"testing"
+
+	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/internal/weights"
 )
 
 // An adapter of a vision-language model's text fits that text model alone.
@@ -11,6 +14,61 @@ func TestSpellings(t *testing.T) {
 	for _, path := range []string{"language_model.model.layers.0.q", "model.language_model.layers.0.q", "layers.0.q"} {
 		if !slices.Contains(spellings(path), "model.layers.0.q") {
 			t.Errorf("%s: %v", path, spellings(path))
+		}
+	}
+}
+
+// What the table of architectures does not have is where the Linears beside it are.
+func TestMoved(t *testing.T) {
+	linear := func(stored, memory string) weights.Tensor {
+		return weights.Tensor{Name: stored + ".weight", Class: arch.Class{AllPaths: []string{stored, memory}}}
+	}
+	tensors := []weights.Tensor{
+		linear("vit.encoder.layer.0.output.dense", "vit.layers.0.mlp.fc2"), {Name: "vit.encoder.layer.11.layernorm_after.bias"},
+		linear("backbone.layers.1.mixer.in_proj", "model.layers.1.mixer.in_proj"), {Name: "backbone.layers.1.mixer.gate.weight"},
+		linear("vision_model.layers.0.fc", "model.vision_model.layers.0.fc"), {Name: "vision_model.gate.embedding"}, linear("a.q", "b.q"), {Name: "a.norm.weight"},
+	}
+	b := newBase(tensors, false)
+	for name, want := range map[string]string{
+		"vit.layers.11.layernorm_after.bias":    "vit.encoder.layer.11.layernorm_after.bias",
+		"model.layers.1.mixer.gate.weight":      "backbone.layers.1.mixer.gate.weight",
+		"model.vision_model.gate.embedding":     "vision_model.gate.embedding",
+		"vit.layersx.11.layernorm_after.bias":   "",
+		"vit.encoder.layer.12.layernorm.weight": "",
+		"b.norm.weight":                         "", // in no layer
+	} {
+		got := ""
+		if x := b.tensor(name); x != nil {
+			got = x.Name
+		}
+		if got != want {
+			t.Errorf("%s is stored as %q, want %q", name, got, want)
+		}
+	}
+}
+
+// A head that is not stored is that of the embeddings, and its bias the one beside it.
+func TestHeads(t *testing.T) {
+	embedding := arch.Class{Embedding: true}
+	b := newBase([]weights.Tensor{{Name: "bert.embeddings.position_embeddings.weight", Class: embedding, Shape: []int64{9, 4}},
+		{Name: "bert.embeddings.word_embeddings.weight", Class: embedding, Shape: []int64{6, 4}}, {Name: "cls.predictions.bias"}}, true)
+	for _, path := range []string{"cls.predictions.decoder", "lm_head.decoder", "decoder", "vocab_projector", "output_projection", "lm_loss", "lm_head", "proj_out"} {
+		if x := b.module(path); x == nil || x.Name != "bert.embeddings.word_embeddings.weight" {
+			t.Errorf("%s: %+v", path, x)
+		}
+	}
+	for name, want := range map[string]bool{"cls.predictions.decoder.bias": true, "cls.predictions.dense.bias": false, "decoder.bias": false} {
+		if x := b.tensor(name); (x != nil) != want || want && x.Name != "cls.predictions.bias" {
+			t.Errorf("%s: %+v", name, x)
+		}
+	}
+}
+
+// A module that is saved is saved with those in it.
+func TestToSave(t *testing.T) {
+	for tensor, want := range map[string]bool{"cls.predictions.decoder.weight": true, "cls.predictions_.decoder.weight": false, "model.lm_head.weight": true, "lm_head.x.y.weight": true, "x": false} {
+		if got := toSave([]string{"predictions", "lm_head"}, tensor); got != want {
+			t.Errorf("%s: %v, want %v", tensor, got, want)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package weights
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,6 +22,10 @@ func tiny(t *testing.T, config string, more ...string) *Model {
 		switch {
 		case strings.Contains(name, "norm"):
 			shape = []int64{4}
+		case strings.HasSuffix(name, "bias"):
+			shape = []int64{6}
+		case strings.Contains(name, "position"), strings.Contains(name, "per_layer"):
+			shape = []int64{8, 4}
 		case strings.Contains(name, "embed"), strings.Contains(name, "head"):
 			shape = []int64{6, 4}
 		}
@@ -78,7 +83,7 @@ func TestUntie(t *testing.T) {
 	if err := m.TiedHead().Read(want, 0); err != nil {
 		t.Fatal(err)
 	}
-	if head.Name != HeadName || string(got) != string(want) || u.Query.Tied || u.TiedHead() != nil {
+	if head.Name != "lm_head.weight" || string(got) != string(want) || u.Query.Tied || u.TiedHead() != nil {
 		t.Errorf("%s %q, tied %v", head.Name, got, u.Query.Tied)
 	}
 	if after := string(u.Source.Config); after != strings.Replace(before, "true", "false", 1) {
@@ -92,7 +97,7 @@ func TestUntie(t *testing.T) {
 // No head is tied that is stored, is said not to be, or is not known to be there.
 func TestTiedHead(t *testing.T) {
 	for name, m := range map[string]*Model{
-		"stored":   tiny(t, tinyConfig, HeadName),
+		"stored":   tiny(t, tinyConfig, "lm_head.weight"),
 		"untied":   tiny(t, strings.Replace(tinyConfig, "true", "false", 1)),
 		"headless": tiny(t, strings.Replace(tinyConfig, "LlamaForCausalLM", "LlamaForSequenceClassification", 1), "score.weight"),
 	} {
@@ -102,5 +107,45 @@ func TestTiedHead(t *testing.T) {
 	}
 	if tiny(t, strings.Replace(tinyConfig, `, "tie_word_embeddings": true`, "", 1)).TiedHead() == nil {
 		t.Error("a head that is neither stored nor spoken of is not tied")
+	}
+}
+
+// The head of a type has the name that its class gives it, and BERT's its own bias. What is larger than the embeddings of the text, as
+// positions and those of each layer may be, shares nothing.
+func TestUntieNames(t *testing.T) {
+	bert := []string{"bert.embeddings.word_embeddings.weight", "bert.embeddings.position_embeddings.weight", "cls.predictions.bias", "cls.predictions.transform.dense.weight"}
+	for name, c := range map[string]struct {
+		config  string
+		tensors []string
+		tied    string
+		added   []string
+	}{
+		"BERT": {`{"architectures": ["BertForMaskedLM"], "model_type": "bert"}`, bert, bert[0], []string{"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}},
+		"ESM": {`{"architectures": ["EsmForMaskedLM"], "model_type": "esm"}`, []string{"esm.embeddings.word_embeddings.weight", "lm_head.bias", "lm_head.dense.weight"},
+			"esm.embeddings.word_embeddings.weight", []string{"lm_head.decoder.weight"}},
+		"DistilBERT": {`{"architectures": ["DistilBertForMaskedLM"], "model_type": "distilbert"}`, []string{"distilbert.embeddings.word_embeddings.weight"},
+			"distilbert.embeddings.word_embeddings.weight", []string{"vocab_projector.weight"}},
+		"Gemma 3n": {`{"architectures": ["Gemma3nForCausalLM"], "model_type": "gemma3n_text"}`, []string{"model.embed_tokens_per_layer.weight"}, "model.embed_tokens.weight", []string{"lm_head.weight"}},
+		"Gemma 3": {`{"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}`,
+			[]string{"language_model.model.embed_tokens.weight"}, "language_model.model.embed_tokens.weight", []string{"language_model.lm_head.weight"}},
+	} {
+		m := tiny(t, c.config, c.tensors...)
+		if x := m.TiedHead(); x == nil || x.Name != c.tied {
+			t.Fatalf("%s: %+v are tied, want %s", name, x, c.tied)
+		}
+		u, err := m.Untie()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var added []string
+		for _, x := range u.Tensors[len(m.Tensors):] {
+			added = append(added, x.Name)
+		}
+		if !slices.Equal(added, c.added) || u.Query.TextTied != nil && *u.Query.TextTied {
+			t.Errorf("%s: %v, want %v", name, added, c.added)
+		}
+		if sub := m.Query.Sub["text_config"]; (sub != "") != (u.Query.TextTied != nil) {
+			t.Errorf("%s: %s", name, u.Source.Config)
+		}
 	}
 }

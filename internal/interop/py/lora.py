@@ -44,6 +44,18 @@ def bert():
                                                           intermediate_size=64, vocab_size=96, max_position_embeddings=32, num_labels=3))
 
 
+def bert_words():
+    return tf.BertForMaskedLM(tf.BertConfig(hidden_size=48, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64, vocab_size=96, max_position_embeddings=128))
+
+
+def distilbert():
+    return tf.DistilBertForMaskedLM(tf.DistilBertConfig(dim=48, n_layers=1, n_heads=4, hidden_dim=64, vocab_size=96, max_position_embeddings=32))
+
+
+def vit():
+    return tf.ViTForImageClassification(tf.ViTConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=16, patch_size=8, num_labels=3))
+
+
 def t5():
     return tf.T5ForConditionalGeneration(tf.T5Config(d_model=48, d_kv=12, d_ff=64, num_layers=2, num_heads=4, vocab_size=96))
 
@@ -173,6 +185,11 @@ MERGES = {
     "gpt2-dora": case(gpt2, r=4, target_modules=["c_attn", "c_proj"], use_dora=True, exact=False),
     "gpt2-embeddings": case(gpt2, "f16", r=4, target_modules=["wte", "wpe", "c_attn"]),
     "bert": case(bert, "f32", r=4, target_modules=["query", "value", "dense"], task_type="SEQ_CLS"),
+    "bert-head": case(bert_words, r=4, target_modules=["query", "decoder"], bias="all"),
+    "bert-head-bias": case(bert_words, r=4, lora_alpha=10, target_modules=["query", "cls.predictions.decoder"], lora_bias=True),
+    "bert-saved-head": case(bert_words, r=4, target_modules=["query"], modules_to_save=["decoder"]),
+    "distilbert-saved-embeddings": case(distilbert, "f16", r=4, target_modules=["q_lin"], modules_to_save=["word_embeddings"]),
+    "vit": case(vit, r=4, target_modules=["q_proj", "fc1"], bias="all", modules_to_save=["layernorm_before"]),
     "t5": case(t5, r=4, target_modules=["q", "v", "wi", "wo"]),
     "opt": case(opt, "f16", r=4, target_modules=ALL),
     "neox": case(neox, r=4, target_modules=["query_key_value", "dense"]),
@@ -183,6 +200,7 @@ MERGES = {
     "granite-moe": case(granite_moe, r=4, target_modules=QV, target_parameters=["experts.gate_up_proj", "experts.down_proj"]),
     "jetmoe": case(jetmoe, r=4, target_modules=["kv_proj"], target_parameters=["mlp.input_linear.weight", "mlp.output_linear.weight"]),
     "nemotron": case(nemotron, "f32", r=4, target_modules=["up_proj"], target_parameters=["experts.up_proj", "experts.down_proj"]),
+    "nemotron-router": case(nemotron, "f32", r=4, target_modules=["down_proj"], target_parameters=["mixer.gate.weight"], modules_to_save=["up_proj"]),
     "a-log": case(mamba, "f32", r=4, target_modules=[], target_parameters=["mixer.A_log"]),
     "router": case(mixtral, r=4, target_modules=QV, target_parameters=["mlp.gate.weight"]),
     "whisper-head": case(whisper, r=4, target_modules=["q_proj", "proj_out"]),

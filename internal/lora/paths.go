@@ -1,0 +1,112 @@
+package lora
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/nf4kit/nf4kit/internal/weights"
+)
+
+// learn notes how the paths of a Linear differ in memory and in the checkpoint, from their beginning to the number of the layer: what
+// else is in that layer, which the table of architectures does not have, moves with it.
+func (b *base) learn(t *weights.Tensor) {
+	own, ok := strings.CutSuffix(t.Name, ".weight")
+	if !ok || len(t.Class.AllPaths) < 2 {
+		return
+	}
+	stored := numbered(own)
+	for _, p := range t.Class.AllPaths {
+		from, to := trimShared(numbered(p), stored)
+		if from != to && from != "" && to != "" && !slices.Contains(b.moved[from], to) {
+			b.moved[from] = append(b.moved[from], to)
+		}
+	}
+}
+
+// numbered is a path up to its last number.
+func numbered(path string) string {
+	for end := len(path); end > 0; end = strings.LastIndexByte(path[:end], '.') {
+		last := path[strings.LastIndexByte(path[:end], '.')+1 : end]
+		if last != "" && strings.Trim(last, "0123456789") == "" {
+			return path[:end]
+		}
+	}
+	return ""
+}
+
+// trimShared takes the components off the ends of two paths that they share, but for the first.
+func trimShared(x, y string) (string, string) {
+	for {
+		i, j := strings.LastIndexByte(x, '.'), strings.LastIndexByte(y, '.')
+		if i < 0 || j < 0 || x[i:] != y[j:] {
+			return x, y
+		}
+		x, y = x[:i], y[:j]
+	}
+}
+
+// spellings lists the names under which a path may be stored in this base, the likeliest first.
+func (b *base) spellings(path string) []string {
+	out := spellings(path)
+	for end := len(path); end > 0; end = strings.LastIndexByte(path[:end], '.') {
+		for _, to := range b.moved[path[:end]] {
+			out = append(out, to+path[end:])
+		}
+	}
+	return out
+}
+
+// renames are the ways in which a path in memory and one on the disk differ at their beginnings and at the names of some
+// modules, where the table of architectures does not tell: a checkpoint of the bare model or of a task's, a composite's text
+// model, a bare file. Each is from what PEFT has to what may be stored.
+var renames = []struct{ from, to string }{
+	{"", ""}, {"model.", ""}, {"transformer.", ""}, {"", "model."}, {"", "transformer."},
+	{"model.language_model.", "language_model.model."}, {"language_model.model.", "model.language_model."},
+	{"model.language_model.", "model."}, {"language_model.model.", "model."}, {"model.", "model.language_model."}, {"model.", "language_model.model."},
+	{"unet.", ""}, {"text_encoder.", ""}, {"text_encoder.", "text_model."}, {"transformer.", "model."}, {"base_model.", ""},
+	{"bert.", ""}, {"roberta.", ""}, {"", "bert."}, {"", "roberta."}, {"gpt_neox.", ""}, {"", "gpt_neox."},
+}
+
+// spellings lists the names under which a path may be stored, the likeliest first.
+func spellings(path string) []string {
+	out := []string{path}
+	add := func(p string) {
+		if !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	for _, r := range renames {
+		if rest, ok := strings.CutPrefix(path, r.from); ok {
+			add(r.to + rest)
+		}
+	}
+	for _, p := range slices.Clone(out) {
+		for _, moe := range [][2]string{{".mlp.", ".block_sparse_moe."}, {".block_sparse_moe.", ".mlp."}} {
+			if strings.Contains(p, moe[0]) {
+				add(strings.Replace(p, moe[0], moe[1], 1))
+			}
+		}
+	}
+	return out
+}
+
+// heads are the ends of the paths of output heads that share the embeddings where they are not stored: BERT's and those of what is
+// made like it, DistilBERT's, ConvBERT's, BioGPT's, XLNet's, T5Gemma's.
+var heads = []string{"lm_head", "embed_out", "predictions.decoder", "lm_head.decoder", "vocab_projector", "generator_lm_head", "output_projection", "lm_loss", "lm_head.out_proj"}
+
+// isHead reports whether a path is that of such a head; proj_out is Whisper's, decoder ModernBERT's.
+func isHead(path string) bool {
+	return endsIn(path, heads) || path == "proj_out" || path == "decoder"
+}
+
+// sharedIn is the place of a module among those that share the embeddings of an encoder and a decoder, in the order in which
+// transformers registers them: 0 for another.
+func sharedIn(path string) int {
+	switch {
+	case strings.HasSuffix(path, "encoder.embed_tokens"):
+		return 1
+	case strings.HasSuffix(path, "decoder.embed_tokens"):
+		return 2
+	}
+	return 0
+}
