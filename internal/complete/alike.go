@@ -112,7 +112,8 @@ func (s *series) counts() map[string]int {
 }
 
 // odd reports a member that lacks one or two tensors that all others have, or has one in another shape. The first and the last
-// member of some models are different by design: a stage that scales nothing down, a layer that takes pixels.
+// member of some models are different by design: a stage that scales nothing down, a layer that takes pixels. Where those that have
+// a tensor have it in several shapes, they are not alike, and one may do without: DPT's stages scale by 4, 2, 1 and 1/2.
 func (s *series) odd(r *Report, tensors []Tensor) {
 	have := s.counts()
 	numbers := slices.Sorted(maps.Keys(s.members))
@@ -120,7 +121,7 @@ func (s *series) odd(r *Report, tensors []Tensor) {
 	for _, n := range numbers[1 : len(numbers)-1] {
 		var lacks []string
 		for name, count := range have {
-			if _, ok := s.members[n][name]; !ok && count == len(s.members)-1 {
+			if _, ok := s.members[n][name]; !ok && count == len(s.members)-1 && s.alike(name, tensors) {
 				lacks = append(lacks, name)
 			}
 		}
@@ -149,6 +150,21 @@ func (s *series) odd(r *Report, tensors []Tensor) {
 			}
 		}
 	}
+}
+
+// alike reports whether all members that have the tensor have it in one shape.
+func (s *series) alike(name string, tensors []Tensor) bool {
+	var shape []int64
+	for _, m := range s.members {
+		i, ok := m[name]
+		if ok && shape != nil && !slices.Equal(shape, tensors[i].Shape) {
+			return false
+		}
+		if ok {
+			shape = tensors[i].Shape
+		}
+	}
+	return true
 }
 
 // depth compares the longest list of layers with config.json.
