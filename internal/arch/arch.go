@@ -200,6 +200,12 @@ func (c Class) Unloadable(t Target) (by Target, why string) {
 	return by, why
 }
 
+// Renamed reports whether the name is one that transformers 5 gave the module, under which 4.57, which has it too, does not look
+// for it: CLIP's tower is encoder in 5.x, and vision_model.encoder in 4.57.
+func (c Class) Renamed() bool {
+	return c.Known && c.In[V4] && c.Linear[V5] && len(c.Paths[V4]) == 0
+}
+
 // Model is the entry of the table chosen for one checkpoint.
 type Model struct {
 	Type      string            // model_type, or the class of diffusers

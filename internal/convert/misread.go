@@ -98,3 +98,19 @@ func (p *Plan) checkReads(opt *Options) {
 		}
 	}
 }
+
+// checkNames tells of weights that 4.57 does not find: those of a source that transformers 5 saved, under names of its own.
+func (p *Plan) checkNames(opt *Options) {
+	if opt.targets()&arch.Transformers4 == 0 {
+		return
+	}
+	var renamed []string
+	for i := range p.items {
+		if it := &p.items[i]; it.Quantize && it.Class.Renamed() {
+			renamed = append(renamed, it.Name)
+		}
+	}
+	if len(renamed) > 0 {
+		p.warnings = append(p.warnings, fmt.Sprintf("transformers 4.57 has other names for %s: it does not load the result, nor the source; transformers 5 does", some(renamed)))
+	}
+}

@@ -279,6 +279,7 @@ func newPlan(m *weights.Model, opt *Options, common bool) (*Plan, error) {
 			Hint: "keep some with --skip"}
 	}
 	p.checkReads(opt)
+	p.checkNames(opt)
 	if !opt.ExactStorage {
 		p.words = quantize.WordsOf(opt.Spec.Storage)
 	}

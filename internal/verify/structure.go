@@ -300,8 +300,7 @@ func (r *Report) unloadable(model *arch.Model, targets arch.Target, quantized []
 		if by, why := unserved(model, targets&^by, t.Class); by != 0 {
 			add(t, by, why)
 		}
-		// CLIP's tower is vision_tower.encoder in 5.x, and vision_tower.vision_model.encoder in 4.57.
-		if c := t.Class; by&arch.Transformers4 == 0 && c.Known && c.In[arch.V4] && c.Linear[arch.V5] && len(c.Paths[arch.V4]) == 0 {
+		if by&arch.Transformers4 == 0 && t.Class.Renamed() {
 			add(t, targets&arch.Transformers4, "its class has no module of that name there")
 		}
 	}

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
@@ -55,7 +56,7 @@ func newSubject(src *checkpoint.Source, groups *fourbit.Groups, targets arch.Tar
 	}
 	if !s.asked {
 		by, _ := s.unread()
-		s.targets &^= s.lacking() | by
+		s.targets &^= s.lacking() | by | s.renamed()
 	}
 	return s, nil
 }
@@ -86,6 +87,15 @@ func (s *subject) unread() (by arch.Target, why string) {
 		return 0, ""
 	}
 	return arch.Transformers4 & s.targets, why
+}
+
+// renamed returns those of the targets that do not look for a packed weight under the name that transformers 5 gave it.
+func (s *subject) renamed() arch.Target {
+	_, quantized := s.modules()
+	if slices.ContainsFunc(quantized, func(t arch.Tensor) bool { return t.Class.Renamed() }) {
+		return arch.Transformers4 & s.targets
+	}
+	return 0
 }
 
 // modules are the Linears of the checkpoint, plain and packed. With no model it is a mistake to ask.
