@@ -120,7 +120,8 @@ func (p *Plan) checkTargets(opt *Options) error {
 		if it.Elems()%2 != 0 {
 			odd = it.Name
 		}
-		if it.Class.Expert {
+		// One of Llama-4's stack is an expert to engines that serve it, and a Linear like any other to transformers.
+		if it.Class.Expert || t&(arch.VLLM|arch.SGLang) != 0 && p.model != nil && p.model.Classify(it.Name).Expert {
 			expert = it.Name
 			if !it.Class.Quant[arch.V5] {
 				fused = it.Name
