@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -37,5 +38,21 @@ func TestServed(t *testing.T) {
 		case err == nil && p.stats.QuantCount != c.packed:
 			t.Errorf("%s: %d weights are packed, want %d", c.name, p.stats.QuantCount, c.packed)
 		}
+	}
+}
+
+// A speech encoder with a CTC head is all tower: no target quantizes it, --towers does.
+func TestNothingButTowers(t *testing.T) {
+	const name = "encoder.layers.0.feed_forward1.linear1.weight"
+	src := writeModel(t, `{"model_type": "parakeet_ctc", "architectures": ["ParakeetForCTC"]}`, []testTensor{bf16(name, 64, 64)})
+	for _, target := range []arch.Target{0, arch.Transformers5} {
+		_, err := NewPlan(src, Options{Targets: target, AllowIncomplete: true})
+		var source *SourceError
+		if want := "--towers quantize quantizes " + name + " and others"; !errors.As(err, &source) || source.Hint != want {
+			t.Errorf("%v: %+v, want the hint %q", target, err, want)
+		}
+	}
+	if p, err := NewPlan(src, Options{Towers: true, AllowIncomplete: true}); err != nil || p.stats.QuantCount != 1 {
+		t.Errorf("with towers: %v", err)
 	}
 }

@@ -79,6 +79,10 @@ func (p *Plan) nothing(opt *Options) error {
 			e.Hint = "a weights file with no config.json beside it is quantized by the names and shapes of its tensors"
 		}
 		e.Msg = fmt.Sprintf("nothing to quantize in %s for %s: %s", what, opt.targets(), strings.Join(most, "; "))
+		if tower := p.firstTower(opt); tower != "" {
+			e.Hint = fmt.Sprintf("--towers quantize quantizes %s and others", tower)
+			return e
+		}
 		for _, t := range []arch.Target{arch.Transformers5, arch.Transformers4} {
 			for i := range p.items {
 				it := &p.items[i]
@@ -92,6 +96,20 @@ func (p *Plan) nothing(opt *Options) error {
 		}
 	}
 	return e
+}
+
+// firstTower returns the first weight that is kept for being in a tower, such as all of a speech encoder with a CTC head.
+func (p *Plan) firstTower(opt *Options) string {
+	if opt.Towers || opt.AsBitsandbytes || len(opt.Only)+len(opt.Skip)+len(opt.Rules) > 0 {
+		return ""
+	}
+	for i := range p.items {
+		it := &p.items[i]
+		if (it.Class.Tower || it.Class.Projector) && it.Class.Quantize(opt.targets()) && len(it.Shape) == 2 && weights.IsFloat(it.DType) {
+			return it.Name
+		}
+	}
+	return ""
 }
 
 // checkTargets runs the plan against what is known to break in the loaders it
