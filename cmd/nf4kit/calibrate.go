@@ -103,16 +103,16 @@ func runCalibrate(ctx context.Context, g *globals, o CalibrateOptions) error {
 	}
 	if g.JSON {
 		return writeJSON(g.Stdout, map[string]any{"schema": "nf4kit.calibrate/1", "source": o.Src, "file": o.Out, "gram": o.Gram, "tokens": n[0], "heldout_tokens": n[1],
-			"seconds": time.Since(start).Seconds()})
+			"context": n[2], "seconds": time.Since(start).Seconds()})
 	}
 	if !g.Quiet {
-		escape.Fprintf(g.Stdout, "%s: %s tokens and %s held out, in %s\n", o.Out, countText(int64(n[0])), countText(int64(n[1])), durationText(time.Since(start)))
+		escape.Fprintf(g.Stdout, "%s: %s tokens and %s held out, in windows of %s, in %s\n", o.Out, countText(int64(n[0])), countText(int64(n[1])), countText(int64(n[2])), durationText(time.Since(start)))
 	}
 	return nil
 }
 
-// run writes the file, and returns how many tokens it is of and were held out.
-func (o *CalibrateOptions) run(ctx context.Context, g *globals, src *checkpoint.Source, limits stream.Options) (n [2]int, err error) {
+// run writes the file, and returns how many tokens it is of, how many were held out, and how many a window has.
+func (o *CalibrateOptions) run(ctx context.Context, g *globals, src *checkpoint.Source, limits stream.Options) (n [3]int, err error) {
 	if o.MaxTokens < 2 || o.Context < 0 || o.Context == 1 {
 		return n, usagef("%d tokens in windows of %d: want 2 or more of each", o.MaxTokens, o.Context)
 	}
@@ -135,10 +135,13 @@ func (o *CalibrateOptions) run(ctx context.Context, g *globals, src *checkpoint.
 	if err != nil {
 		return n, &usageError{err}
 	}
+	if o.Context == 0 && !g.Quiet {
+		noticef(g.Stderr, "calibrating in windows of %s tokens; where the texts that the model will see are shorter, nf4kit calibrate --context takes it as they will be", countText(int64(size)))
+	}
 	bar := newSteps(g.Stderr, "calibrating", calibrate.Work(m.Decoder, calibration, heldout), g.Quiet)
 	err = calibrate.Write(ctx, m.Decoder, calibration, heldout, o.Out, calibrate.Options{Gram: o.Gram, Jobs: limits.Workers(), MaxMemory: limits.Memory / 2, Progress: bar.advance})
 	bar.finish()
-	return [2]int{calibrate.Count(calibration), calibrate.Count(heldout)}, err
+	return [3]int{calibrate.Count(calibration), calibrate.Count(heldout), size}, err
 }
 
 // inputs are what errors are weighed with: what a file says, or the text of --calibrate, which a dry run takes where the plan depends on it.
