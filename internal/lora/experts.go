@@ -103,9 +103,24 @@ func (m *Module) A0() *safetensors.Tensor {
 type param struct {
 	name    string
 	experts int64
-	d1, d2  int64 // of an expert, as transformers 5 has them
-	stored  *weights.Tensor
+	d1, d2  int64               // of an expert, as transformers 5 has them
+	stacks  []weightStack       // in the order in which their rows are below each other in one expert's matrix
 	one     [][]*weights.Tensor // the matrices of which one expert's is put together, by matrix and expert
+}
+
+// A weightStack is the matrices of all experts in one tensor.
+type weightStack struct {
+	*weights.Tensor
+	woven bool // rows of the first half of a matrix and of the second by turns
+}
+
+// stackedParam is the parameter that stacks are the parts of, one below the other.
+func stackedParam(name string, stacks ...weightStack) param {
+	p := param{name: name, experts: stacks[0].Shape[0], d2: stacks[0].Shape[2], stacks: stacks}
+	for _, s := range stacks {
+		p.d1 += s.Shape[1]
+	}
+	return p
 }
 
 func paramNames(list []param) string {
@@ -127,8 +142,8 @@ func (b *base) params(a *Adapter, path string) []param {
 	var out []param
 	for _, p := range b.spellings(path) {
 		for _, leaf := range stackLeaves {
-			if t := b.stacked(p, leaf); t != nil && targeted(leaf.name) {
-				out = append(out, param{name: leaf.name, experts: t.Shape[0], d1: t.Shape[1], d2: t.Shape[2], stored: t})
+			if s := b.stacked(p, leaf.name, leaf.others); len(s) > 0 && targeted(leaf.name) {
+				out = append(out, stackedParam(leaf.name, s...))
 			}
 		}
 		for _, o := range b.otherParams(a, path, p) {
@@ -147,21 +162,32 @@ func (b *base) params(a *Adapter, path string) []param {
 }
 
 // stackLeaves are the parameters that transformers 5 has of a layer's experts, in the order in which it registers them, with their
-// other names in checkpoints (its conversion_mapping.py): beside the experts' module in GraniteMoE, in modules of it in Aria.
-var stackLeaves = []struct{ name, beside, within string }{
-	{"gate_up_proj", "input_linear.weight", "fc1.weight"}, {"gate_proj", "", ""}, {"up_proj", "", ""}, {"down_proj", "output_linear.weight", "fc2.weight"},
+// other names in checkpoints (its conversion_mapping.py): beside the experts' module in GraniteMoE and Step 3.5, where gate and up are two,
+// in modules of it in Aria, as parameters of it in Inkling, where rows of gate and up lie by turns.
+var stackLeaves = []struct{ name, others string }{
+	{"gate_up_proj", "../input_linear.weight fc1.weight w13_weight ../../moe.gate_proj.weight+../../moe.up_proj.weight"}, {"gate_proj", ""}, {"up_proj", ""},
+	{"down_proj", "../output_linear.weight fc2.weight w2_weight ../../moe.down_proj.weight"},
 }
 
-// stacked finds experts that are stored in one tensor.
-func (b *base) stacked(path string, leaf struct{ name, beside, within string }) *weights.Tensor {
-	names := []string{path + "." + leaf.name, path + "." + leaf.within}
-	if parent, ok := strings.CutSuffix(path, "experts"); ok && leaf.beside != "" {
-		names = append(names, parent+leaf.beside)
-	}
-	for _, n := range names {
-		if t := b.byName[n]; t != nil && len(t.Shape) == 3 {
-			return t
+// stacked finds experts that are stored in one tensor, or in one for each of the matrices that an expert's is put together of.
+func (b *base) stacked(path, name, others string) []weightStack {
+next:
+	for _, names := range append([]string{name}, strings.Fields(others)...) {
+		var out []weightStack
+		for n := range strings.SplitSeq(names, "+") {
+			at := path
+			for up := true; up; {
+				if n, up = strings.CutPrefix(n, "../"); up {
+					at = at[:max(0, strings.LastIndexByte(at, '.'))]
+				}
+			}
+			t := b.byName[strings.TrimPrefix(at+"."+n, ".")]
+			if t == nil || len(t.Shape) != 3 || len(out) > 0 && (t.Shape[0] != out[0].Shape[0] || t.Shape[2] != out[0].Shape[2]) {
+				continue next
+			}
+			out = append(out, weightStack{t, n == "w13_weight"})
 		}
+		return out
 	}
 	return nil
 }
@@ -185,9 +211,9 @@ func (b *base) otherParams(a *Adapter, path, at string) (out []param) {
 		switch {
 		case t == nil || !endsIn(path+"."+leaf, []string{p}) && !endsIn(t.Name, []string{p}):
 		case len(t.Shape) == 2 && leaf != "weight":
-			out = append(out, param{name: leaf, experts: 1, d1: t.Shape[0], d2: t.Shape[1], stored: t})
+			out = append(out, param{name: leaf, experts: 1, d1: t.Shape[0], d2: t.Shape[1], stacks: []weightStack{{t, false}}})
 		case len(t.Shape) == 3:
-			out = append(out, param{name: leaf, experts: t.Shape[0], d1: t.Shape[1], d2: t.Shape[2], stored: t})
+			out = append(out, stackedParam(leaf, weightStack{t, false}))
 		}
 	}
 	return out
@@ -224,7 +250,7 @@ func (s *stack) params(targeted func(string) bool) []param {
 // fits reports whether a module's factors are of this shape, in either orientation.
 func (p *param) fits(m *Module) bool {
 	in, out := m.A.Elems()/m.Rank(), m.B.Shape[0]
-	return len(m.A.Shape) == 2 && m.Rank()%p.experts == 0 && (in == p.d2 && out == p.d1 || in == p.d1 && out == p.d2 && p.stored != nil)
+	return len(m.A.Shape) == 2 && m.Rank()%p.experts == 0 && (in == p.d2 && out == p.d1 || in == p.d1 && out == p.d2 && len(p.stacks) == 1 && !p.stacks[0].woven)
 }
 
 type placed struct {
@@ -235,16 +261,20 @@ type placed struct {
 // pieces says what of a module's update goes where.
 func (p *param) pieces(m *Module) []placed {
 	in, out := m.A.Shape[1], m.B.Shape[0]
-	if p.stored != nil {
-		turned := in == p.d1 && out == p.d2 && p.d1 != p.d2 // no released model has square experts
-		place := placed{t: p.stored}
-		for e := range p.experts {
-			place.parts = append(place.parts, part{first: e * p.d1 * p.d2, rows: p.d1, cols: p.d2, expert: e, experts: p.experts, turned: turned})
-		}
-		return []placed{place}
-	}
 	var all []placed
 	row0 := int64(0)
+	for _, s := range p.stacks {
+		turned := in == p.d1 && out == p.d2 && p.d1 != p.d2 // no released model has square experts
+		rows, place := p.d1, placed{t: s.Tensor}
+		if len(p.stacks) > 1 {
+			rows = s.Shape[1]
+		}
+		for e := range p.experts {
+			place.parts = append(place.parts, part{first: e * rows * p.d2, rows: rows, cols: p.d2, expert: e, experts: p.experts, row0: row0, turned: turned, woven: s.woven})
+		}
+		all = append(all, place)
+		row0 += rows
+	}
 	for _, list := range p.one {
 		for e, t := range list {
 			all = append(all, placed{t, []part{{rows: t.Shape[0], cols: t.Shape[1], expert: int64(e), experts: p.experts, row0: row0}}})

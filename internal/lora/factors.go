@@ -17,10 +17,10 @@ type factors struct {
 	sides map[side]*sides
 }
 
-// side is an expert of a module, 0 where that is no stack, and whether its product is turned.
+// side is an expert of a module, 0 where that is no stack, and whether its product is turned, or its rows woven.
 type side struct {
-	expert int64
-	turned bool
+	expert        int64
+	turned, woven bool
 }
 
 // sides are the factors as a product takes them.
@@ -33,13 +33,14 @@ type sides struct {
 func (f *factors) of(u *update, p *part) (left linalg.Matrix, right *linalg.Packed) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := f.sides[side{p.expert, p.turned}]
+	key := side{p.expert, p.turned, p.woven}
+	s := f.sides[key]
 	if s == nil {
 		s = f.take(u, p)
 		if f.sides == nil {
 			f.sides = map[side]*sides{}
 		}
-		f.sides[side{p.expert, p.turned}] = s
+		f.sides[key] = s
 	}
 	if p.turned {
 		return s.left, s.right
@@ -61,6 +62,13 @@ func (f *factors) take(u *update, p *part) *sides {
 			}
 		}
 		b = linalg.New(own, out, r)
+	}
+	if p.woven {
+		rows := make([]float32, 0, out*r)
+		for i := range out {
+			rows = append(rows, b.Row(i%2*(out/2)+i/2)...)
+		}
+		b = linalg.New(rows, out, r)
 	}
 	if p.turned {
 		return &sides{a.T(), linalg.Pack(b.T())}

@@ -115,6 +115,7 @@ type part struct {
 	experts    int64 // 1 for what is no stack
 	row0       int64 // of B, where the tensor is a part of what it updates
 	turned     bool  // rows are inputs: a Conv1D's, an embedding's, [experts, in, out]
+	woven      bool  // rows are those of the first half of B and of the second by turns
 }
 
 // An update is one adapter's on one tensor.

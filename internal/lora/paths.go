@@ -47,10 +47,23 @@ func trimShared(x, y string) (string, string) {
 
 // spellings lists the names under which a path may be stored in this base, the likeliest first.
 func (b *base) spellings(path string) []string {
-	out := spellings(path)
+	var moved []string
 	for end := len(path); end > 0; end = strings.LastIndexByte(path[:end], '.') {
 		for _, to := range b.moved[path[:end]] {
-			out = append(out, to+path[end:])
+			moved = append(moved, to+path[end:])
+		}
+	}
+	return append(spellings(path), mixtures(moved)...)
+}
+
+// mixtures adds the names that the module of a layer's experts may have.
+func mixtures(paths []string) []string {
+	out := slices.Clone(paths)
+	for _, p := range paths {
+		for _, moe := range [][2]string{{".mlp.", ".block_sparse_moe."}, {".block_sparse_moe.", ".mlp."}, {".mlp.", ".moe."}} {
+			if swapped := strings.Replace(p, moe[0], moe[1], 1); !slices.Contains(out, swapped) {
+				out = append(out, swapped)
+			}
 		}
 	}
 	return out
@@ -80,14 +93,7 @@ func spellings(path string) []string {
 			add(r.to + rest)
 		}
 	}
-	for _, p := range slices.Clone(out) {
-		for _, moe := range [][2]string{{".mlp.", ".block_sparse_moe."}, {".block_sparse_moe.", ".mlp."}} {
-			if strings.Contains(p, moe[0]) {
-				add(strings.Replace(p, moe[0], moe[1], 1))
-			}
-		}
-	}
-	return out
+	return mixtures(out)
 }
 
 // heads are the ends of the paths of output heads that share the embeddings where they are not stored: BERT's and those of what is

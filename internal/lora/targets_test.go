@@ -2,11 +2,15 @@ package lora
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/weights"
+	"github.com/nf4kit/nf4kit/safetensors"
 )
 
 // An adapter of a vision-language model's text fits that text model alone.
@@ -44,6 +48,48 @@ func TestMoved(t *testing.T) {
 		if got != want {
 			t.Errorf("%s is stored as %q, want %q", name, got, want)
 		}
+	}
+}
+
+// Experts are found under the names that checkpoints have for their stacks, whole, in two parts, or with rows by turns.
+func TestStacks(t *testing.T) {
+	var tensors []weights.Tensor
+	for name, shape := range map[string][]int64{
+		"a.mlp.experts.gate_up_proj": {3, 8, 5}, "b.mlp.experts.w13_weight": {3, 8, 5}, "b.mlp.experts.w2_weight": {3, 5, 4}, "c.moe.gate_proj.weight": {3, 4, 5},
+		"c.moe.up_proj.weight": {3, 4, 5}, "d.moe.gate_proj.weight": {3, 4, 5}, "d.moe.up_proj.weight": {2, 4, 5}, "e.block_sparse_moe.input_linear.weight": {3, 8, 5},
+	} {
+		tensors = append(tensors, weights.Tensor{Name: name, Shape: shape})
+	}
+	b := newBase(tensors, false)
+	a := &Adapter{Config: &Config{}}
+	for path, want := range map[string][]string{"a.mlp.experts": {"gate_up_proj [3, 8, 5] of 1"}, "b.mlp.experts": {"gate_up_proj [3, 8, 5] of 1 woven", "down_proj [3, 5, 4] of 1"},
+		"c.mlp.experts": {"gate_up_proj [3, 8, 5] of 2"}, "d.mlp.experts": nil, "e.block_sparse_moe.experts": {"gate_up_proj [3, 8, 5] of 1"}, "x.mlp.experts": nil} {
+		var got []string
+		for _, p := range b.params(a, path) {
+			text := fmt.Sprintf("%s of %d", paramNames([]param{p}), len(p.stacks))
+			if p.stacks[0].woven {
+				text += " woven"
+			}
+			got = append(got, text)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", path, diff)
+		}
+	}
+}
+
+// Rows by turns are of the first half of B and of the second.
+func TestWoven(t *testing.T) {
+	f := &factors{a: []float32{1}, b: []float32{1, 2, 3, 4, 5, 6}}
+	u := &update{rank: 1, module: &Module{A: &safetensors.Tensor{Shape: []int64{1, 1}}}}
+	left, _ := f.of(u, &part{rows: 6, cols: 1, experts: 1, woven: true})
+	plain, _ := f.of(u, &part{rows: 2, cols: 1, experts: 1, row0: 4})
+	var got []float32
+	for i := range 6 {
+		got = append(got, left.At(i, 0))
+	}
+	if diff := cmp.Diff([]float32{1, 4, 2, 5, 3, 6, 5}, append(got, plain.At(0, 0))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

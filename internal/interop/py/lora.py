@@ -97,6 +97,22 @@ def nemotron():
                                                       moe_shared_expert_intermediate_size=40))
 
 
+def step():
+    text = dict(model_type="step3p5", hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, num_sliding_attention_heads=4,
+                head_dim=16, vocab_size=96, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, share_expert_dim=24,
+                layer_types=["full_attention"] * 2, mlp_layer_types=["dense", "sparse"], pad_token_id=0)
+    vision = dict(model_type="step3p5_vision", hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    return tf.Step3p7ForConditionalGeneration(tf.Step3p7Config(text_config=text, vision_config=vision))
+
+
+def inkling():
+    config = tf.models.auto.configuration_auto.CONFIG_MAPPING["inkling2_text"]
+    return tf.AutoModelForCausalLM.from_config(config(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, swa_num_attention_heads=4, swa_num_key_value_heads=2, head_dim=16, swa_head_dim=16,
+        vocab_size=96, unpadded_vocab_size=90, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, layer_types=["hybrid_sliding", "hybrid"],
+        n_layers_per_attn_res_block=1, pad_token_id=0, eos_token_id=1))
+
+
 def mamba():
     return tf.MambaForCausalLM(tf.MambaConfig(hidden_size=48, state_size=16, num_hidden_layers=2, vocab_size=96))
 
@@ -200,6 +216,9 @@ MERGES = {
     "granite-moe": case(granite_moe, r=4, target_modules=QV, target_parameters=["experts.gate_up_proj", "experts.down_proj"]),
     "jetmoe": case(jetmoe, r=4, target_modules=["kv_proj"], target_parameters=["mlp.input_linear.weight", "mlp.output_linear.weight"]),
     "nemotron": case(nemotron, "f32", r=4, target_modules=["up_proj"], target_parameters=["experts.up_proj", "experts.down_proj"]),
+    "step": case(step, r=4, target_modules=["g_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate.weight"]),
+    "inkling": case(inkling, "f32", r=4, target_modules=["q_proj"], target_parameters=["experts.gate_up_proj", "experts.down_proj"]),
+    "inkling-gate-up": case(inkling, "f32", r=4, target_modules=["q_proj"], target_parameters=["experts.gate_up_proj"]),
     "nemotron-router": case(nemotron, "f32", r=4, target_modules=["down_proj"], target_parameters=["mixer.gate.weight"], modules_to_save=["up_proj"]),
     "a-log": case(mamba, "f32", r=4, target_modules=[], target_parameters=["mixer.A_log"]),
     "router": case(mixtral, r=4, target_modules=QV, target_parameters=["mlp.gate.weight"]),
