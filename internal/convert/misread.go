@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -99,9 +100,9 @@ func (p *Plan) checkReads(opt *Options) {
 	}
 }
 
-// checkNames tells of weights that 4.57 does not find: those of a source that transformers 5 saved, under names of its own.
-func (p *Plan) checkNames(opt *Options) {
-	if opt.targets()&arch.Transformers4 == 0 {
+// checkOlder tells of what 4.57 does not read of a source that transformers 5 saved: weights under names of its own, and its config.json.
+func (p *Plan) checkOlder(opt *Options) {
+	if opt.targets()&arch.Transformers4 == 0 || p.model == nil || !p.model.In[arch.V4] {
 		return
 	}
 	var renamed []string
@@ -113,4 +114,21 @@ func (p *Plan) checkNames(opt *Options) {
 	if len(renamed) > 0 {
 		p.warnings = append(p.warnings, fmt.Sprintf("transformers 4.57 has other names for %s: it does not load the result, nor the source; transformers 5 does", some(renamed)))
 	}
+	if why := Unread(p.src.Config); why != "" {
+		p.warnings = append(p.warnings, fmt.Sprintf("config.json is as transformers 5 writes it; 4.57 expects %s, and reads neither the result nor the source", why))
+	}
+}
+
+// Unread says what 4.57 expects in a config.json that transformers 5 wrote and it does not read, or "". An infinite
+// number, such as the end of Mamba-2's time_step_limit, is {"__float__": "Infinity"}, which 4.57 takes for the value, and
+// Qwen-VL's mrope_section lies in rope_parameters alone, where 4.57 looks for it in rope_scaling.
+func Unread(config []byte) string {
+	has := func(key string) bool { return bytes.Contains(config, []byte(`"`+key+`"`)) }
+	switch {
+	case has("__float__"):
+		return `plain numbers, found {"__float__": ...}`
+	case has("mrope_section") && has("rope_parameters") && !has("rope_scaling"):
+		return "rope_scaling with mrope_section, found it in rope_parameters"
+	}
+	return ""
 }

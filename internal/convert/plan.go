@@ -279,7 +279,7 @@ func newPlan(m *weights.Model, opt *Options, common bool) (*Plan, error) {
 			Hint: "keep some with --skip"}
 	}
 	p.checkReads(opt)
-	p.checkNames(opt)
+	p.checkOlder(opt)
 	if !opt.ExactStorage {
 		p.words = quantize.WordsOf(opt.Spec.Storage)
 	}

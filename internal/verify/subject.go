@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"bytes"
 	"slices"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
@@ -73,17 +72,9 @@ func (s *subject) lacking() arch.Target {
 	return t & s.targets
 }
 
-// unread returns those of the targets that do not read config.json as transformers 5 wrote it, and why. It writes an infinite
-// number, such as the end of Mamba-2's time_step_limit, as {"__float__": "Infinity"}, which 4.57 takes for the value, and
-// Qwen-VL's mrope_section in rope_parameters alone, where 4.57 looks for it in rope_scaling.
+// unread returns those of the targets that do not read config.json as transformers 5 wrote it, and why.
 func (s *subject) unread() (by arch.Target, why string) {
-	has := func(key string) bool { return bytes.Contains(s.src.Config, []byte(`"`+key+`"`)) }
-	switch {
-	case has("__float__"):
-		why = `plain numbers, found {"__float__": ...}`
-	case has("mrope_section") && has("rope_parameters") && !has("rope_scaling"):
-		why = "rope_scaling with mrope_section, found it in rope_parameters"
-	default:
+	if why = convert.Unread(s.src.Config); why == "" {
 		return 0, ""
 	}
 	return arch.Transformers4 & s.targets, why
