@@ -46,3 +46,25 @@ func TestDecoderHeads(t *testing.T) {
 		}
 	}
 }
+
+// The last module of a class is kept by 4.57 alone, by default, and is packed as 5.x does it where the list, here an empty one,
+// says so: only a tied module that has no tensor has to be in it. RegNet has no other Linear; in 5.23 and 4.57 both results load and run.
+func TestLastModules(t *testing.T) {
+	for _, c := range []struct{ typ, class, last string }{
+		{"regnet", "RegNetForImageClassification", "classifier.1.weight"},
+		{"sam", "SamModel", "mask_decoder.iou_prediction_head.layers.0.weight"},
+	} {
+		m, err := Resolve(Query{ModelType: c.typ, Architectures: []string{c.class}}, []string{c.last})
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := m.Classify(c.last)
+		if !last.Quantize(Transformers5) || last.Quantize(Transformers4) {
+			t.Fatalf("%s: want it quantized by 5.x and not by 4.57: %+v", c.last, last)
+		}
+		list, bad := m.SkipList(Transformers5|Transformers4, nil, []Tensor{{c.last, last}})
+		if list == nil || len(list) > 0 || len(bad) > 0 {
+			t.Errorf("%s: list %q, %v; want an empty one", c.class, list, bad)
+		}
+	}
+}

@@ -331,13 +331,7 @@ func (m *Model) absentHeads(keep, quant []*pathGroup, loaders []Loader) []*pathG
 	if m.entry == nil {
 		return nil
 	}
-	have := map[Loader]map[string]bool{}
-	for _, g := range slices.Concat(keep, quant) {
-		if have[g.loader] == nil {
-			have[g.loader] = map[string]bool{}
-		}
-		have[g.loader][g.pattern] = true
-	}
+	have, packed := patterns(slices.Concat(keep, quant)), patterns(quant)
 	var out []*pathGroup
 	for _, l := range loaders {
 		k, tied := m.entry.keep[V5], m.entry.tied[V5]
@@ -347,13 +341,30 @@ func (m *Model) absentHeads(keep, quant []*pathGroup, loaders []Loader) []*pathG
 		case LoaderVLLM:
 			continue
 		}
-		for _, p := range slices.Sorted(maps.Keys(k.in(tied))) {
-			if pattern := digitless(p, "#"); !strings.Contains(p, "$") && (strings.Contains(p, "#") || !have[l][pattern]) {
+		kept := k.in(tied)
+		for _, p := range slices.Sorted(maps.Keys(kept)) {
+			pattern := digitless(p, "#")
+			if len(kept) == 1 && packed[l][pattern] {
+				continue // the class's last module (classifier.1 of ResNet), which is tied to none
+			}
+			if !strings.Contains(p, "$") && (strings.Contains(p, "#") || !have[l][pattern]) {
 				out = append(out, &pathGroup{loader: l, pattern: pattern, members: []string{p}})
 			}
 		}
 	}
 	return out
+}
+
+// patterns are those that each loader has.
+func patterns(groups []*pathGroup) map[Loader]map[string]bool {
+	have := map[Loader]map[string]bool{}
+	for _, g := range groups {
+		if have[g.loader] == nil {
+			have[g.loader] = map[string]bool{}
+		}
+		have[g.loader][g.pattern] = true
+	}
+	return have
 }
 
 // tiedHeads returns those of absentHeads that are heads tied to another weight.
