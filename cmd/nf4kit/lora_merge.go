@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -29,7 +30,8 @@ type LoraMergeOptions struct {
 	Undo           string
 	Weights        []float64
 
-	given map[string]bool // flags of convert that were set
+	given map[string]bool   // flags of convert that were set
+	said  map[string]string // flags of merge alone on which bytes or figures depend
 }
 
 func newLoraMergeCommand(g *globals) *cobra.Command {
@@ -59,8 +61,9 @@ survives rounding (or quantization); and what is lost, in units of the update. W
 --quantize it has the share that other scales would leave too: searched ones where
 --scale is absmax, absmax else, from a sample of each weight.
 
-DST may be a folder of an object store, as that of convert, but that a merge that ends early
-begins anew.`,
+` + resumeHelp + `
+
+` + destinationHelp,
 		Example: `  nf4kit lora merge Llama-3.2-1B my-adapter merged
   nf4kit lora merge Llama-3.2-1B-nf4 my-adapter merged --dtype bfloat16
   nf4kit lora merge Llama-3.2-1B my-adapter merged-nf4 --quantize --scale mse
@@ -88,6 +91,7 @@ func (o *LoraMergeOptions) addFlags(cmd *cobra.Command) {
 	fs.BoolVar(&o.Joint, "joint", false, "add all adapters before rounding, more exact than PEFT")
 	fs.BoolVar(&o.Residual, "base-is-residual", false, "BASE is the changed one that PiSSA, OLoRA, LoftQ or another such method left beside the adapter")
 	fs.StringVar(&o.Undo, "undo", "", "write what unmerge needs to give back BASE byte for byte to `FILE`")
+	restart(fs, &o.Restart)
 	fs.Float64SliceVar(&o.Weights, "weight", nil, "weight of an adapter, in the order of the arguments (repeatable); default 1 each")
 	enum(cmd, "onto", "auto", "source", "decoded")
 	enum(cmd, "rounding", "peft", "safe")
@@ -98,6 +102,7 @@ var alone = []string{"dtype", "max-shard-size", "jobs", "max-memory", "no-error"
 
 func (o *LoraMergeOptions) take(cmd *cobra.Command) {
 	o.settings = given(cmd.Flags(), outputFlags)
+	o.said = given(cmd.Flags(), []string{"quantize", "onto", "trained-on", "rounding", "joint", "base-is-residual", "weight", "no-error", "allow-incomplete"})
 	o.given = map[string]bool{}
 	var c ConvertOptions
 	names := &cobra.Command{}
@@ -165,6 +170,7 @@ func runLoraMerge(ctx context.Context, g *globals, o LoraMergeOptions) error {
 	if o.to, err = g.destination(ctx, o.Dst, o.Staging); err != nil {
 		return err
 	}
+	g.tellLeft(o.to.path, o.Restart)
 	x, err := o.Limits.execution()
 	if err != nil {
 		return err
@@ -209,6 +215,9 @@ func runLoraMerge(ctx context.Context, g *globals, o LoraMergeOptions) error {
 			return err
 		}
 	} else {
+		if w.Resume, err = m.resume(); err != nil {
+			return err
+		}
 		if o.Quantize {
 			w.Manifest = &manifest.Manifest{Tool: "nf4kit " + versionText(), Settings: o.settings, Source: manifest.SourceOf(m.base.Source)}
 			w.Files = func(results []convert.Result) (map[string][]byte, error) {
@@ -308,7 +317,19 @@ func (m *merging) planMerge(opt lora.Options) (*convert.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p, o.noteAdapters(m.adapters)
+	o.settings["lora"], err = o.identities(m.adapters)
+	return p, err
+}
+
+// resume says what the merge can be continued by: its adapters are part of that.
+func (m *merging) resume() (*convert.Resume, error) {
+	settings := maps.Clone(m.o.settings)
+	maps.Copy(settings, m.o.said)
+	var err error
+	if settings["lora"], err = m.o.identities(m.adapters); err != nil {
+		return nil, err
+	}
+	return &convert.Resume{Tool: "nf4kit " + versionText(), Command: "lora merge", Settings: settings, Restart: m.o.Restart, Figures: m.merge}, nil
 }
 
 // untie gives the base an output head of its own where an adapter replaces the embeddings or the head alone.
@@ -337,19 +358,18 @@ func (m *merging) formats() map[string]convert.Format {
 	return out
 }
 
-// noteAdapters puts into the settings of nf4kit.json what was merged.
-func (o *LoraMergeOptions) noteAdapters(list []*lora.Adapter) error {
+// identities are what nf4kit.json and the journal say of what is merged.
+func (o *LoraMergeOptions) identities(list []*lora.Adapter) (string, error) {
 	var names []string
 	for i, a := range list {
 		name, err := a.Identity()
 		if err != nil {
-			return err
+			return "", err
 		}
 		if len(o.Weights) > 0 {
 			name += fmt.Sprintf(" * %g", o.Weights[i])
 		}
 		names = append(names, name)
 	}
-	o.settings["lora"] = strings.Join(names, "\n")
-	return nil
+	return strings.Join(names, "\n"), nil
 }

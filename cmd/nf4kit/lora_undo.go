@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,29 +31,44 @@ It takes the flags of merge.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Src, o.Adapters, o.Dst, o.Force = args[0], args[1:len(args)-1], args[len(args)-1], true
 			o.take(cmd)
-			old, done, err := openModels(cmd.Context(), g, o.Dst)
-			if err != nil {
-				return fmt.Errorf("swap in %s: %w", o.Dst, err)
-			}
-			names := tensorNames(old[0])
-			done()
-			base, done, err := openModels(cmd.Context(), g, o.Src)
+			to, err := g.destination(cmd.Context(), o.Dst, o.Staging)
 			if err != nil {
 				return err
 			}
-			same := tensorNames(base[0])
-			if base[0].TiedHead() != nil { // a merge may have given it a head of its own
-				names = slices.DeleteFunc(names, func(n string) bool { return n == base[0].HeadName() })
-			}
-			done()
-			if !slices.Equal(names, same) {
-				return &lora.Error{Path: o.Dst, Expect: "a merge of " + o.Src + ", with its tensors", Found: "a model of others", Hint: "nf4kit lora merge writes a new one"}
+			if to.store == nil || checkpoint.Left(to.path) == "" { // else a swap that did not end has taken the old files away
+				if err := checkSwap(cmd.Context(), g, &o); err != nil {
+					return err
+				}
 			}
 			return runLoraMerge(cmd.Context(), g, o)
 		},
 	}
 	o.addFlags(cmd)
 	return cmd
+}
+
+// checkSwap refuses a DST that is no merge of BASE.
+func checkSwap(ctx context.Context, g *globals, o *LoraMergeOptions) error {
+	old, done, err := openModels(ctx, g, o.Dst)
+	if err != nil {
+		return fmt.Errorf("swap in %s: %w", o.Dst, err)
+	}
+	names := tensorNames(old[0])
+	done()
+	base, done, err := openModels(ctx, g, o.Src)
+	if err != nil {
+		return err
+	}
+	same := tensorNames(base[0])
+	if base[0].TiedHead() != nil { // a merge may have given it a head of its own
+		head := strings.TrimSuffix(base[0].HeadName(), ".weight")
+		names = slices.DeleteFunc(names, func(n string) bool { return (n == head+".weight" || n == head+".bias") && !slices.Contains(same, n) })
+	}
+	done()
+	if !slices.Equal(names, same) {
+		return &lora.Error{Path: o.Dst, Expect: "a merge of " + o.Src + ", with its tensors", Found: "a model of others", Hint: "nf4kit lora merge writes a new one"}
+	}
+	return nil
 }
 
 func tensorNames(m *weights.Model) (names []string) {

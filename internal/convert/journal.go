@@ -52,6 +52,7 @@ type done struct {
 type note struct {
 	NonFinite int64            `json:"nonfinite"`
 	Weight    *quantize.Result `json:"weight,omitempty"`
+	Figures   json.RawMessage  `json:"figures,omitempty"` // see Figures
 }
 
 func noted(r *Result) note {

@@ -27,8 +27,15 @@ type Resume struct {
 	Task     Task              // of several that share the work; such a run does not commit
 	Finalize bool              // make no weights file: what is missing is a [MissingFilesError]
 	Consume  bool              // remove each file of the source when what is made of it is on the disk
+	Figures  Figures           // what else is known of a tensor when it is written, of runs that know more; nil: nothing
 
 	Begin func(Continued) // told before the work
+}
+
+// Figures are kept in the journal for runs that find out something about tensors as they read them.
+type Figures interface {
+	Note(tensor string) json.RawMessage // nil: nothing is known
+	Restore(tensor string, noted json.RawMessage) error
 }
 
 // Continued is what a run finds of earlier ones.
@@ -41,55 +48,6 @@ type Continued struct {
 	Redone  []string // files that were recorded and are made again, and why
 	Damaged []string // what of the journal cannot be read
 	Dropped bool     // Resume.Restart has dropped something
-}
-
-// A ResumeError says why what an earlier run has left cannot be continued.
-type ResumeError struct {
-	Staging  string
-	Files    int
-	Reason   string
-	Consumed string // the source, where files of it are used up: what was made of them is in Staging alone
-}
-
-func (e *ResumeError) Error() string {
-	return fmt.Sprintf("%s holds %d finished weights files of another run: %s", e.Staging, e.Files, e.Reason)
-}
-
-// Hint says what to do next.
-func (e *ResumeError) Hint() string {
-	if e.Consumed != "" {
-		return "go on with the arguments of then, since files of " + e.Consumed + " are used up; " + fetchAgain
-	}
-	return "go on with the arguments of then, or begin anew: --restart, without --task, drops what is there"
-}
-
-// fetchAgain is how to begin anew what has used up a part of its source.
-const fetchAgain = "to begin anew, fetch those that have left a .nf4kit-consumed again, and say --restart"
-
-// An UnfinishedError is an error that has left finished weights files for the next run.
-type UnfinishedError struct {
-	Dst       string
-	Staging   string
-	Files, Of int
-	Task      Task
-	Consumed  bool // files of the source are used up, so that nothing begins anew without them
-	Err       error
-}
-
-func (e *UnfinishedError) Error() string { return e.Err.Error() }
-func (e *UnfinishedError) Unwrap() error { return e.Err }
-
-// Kept says what there is.
-func (e *UnfinishedError) Kept() string {
-	return fmt.Sprintf("%d of %d weights files are finished and kept in %s", e.Files, e.Of, e.Staging)
-}
-
-// Hint says what to do next.
-func (e *UnfinishedError) Hint() string {
-	if e.Consumed {
-		return e.Kept() + ": the same command goes on from there; what SRC had for them is used up"
-	}
-	return e.Kept() + ": the same command goes on from there, --restart begins anew"
 }
 
 // resumed is what is known of each weights file, in the course of a run.
@@ -106,6 +64,7 @@ type resumed struct {
 	stored    map[string]checkpoint.Stored // what the store has, if the files go to one
 
 	consumer *consumer // nil: the source stays
+	figures  Figures   // nil: there are none
 
 	mu  sync.Mutex
 	was Continued
@@ -122,7 +81,7 @@ func (p *Plan) resume(ctx context.Context, out *checkpoint.Output, opt *WriteOpt
 		return nil, &SourceError{Path: p.src.Path, Msg: "files of it are used up, and what was made of them would be dropped by --restart",
 			Hint: "go on without --restart, with the arguments of then; " + fetchAgain}
 	}
-	s := &resumed{plan: p, out: out, begun: begun, task: r.Task, mine: p.mine(r.Task), done: make([]*done, len(p.shards))}
+	s := &resumed{plan: p, out: out, begun: begun, task: r.Task, mine: p.mine(r.Task), done: make([]*done, len(p.shards)), figures: r.Figures}
 	s.was.Staging, s.was.Dropped = out.Staging(), r.Restart && out.Resumed()
 	if out.Resumed() && !r.Restart {
 		if err := s.read(true); err != nil {
@@ -362,9 +321,14 @@ func (s *resumed) finish(i int, results []Result, digests *manifest.Recorder, st
 	}
 	d.Digest = seal(sh.Layout.Header(), d.Tensors)
 	for j := range s.plan.items {
-		if s.plan.items[j].Shard == i {
-			d.Results = append(d.Results, noted(&results[j]))
+		if s.plan.items[j].Shard != i {
+			continue
 		}
+		n := noted(&results[j])
+		if s.figures != nil {
+			n.Figures = s.figures.Note(s.plan.items[j].Name)
+		}
+		d.Results = append(d.Results, n)
 	}
 	raw, err := record{Run: s.begun.Run, Done: d}.encode()
 	if err != nil {
@@ -386,13 +350,22 @@ func (s *resumed) finish(i int, results []Result, digests *manifest.Recorder, st
 }
 
 // restore puts what was recorded in its place.
-func (s *resumed) restore(results []Result, digests map[string]manifest.Digest) {
+func (s *resumed) restore(results []Result, digests map[string]manifest.Digest) error {
 	next := make([]int, len(s.done))
 	for j := range s.plan.items {
 		i := s.plan.items[j].Shard
-		if d := s.done[i]; d != nil {
-			results[j] = d.Results[next[i]].result()
-			next[i]++
+		d := s.done[i]
+		if d == nil {
+			continue
+		}
+		n := &d.Results[next[i]]
+		results[j] = n.result()
+		next[i]++
+		if s.figures == nil || n.Figures == nil {
+			continue
+		}
+		if err := s.figures.Restore(s.plan.items[j].Name, n.Figures); err != nil {
+			return fmt.Errorf("%s: the journal's figures of %s: %w", s.was.Staging, s.plan.items[j].Name, err)
 		}
 	}
 	for i, d := range s.done {
@@ -403,6 +376,7 @@ func (s *resumed) restore(results []Result, digests map[string]manifest.Digest) 
 			digests[t.Name] = d.Tensors[k]
 		}
 	}
+	return nil
 }
 
 // leave ends a run that has failed: what is finished stays, unless that is of no use.

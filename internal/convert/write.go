@@ -149,7 +149,9 @@ func (p *Plan) tensors(ctx context.Context, out *checkpoint.Output, opt *WriteOp
 		return nil, err
 	}
 	if s != nil {
-		s.restore(results, digests)
+		if err := s.restore(results, digests); err != nil {
+			return nil, err
+		}
 	}
 	if opt.Manifest != nil {
 		opt.Manifest.Tensors = digests

@@ -89,9 +89,12 @@ func (v *merged) figures() (sums, int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var s, gap sums
-	if v.written != nil {
+	switch {
+	case v.written != nil:
 		s.add(v.written)
-	} else {
+	case v.noted != nil:
+		s = *v.noted
+	default:
 		s.add(v.sums)
 	}
 	gap.add(v.gap)

@@ -35,6 +35,7 @@ type merged struct {
 
 	mu      sync.Mutex
 	sums    map[int64]sums // by the first element of a chunk, of what was read
+	noted   *sums          // of a tensor that an earlier run has written; nil where this one does
 	written map[int64]sums // of what was quantized and read back; nil where it was not
 	gap     map[int64]sums // of the base and another form of it, in ee
 	other   map[int64]sums // of a sample that was quantized in another way
