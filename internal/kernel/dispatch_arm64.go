@@ -2,6 +2,8 @@
 
 package kernel
 
+import "math"
+
 // detect knows that every arm64 processor has NEON.
 func detect() []implementation { return []implementation{neon} }
 
@@ -97,17 +99,57 @@ func deltaSumsSteps(l *deltaLanes, w, d []float32, by float32, v []float32) int 
 
 func e2m1Blocks(codes []byte, v, x, scale []float32, blockSize int) int { return 0 }
 
-// The scale search and matrix products run the plain Go here, with the same bits.
+// gridFitSteps is GridFit where the assembly can do all of it, and says whether it did.
+func gridFitSteps(t Type, wq, qq, x, hx, h, inv []float32) bool {
+	n := len(x)
+	if current == generic || n == 0 || n%16 != 0 || len(inv) == 0 {
+		return false
+	}
+	_, _, _, _ = hx[n-1], h[n-1], wq[len(inv)-1], qq[len(inv)-1]
+	gridFitNEON(&wq[0], &qq[0], &x[0], &hx[0], &h[0], n/16, &inv[0], len(inv), &fitTables[t].tree[0])
+	return true
+}
 
-func gridFitSteps(t Type, wq, qq, x, hx, h, inv []float32) bool { return false }
+// nearestSteps does as many leading elements as the assembly can and returns how many.
+func nearestSteps(t Type, codes []byte, values, x, scales []float32) int {
+	n := len(x) / 16 * 16
+	if current == generic || n == 0 {
+		return 0
+	}
+	_, _, _ = codes[n-1], values[n-1], scales[n-1]
+	nearestNEON(&codes[0], &values[0], &x[0], &scales[0], n/16, &fitTables[t].tree[0])
+	return n
+}
 
-func nearestSteps(t Type, codes []byte, values, x, scales []float32) int { return 0 }
+func mulTile(c []float32, stride int, a, b []float32) bool {
+	if current == generic || len(a) == 0 {
+		return false
+	}
+	k := len(a) / TileRows
+	_, _ = c[(TileRows-1)*stride+TileCols-1], b[k*TileCols-1]
+	mulTileNEON(&c[0], stride, &a[0], &b[0], k)
+	return true
+}
 
-func mulTile(c []float32, stride int, a, b []float32) bool { return false }
+func mulRow(c, a, b []float32) bool {
+	if current == generic || len(a) == 0 {
+		return false
+	}
+	_, _ = c[TileCols-1], b[len(a)*TileCols-1]
+	mulRowNEON(&c[0], &a[0], &b[0], len(a))
+	return true
+}
 
-func mulRow(c, a, b []float32) bool { return false }
-
-func addScaledSteps(dst, c []float32, by float32, x []float32) int { return 0 }
+// addScaledSteps does as many leading elements as the assembly can and returns how many.
+func addScaledSteps(dst, c []float32, by float32, x []float32) int {
+	n := len(dst) / 16 * 16
+	if current == generic || n == 0 {
+		return 0
+	}
+	_, _ = c[n-1], x[n-1]
+	addScaledNEON(&dst[0], &c[0], uint64(math.Float32bits(by)), &x[0], n/16)
+	return n
+}
 
 // NEON has no gather, and 8-bit codes are needed for one value in a block only.
 

@@ -138,3 +138,28 @@ func convertE5M2ToBF16NEON(dst *byte, src *byte, steps int)
 //
 //go:noescape
 func convertE5M2ToF16NEON(dst *byte, src *byte, steps int)
+
+// mulTileNEON is mulTileGeneric for at least one step.
+//
+//go:noescape
+func mulTileNEON(c *float32, stride int, a *float32, b *float32, k int)
+
+// mulRowNEON is mulRowGeneric for at least one step.
+//
+//go:noescape
+func mulRowNEON(c *float32, a *float32, b *float32, k int)
+
+// addScaledNEON is addScaledGeneric for steps of 16 elements, at least one.
+//
+//go:noescape
+func addScaledNEON(dst *float32, c *float32, by uint64, x *float32, steps int)
+
+// gridFitNEON is gridFitGeneric for steps of 16 elements, at least one, and at least one candidate.
+//
+//go:noescape
+func gridFitNEON(wq *float32, qq *float32, x *float32, hx *float32, h *float32, steps int, inv *float32, candidates int, t *float32)
+
+// nearestNEON is nearestGeneric for steps of 16 elements, at least one.
+//
+//go:noescape
+func nearestNEON(codes *byte, values *float32, x *float32, scales *float32, steps int, t *float32)
