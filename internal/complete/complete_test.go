@@ -140,6 +140,10 @@ func TestCheck(t *testing.T) {
 			edit(llama(2), "lm_head.weight", weight("head", 0, 8)), []string{"empty head.weight: weights / shape [0, 8]"}},
 		{"a class of its own, within the model", strings.Replace(llamaConfig, "ForCausalLM", "ForXVector", 1),
 			append(llama(2), weight("model.layers.1.mlp.other", 12, 8)), []string{"foreign model.layers.1.mlp.other.weight: only tensors of LlamaModel / it"}},
+		{"a class of its own, with a parameter within the model", strings.Replace(llamaConfig, "ForCausalLM", "ForMaskedModeling", 1),
+			append(llama(2), Tensor{Name: "model.mask_token", DType: safetensors.BF16, Shape: []int64{1, 8}}), nil},
+		{"a parameter that its class does not have", llamaConfig, append(llama(2), Tensor{Name: "model.mask_token", DType: safetensors.BF16, Shape: []int64{1, 8}}),
+			[]string{"foreign model.mask_token: only tensors of LlamaForCausalLM / it"}},
 		{"adapter", llamaConfig, edit(llama(2), up, weight("model.layers.1.mlp.up_proj.base_layer", 12, 8)), []string{
 			"foreign model.layers.1.mlp.up_proj.base_layer.weight: a model's own tensors / one of a PEFT model with its adapter"}},
 	}

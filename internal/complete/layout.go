@@ -385,6 +385,10 @@ func (c *checker) stranger(t *Tensor) {
 		c.report.notice("%s belongs to no module of %s: a head of another task", name, c.facts.class)
 		return
 	}
+	if leaf := name[strings.LastIndexByte(name, '.')+1:]; c.anyHead && !adapted(name) && leaf != "weight" && leaf != "bias" {
+		c.report.notice("%s belongs to no module of %s: a parameter of another task", name, c.facts.class) // ViT's mask_token
+		return
+	}
 	c.report.strangers++
 	p := Problem{Foreign, name, "only tensors of " + c.facts.class, "it"}
 	if adapted(name) {
