@@ -105,7 +105,7 @@ func ParseConfig(config []byte) (Query, error) {
 		switch {
 		case key == "text_config" && sub.Tied != nil:
 			q.TextTied = sub.Tied
-		case key == "decoder" && strings.HasSuffix(q.ModelType, "encoder-decoder"):
+		case key == "decoder" && strings.HasSuffix(q.ModelType, pairSuffix):
 			q.DecoderTied = sub.Tied
 			if t := lookupType(sub.ModelType); sub.Tied == nil && t != nil {
 				q.DecoderTied = &t.tied[V5]

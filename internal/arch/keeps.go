@@ -2,6 +2,7 @@ package arch
 
 import (
 	"maps"
+	"slices"
 	"strings"
 )
 
@@ -54,4 +55,39 @@ func (k keeps) below(prefix string, inner keeps) keeps {
 		return out
 	}
 	return keeps{replace(k.both, inner.both), replace(k.tied, inner.tied), replace(k.untied, inner.untied)}
+}
+
+// pair lets the decoder of an encoder-decoder pair be of any type with a causal class. The rows of such a class are those of
+// its default, BERT with cross-attention, which go first.
+func (t *modelType) pair() {
+	if !strings.HasSuffix(t.name, pairSuffix) {
+		return
+	}
+	for _, c := range t.classes {
+		if n := c.root.at("decoder"); len(n.models) == 0 {
+			n.models = []*include{{name: "decoder", p: each(func(Version) string { return "decoder" }), key: "decoder", typ: "bert", class: "causal"}}
+		}
+	}
+}
+
+const (
+	pairSuffix = "encoder-decoder"
+	cross      = "crossattention" // in models of BERT's kind
+)
+
+// findCrossing is find for a module of the cross-attention parts[i], which a model of BERT's kind has as a decoder: it is another of the
+// class that its attention is of, and no row of a model that is not one.
+func (e *entry) findCrossing(parts []string, i int, weight bool) (found, bool) {
+	as := slices.Clone(parts)
+	as[i] = "attention"
+	f, ok := e.findIn(e.class, as, weight, 0)
+	if !ok {
+		return found{}, false
+	}
+	back := func(path string) string { return strings.Replace(path, ".attention.", "."+cross+".", 1) }
+	f.below(func(_ Version, path string) string { return back(path) })
+	for v := range f.base {
+		f.base[v] = back(f.base[v])
+	}
+	return f, true
 }

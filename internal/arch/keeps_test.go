@@ -3,6 +3,7 @@ package arch
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -14,7 +15,12 @@ func TestDecoderHeads(t *testing.T) {
 		{"vision-encoder-decoder", "trocr", "decoder.model.decoder.layers.0.fc1.weight", "decoder.output_projection"},
 		{"vision-encoder-decoder", "bert", "decoder.bert.encoder.layer.0.output.dense.weight", "decoder.cls.predictions.decoder"},
 		{"vision-encoder-decoder", "electra", "decoder.electra.encoder.layer.0.output.dense.weight", "decoder.generator_lm_head"},
+		{"vision-encoder-decoder", "roberta", "decoder.roberta.encoder.layer.0.crossattention.self.query.weight", "decoder.lm_head.decoder"},
 		{"encoder-decoder", "bert", "decoder.bert.encoder.layer.0.output.dense.weight", "decoder.cls.predictions.decoder"},
+		{"encoder-decoder", "roberta", "decoder.roberta.encoder.layer.0.crossattention.output.dense.weight", "decoder.lm_head.decoder"},
+		{"encoder-decoder", "bert-generation", "decoder.bert.encoder.layer.0.crossattention.self.key.weight", "decoder.lm_head.decoder"},
+		{"encoder-decoder", "gpt2", "decoder.transformer.h.0.crossattention.q_attn.weight", "decoder.lm_head"},
+		{"speech-encoder-decoder", "mbart", "decoder.model.decoder.layers.0.encoder_attn.q_proj.weight", "decoder.lm_head"},
 	}
 	for _, test := range tests {
 		for _, tied := range []bool{true, false} {
@@ -32,8 +38,8 @@ func TestDecoderHeads(t *testing.T) {
 				t.Errorf("%s of %s: the head counts as one to quantize: %+v", test.decoder, test.pair, head)
 			}
 			c := m.Classify(test.weight)
-			if !c.Quantize(0) {
-				t.Errorf("%s is not quantized: %s", test.weight, c.Reason)
+			if path := strings.TrimSuffix(test.weight, ".weight"); !c.Quantize(0) || !slices.Equal(c.AllPaths, []string{path}) {
+				t.Errorf("%s is not quantized (%s), or under other paths: %q", test.weight, c.Reason, c.AllPaths)
 			}
 			quantized := []Tensor{{test.weight, c}}
 			list, bad := m.SkipList(0, nil, quantized)

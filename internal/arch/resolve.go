@@ -176,7 +176,11 @@ func (e *entry) find(name string) (found, bool) {
 	if weight {
 		parts = parts[:len(parts)-1]
 	}
-	return e.findIn(e.class, parts, weight, 0)
+	f, ok := e.findIn(e.class, parts, weight, 0)
+	if i := slices.Index(parts, cross); !ok && i >= 0 {
+		return e.findCrossing(parts, i, weight)
+	}
+	return f, ok
 }
 
 // depth bounds the nesting of included types; the table nests three deep.

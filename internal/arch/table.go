@@ -234,6 +234,7 @@ func parseBlock(block string) (*modelType, error) {
 			return nil, fmt.Errorf("type %s: %w", t.name, err)
 		}
 	}
+	t.pair()
 	return t, nil
 }
 
