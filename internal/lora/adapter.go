@@ -187,8 +187,8 @@ func (a *Adapter) sort(file string) error {
 		has[t.Name] = true
 	}
 	for _, t := range a.file.Tensors() {
-		if plain := wrapped.ReplaceAllString(t.Name, "."); plain != t.Name && has[plain] {
-			continue
+		if plain := wrapped.ReplaceAllString(t.Name, "."); plain != t.Name && has[plain] || strings.Contains(t.Name, ".lora_velora_embed") {
+			continue // VeLoRA's is of use in training alone
 		}
 		a.Params += t.Elems()
 		a.Bytes += t.Size()

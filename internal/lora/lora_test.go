@@ -267,10 +267,11 @@ func TestCompleteExperts(t *testing.T) {
 	}
 }
 
-// With bias="all" PEFT saves the biases of modules_to_save three times: what they were, and the trained ones twice.
+// With bias="all" PEFT saves the biases of modules_to_save three times: what they were, and the trained ones twice. VeLoRA's
+// projections are of training alone.
 func TestSavedBiases(t *testing.T) {
 	a, err := Open(file(t, `{"peft_type":"LORA","r":2,"bias":"all","modules_to_save":["c"]}`, map[string][]int64{"m.q.lora_A.weight": {2, 6}, "m.q.lora_B.weight": {4, 2},
-		"m.c.weight": {3, 4}, "m.c.bias": {3}, "m.c.modules_to_save.bias": {3}, "m.c.original_module.bias": {3}, "m.d.original_module.bias": {3}}, ""))
+		"m.c.weight": {3, 4}, "m.c.bias": {3}, "m.c.modules_to_save.bias": {3}, "m.c.original_module.bias": {3}, "m.d.original_module.bias": {3}, "m.q.lora_velora_embed": {1, 2}}, ""))
 	if err != nil {
 		t.Fatal(err)
 	}

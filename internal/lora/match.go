@@ -244,7 +244,7 @@ func (b *base) bindModule(a *Adapter, m *Module, t *weights.Tensor, weight float
 	if m.Tokens != nil {
 		return e.addTokens(a, m, t, weight)
 	}
-	u := update{adapter: a, module: m, weight: weight, rank: m.Rank(), rounds: m.Embedding && m.Magnitude == nil}
+	u := update{adapter: a, module: m, weight: weight, rank: m.Rank(), rounds: (m.Embedding || a.Config != nil && strings.EqualFold(a.Config.Init, "mica")) && m.Magnitude == nil}
 	name := m.Path
 	if a.Config != nil && slices.ContainsFunc(a.Config.Parameters, func(p string) bool {
 		return m.Path+".weight" == p || strings.HasSuffix(m.Path+".weight", "."+p)

@@ -23,6 +23,7 @@ import torch
 import transformers as tf
 from bitsandbytes.functional import dequantize_4bit
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.config import VeloraConfig
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -160,6 +161,8 @@ def case(model, dtype="bf16", safe=False, exact=True, n=1, scale=0.05, autocast=
 MERGES = {
     "qv": case(llama, r=8, target_modules=QV),
     "all-linear": case(llama, r=16, lora_alpha=32, target_modules=ALL),
+    "mica": case(llama, r=4, target_modules=["embed_tokens", "q_proj", "down_proj"], init_lora_weights="mica", more=[dict(init_lora_weights=True)]),
+    "velora": case(llama, r=4, target_modules=QV, velora_config=VeloraConfig(num_groups=8)),
     "f16": case(llama, "f16", r=8, lora_alpha=24, target_modules=ALL),
     "f32": case(llama, "f32", r=8, target_modules=ALL),
     "odd-alpha": case(llama, r=3, lora_alpha=10, target_modules=ALL),
