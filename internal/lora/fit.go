@@ -55,7 +55,7 @@ func Linears(m *weights.Model) []weights.Tensor {
 		if !strings.HasSuffix(t.Name, ".weight") || len(t.Shape) != 2 || len(t.Parts) > 0 || !weights.IsFloat(t.DType) || t.Elems() == 0 {
 			continue
 		}
-		if c := t.Class; m.Arch != nil && (!(c.Linear[arch.V5] || c.Linear[arch.V4]) || c.Head || c.Expert || c.Router) {
+		if c := t.Class; m.Arch != nil && (!c.Module || c.Head || c.Expert || c.Router) {
 			continue
 		}
 		if m.Arch == nil && (strings.Contains(t.Name, "embed") || strings.Contains(t.Name, "lm_head") || strings.Contains(t.Name, "norm")) {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/weights"
 	"github.com/nf4kit/nf4kit/safetensors"
@@ -81,6 +82,17 @@ func readAll(t *testing.T, w *weights.Tensor) []float32 {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// A Linear that transformers keeps in 32 bits, as T5's wo, is one; a head, an expert's matrix and what is no module are not.
+func TestLinears(t *testing.T) {
+	m := &weights.Model{Arch: &arch.Model{}}
+	for name, c := range map[string]arch.Class{"wo": {Known: true, Module: true}, "head": {Module: true, Head: true}, "up": {Module: true, Expert: true}, "table": {Known: true}} {
+		m.Tensors = append(m.Tensors, weights.Tensor{Name: name + ".weight", Class: c, DType: safetensors.F32, Shape: []int64{2, 3}, Bytes: 24})
+	}
+	if got := Linears(m); len(got) != 1 || got[0].Name != "wo.weight" {
+		t.Errorf("%+v", got)
+	}
 }
 
 func TestMix(t *testing.T) {
