@@ -32,6 +32,8 @@ type LoraMergeOptions struct {
 
 	given map[string]bool   // flags of convert that were set
 	said  map[string]string // flags of merge alone on which bytes or figures depend
+
+	subtract bool // of unmerge
 }
 
 func newLoraMergeCommand(g *globals) *cobra.Command {
@@ -116,7 +118,7 @@ func (o *LoraMergeOptions) take(cmd *cobra.Command) {
 
 // merge reports flags that contradict each other, and returns what the adapters are merged with.
 func (o *LoraMergeOptions) merge() (lora.Options, error) {
-	opt := lora.Options{Weights: o.Weights, Safe: o.Rounding == "safe", Joint: o.Joint, Residual: o.Residual, NoFigures: o.NoError}
+	opt := lora.Options{Weights: o.Weights, Safe: o.Rounding == "safe", Joint: o.Joint, Residual: o.Residual, Subtract: o.subtract, NoFigures: o.NoError}
 	for name := range o.given {
 		if !o.Quantize {
 			return opt, usagef("--%s is about quantizing: say --quantize too", name)

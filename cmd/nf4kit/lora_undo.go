@@ -115,6 +115,7 @@ DoRA cannot be undone so and are errors.`,
 	fs.StringVar(&o.MaxShardSize, "max-shard-size", "5GB", "largest weights file; with --undo they are the base's")
 	o.Limits.addFlags(fs)
 	fs.BoolVar(&o.Force, "force", false, "replace DST, once the new one is complete")
+	restart(fs, &o.Restart)
 	allowIncomplete(fs, &o.AllowIncomplete)
 	return cmd
 }
@@ -126,7 +127,7 @@ func runLoraSubtract(ctx context.Context, g *globals, o LoraUnmergeOptions) erro
 	}
 	slices.Reverse(o.Adapters)
 	o.DType, o.Onto, o.Rounding = "auto", "auto", "safe"
-	o.Weights = nil
+	o.Weights, o.subtract = nil, true
 	for range o.Adapters {
 		o.Weights = append(o.Weights, -1)
 	}

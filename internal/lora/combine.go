@@ -38,6 +38,7 @@ func Combine(adapters []*Adapter, opt CombineOptions) (*Made, error) {
 	byPath := map[string][]source{}
 	var paths []string
 	saved := map[string]Saved{}
+	var replaced []string
 	for i, a := range adapters {
 		if err := combinable(a); err != nil {
 			return nil, err
@@ -55,10 +56,20 @@ func Combine(adapters []*Adapter, opt CombineOptions) (*Made, error) {
 		}
 		ranks = append(ranks, most)
 		for _, s := range a.Saved {
-			if _, twice := saved[s.Name]; twice {
-				return nil, &Error{Path: a.Path, Key: s.Tensor.Name, Expect: "one adapter at most that replaces a tensor", Found: "two"}
+			other, twice := saved[s.Name]
+			if twice { // PEFT saves the base's embeddings with each adapter that changes them
+				same, err := equalTensors(other.Tensor, s.Tensor)
+				if err != nil {
+					return nil, err
+				}
+				if !same {
+					return nil, &Error{Path: a.Path, Key: s.Tensor.Name, Expect: "one adapter at most that replaces a tensor", Found: "two"}
+				}
 			}
 			saved[s.Name] = s
+		}
+		if a.Config != nil {
+			replaced = append(replaced, a.Config.Saved...)
 		}
 	}
 	slices.Sort(paths)
@@ -76,13 +87,17 @@ func Combine(adapters []*Adapter, opt CombineOptions) (*Made, error) {
 		made.modules = append(made.modules, m)
 	}
 	for _, name := range sortedNames(saved) {
-		made.copies = append(made.copies, saved[name])
+		c := saved[name]
+		if path, ok := strings.CutSuffix(name, ".weight"); ok && byPath[path] != nil { // where PEFT has it in a module with factors
+			c.Name = path + ".base_layer.weight"
+		}
+		made.copies = append(made.copies, c)
 	}
 	base, more := "", map[string]any{}
 	if c := adapters[0].Config; c != nil {
 		base, more["bias"], more["fan_in_fan_out"] = c.Base, c.Bias, c.FanInOut
-		if len(made.copies) > 0 {
-			more["modules_to_save"] = c.Saved
+		if slices.Sort(replaced); len(replaced) > 0 {
+			more["modules_to_save"] = slices.Compact(replaced)
 		}
 	}
 	made.Config, err = newConfig(base, rank, float64(rank), made.modules, more)

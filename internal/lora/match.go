@@ -12,11 +12,12 @@ import (
 
 // A base is the tensors that adapters are held against.
 type base struct {
-	byName  map[string]*weights.Tensor
-	byPath  map[string]*weights.Tensor // modules, under every path that a version of transformers has for them
-	experts map[string]*stack          // by the path of the experts' module
-	tied    *weights.Tensor            // the embeddings that an output head which is not stored shares; nil if there are none
-	moved   map[string][]string        // what beginnings of paths in memory are called in the checkpoint, by its Linears
+	byName   map[string]*weights.Tensor
+	byPath   map[string]*weights.Tensor // modules, under every path that a version of transformers has for them
+	experts  map[string]*stack          // by the path of the experts' module
+	tied     *weights.Tensor            // the embeddings that an output head which is not stored shares; nil if there are none
+	moved    map[string][]string        // what beginnings of paths in memory are called in the checkpoint, by its Linears
+	subtract bool                       // see Options
 }
 
 // newBase indexes tensors. tied reports that the model's output head shares the embeddings where it is not stored.
@@ -167,7 +168,11 @@ func (b *base) bind(a *Adapter, weight float64, edits map[string]*edit, notes *[
 			e.Hint = resized(t)
 			return e
 		}
-		if weight != 1 {
+		copied := a.Config != nil && !toSave(a.Config.Saved, s.Name) && (t == b.tied || t.Class.Embedding || t.Class.Head)
+		if copied && b.subtract {
+			continue // it is what the base has
+		}
+		if weight != 1 && !copied {
 			return &Error{Path: a.file.Name(), Key: s.Tensor.Name, Expect: "an adapter of low-rank updates alone, to be weighted or subtracted", Found: "a tensor that replaces the base's"}
 		}
 		at(t).replace = s.Tensor

@@ -22,6 +22,7 @@ type Options struct {
 	Cast      bool              // weights are held in DType rather than in what they are stored in
 	DType     safetensors.DType // of weights that were decoded, and of all with Cast
 	Wide      bool              // merged matrices are read unrounded, in float32: they are quantized
+	Subtract  bool              // the tensors are those of a merge, of which updates are taken out
 	NoFigures bool
 }
 
@@ -40,6 +41,7 @@ type Merge struct {
 func NewMerge(tensors []weights.Tensor, adapters []*Adapter, opt Options) (*Merge, error) {
 	m := &Merge{Adapters: adapters, opt: opt, edits: map[string]*edit{}, cache: cache{held: map[*Module]*factors{}}}
 	b := newBase(tensors, opt.Tied)
+	b.subtract = opt.Subtract
 	for i, a := range adapters {
 		if a.Config != nil && a.Config.BaseMutated() && !opt.Residual {
 			return nil, &Error{Path: a.Path, Key: "init_lora_weights", Expect: "an adapter of the base itself",

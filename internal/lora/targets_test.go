@@ -3,7 +3,10 @@ package lora
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -166,5 +169,58 @@ func TestLoads(t *testing.T) {
 		if got := config.loads(c.path); got != c.want {
 			t.Errorf("%s: %s is loaded: %v, want %v", c.config, c.path, got, c.want)
 		}
+	}
+}
+
+// What PEFT saves of the base's embeddings beside their update is no part of the update: it may be weighted, subtracted and combined.
+func TestCopies(t *testing.T) {
+	const config = `{"peft_type":"LORA","r":2,"target_modules":["e","q"],"modules_to_save":%s}`
+	shapes := map[string][]int64{"m.q.lora_A.weight": {2, 6}, "m.q.lora_B.weight": {4, 2}, "m.e.lora_embedding_A": {2, 3}, "m.e.lora_embedding_B": {6, 2}, "m.e.base_layer.weight": {3, 6}}
+	base := testBase(map[string][]int64{"m.q.weight": {4, 6}, "m.e.weight": {3, 6}}, safetensors.BF16)
+	base[0].Class.Embedding = true
+	dir := file(t, fmt.Sprintf(config, "null"), shapes, "")
+	a, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if err := os.WriteFile(filepath.Join(dir, ConfigName), fmt.Appendf(nil, config, `["e"]`), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	b, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	for name, c := range map[string]struct {
+		a        *Adapter
+		opt      Options
+		replaced bool
+		fails    bool
+	}{
+		"merged":           {a, Options{}, true, false},
+		"weighted":         {a, Options{Weights: []float64{0.5}}, true, false},
+		"subtracted":       {a, Options{Weights: []float64{-1}, Subtract: true}, false, false},
+		"saved":            {b, Options{}, true, false},
+		"saved, weighted":  {b, Options{Weights: []float64{0.5}}, false, true},
+		"saved, taken out": {b, Options{Weights: []float64{-1}, Subtract: true}, false, true},
+	} {
+		m, err := NewMerge(base, []*Adapter{c.a}, c.opt)
+		if (err != nil) != c.fails {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if err == nil && (m.edits["m.e.weight"].replace != nil) != c.replaced {
+			t.Errorf("%s: replaced %v", name, !c.replaced)
+		}
+	}
+	made, err := Combine([]*Adapter{a, b}, CombineOptions{Method: "cat", Weights: []float64{1, 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if made.copies[0].Name != "m.e.base_layer.weight" || !strings.Contains(string(made.Config), `"modules_to_save": [
+    "e"
+  ]`) {
+		t.Errorf("%+v, %s", made.copies, made.Config)
 	}
 }
