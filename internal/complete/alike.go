@@ -121,11 +121,12 @@ func (s *series) odd(r *Report, tensors []Tensor) {
 	for _, n := range numbers[1 : len(numbers)-1] {
 		var lacks []string
 		for name, count := range have {
-			if _, ok := s.members[n][name]; !ok && count == len(s.members)-1 && s.alike(name, tensors) {
+			if _, ok := s.members[n][name]; !ok && count == len(s.members)-1 {
 				lacks = append(lacks, name)
 			}
 		}
-		if len(lacks) <= 2 {
+		unlike := func(name string) bool { return !s.alike(name, tensors) }
+		if len(lacks) <= 2 && !slices.ContainsFunc(lacks, unlike) {
 			for _, name := range lacks {
 				r.add(Problem{Missing, fmt.Sprintf("%s.%d.%s", s.path, n, name), fmt.Sprintf("it, as in all other members of %s", s.path), "no such tensor"})
 			}

@@ -204,6 +204,8 @@ func TestUnlikeMembers(t *testing.T) {
 			layer("codec", 4, "block.a", "shortcut.a"), layer("codec", 6, "conv.a"), layer("codec", 7, "lstm.a"), layer("codec", 9, "conv.a")), ""},
 		{"a stage that scales by one", append(list("stages", 0, 4, "a"), weight("stages.0.resize", 4, 4, 4, 4), weight("stages.1.resize", 4, 4, 2, 2),
 			weight("stages.3.resize", 4, 4, 3, 3)), ""},
+		{"a block without a branch", append(list("blocks", 0, 4, "a"), slices.Concat(layer("blocks", 0, "conv.x", "norm.steps"), layer("blocks", 3, "norm.steps"),
+			layer("blocks", 2, "norm.steps"), []Tensor{weight("blocks.2.conv.x", 4, 2), weight("blocks.3.conv.x", 4, 2)})...), ""},
 		{"a layer lost", append(list("layers", 0, 3, "a", "b"), list("layers", 4, 6, "a", "b")...), "layers.3"},
 		{"a weight lost", edit(list("layers", 0, 5, "a", "b"), "layers.2.b.weight"), "layers.2.b.weight"},
 		{"a weight cut", edit(list("layers", 0, 5, "a", "b"), "layers.2.b.weight", weight("layers.2.b", 3, 4)), "layers.2.b.weight"},
