@@ -67,7 +67,7 @@ convert --calibrate does it on the way to a conversion.`,
 	fs.StringVarP(&o.Out, "out", "o", "", "write `FILE`, a safetensors file")
 	fs.BoolVar(&o.Gram, "gram", false, "Gram matrices too")
 	fs.IntVar(&o.MaxTokens, "max-tokens", calibrateTokens, "tokens to take, of all of the text")
-	fs.IntVar(&o.Context, "context", 0, "tokens of a window, at most as many as the model has positions for; 0 is 2048, or half of a shorter text")
+	fs.IntVar(&o.Context, "context", 0, "tokens of a window, at most as many as the model has positions for; 0 is 2048, or half of a shorter text or of --max-tokens")
 	fs.BoolVar(&o.Force, "force", false, "replace FILE if it exists")
 	o.Limits.addFlags(fs)
 	fs.Lookup("max-memory").DefValue = "2GiB"
@@ -128,8 +128,8 @@ func (o *CalibrateOptions) run(ctx context.Context, g *globals, src *checkpoint.
 	if p := m.Context(); p > 1 {
 		size = min(size, p)
 	}
-	if o.Context == 0 && len(ids) == 1 && len(ids[0]) < size+2 {
-		size = max(2, len(ids[0])/2) // a short text has two windows all the same
+	if o.Context == 0 && len(ids) == 1 && (len(ids[0]) < size+2 || o.MaxTokens < 2*size) {
+		size = max(2, min(len(ids[0]), o.MaxTokens)/2) // a short text, or a part of one, has two windows all the same
 	}
 	calibration, heldout, err := calibrate.Windows(ids, o.MaxTokens, size)
 	if err != nil {

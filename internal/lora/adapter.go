@@ -101,10 +101,16 @@ func IsFactor(name string) bool {
 	return k.role != roleSaved && k.role != roleAlpha
 }
 
+// elsewhere are names of what a hub or a server may have.
+var elsewhere = regexp.MustCompile(`^([a-z0-9]+://|[\w-][\w.-]*/[\w-][\w.-]*$)`)
+
 // Open opens an adapter: a directory or a safetensors file, with adapter_config.json beside it. It reads headers alone, and the
 // scalars of files that have their own alphas. Errors of content are [*Error], [*checkpoint.InputError] and those of safetensors.
 func Open(path string) (*Adapter, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) && elsewhere.MatchString(path) {
+		return nil, fmt.Errorf("open adapter: %w: adapters are read from this machine (hf download ORG/NAME --local-dir DIR)", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open adapter: %w", err)
 	}

@@ -268,6 +268,15 @@ func TestCompleteExperts(t *testing.T) {
 }
 
 // With bias="all" PEFT saves the biases of modules_to_save three times: what they were, and the trained ones twice. VeLoRA's
+// What lies elsewhere is to be fetched; what is not there is not.
+func TestElsewhere(t *testing.T) {
+	for path, want := range map[string]bool{"hf://org/name": true, "s3://bucket/a/b": true, "org/name": true, "org/name/more": false, "./name": false, "/tmp/nf4kit-none": false} {
+		if _, err := Open(path); err == nil || strings.Contains(err.Error(), "hf download") != want || !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
 // projections are of training alone.
 func TestSavedBiases(t *testing.T) {
 	a, err := Open(file(t, `{"peft_type":"LORA","r":2,"bias":"all","modules_to_save":["c"]}`, map[string][]int64{"m.q.lora_A.weight": {2, 6}, "m.q.lora_B.weight": {4, 2},
