@@ -373,9 +373,12 @@ func AdapterFile(adapters []memplan.Adapter, rank int64, dtype memplan.DType) (i
 				Hint: "choose fewer with --targets; or is the number of layers or of experts a mistake?"}
 		}
 	}
+	next := map[string]int64{} // modules of one name may be of several shapes, as those of sliding and of full attention
 	for _, a := range adapters {
+		first := next[a.Name]
+		next[a.Name] += a.Count
 		for i := range a.Count {
-			path := "base_model.model." + strings.TrimSuffix(strings.Replace(a.Name, "*", fmt.Sprint(i), 1), ".weight")
+			path := "base_model.model." + strings.TrimSuffix(strings.Replace(a.Name, "*", fmt.Sprint(first+i), 1), ".weight")
 			entries = append(entries,
 				safetensors.Entry{Name: path + ".lora_A.weight", DType: dt, Shape: []int64{rank, a.In}},
 				safetensors.Entry{Name: path + ".lora_B.weight", DType: dt, Shape: []int64{a.Out, rank}})
