@@ -56,7 +56,7 @@ func (b *base) module(path string) *weights.Tensor {
 	if b.tied != nil && (isHead(path) || sharedIn(path) > 0 && strings.HasSuffix(b.tied.Name, "shared.weight")) {
 		return b.tied
 	}
-	return nil
+	return b.shared(path)
 }
 
 // checkShared refuses a tensor of modules_to_save for one of several modules that share their weight: PEFT's is a copy, which
@@ -189,6 +189,7 @@ func (b *base) bind(a *Adapter, weight float64, edits map[string]*edit, notes *[
 		}
 		grouped[path] = append(grouped[path], m)
 	}
+	noted := false
 	for _, path := range order {
 		list := grouped[path]
 		t := b.module(path)
@@ -201,8 +202,13 @@ func (b *base) bind(a *Adapter, weight float64, edits map[string]*edit, notes *[
 		if err := b.bindModule(a, list[0], t, weight, at(t), at); err != nil {
 			return err
 		}
-		if t == b.tied && t.Name != path+".weight" && notes != nil && isHead(path) {
+		switch {
+		case notes == nil || t.Name == path+".weight":
+		case t == b.tied && isHead(path):
 			*notes = append(*notes, fmt.Sprintf("%s shares its weight with %s: the update goes into both, as PEFT's merge does", path, t.Name))
+		case !noted && b.shared(path) == t:
+			noted = true
+			*notes = append(*notes, fmt.Sprintf("layers share blocks, as %s and %s: updates of all of them go into one, as PEFT's merge does", path, t.Name))
 		}
 	}
 	return nil

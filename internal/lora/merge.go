@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/kernel"
@@ -88,6 +89,10 @@ func NewMerge(tensors []weights.Tensor, adapters []*Adapter, opt Options) (*Merg
 func (m *Module) turn() int {
 	if isHead(m.Path) {
 		return 3
+	}
+	if in := sharedPath.FindStringSubmatch(m.Path); in != nil {
+		n, _ := strconv.Atoi(in[2]) // a few digits, by the expression
+		return n
 	}
 	return sharedIn(m.Path)
 }

@@ -1,7 +1,9 @@
 package lora
 
 import (
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/nf4kit/nf4kit/internal/weights"
@@ -115,4 +117,32 @@ func sharedIn(path string) int {
 		return 2
 	}
 	return 0
+}
+
+// sharedPath is a module of the blocks that layers of Zamba share, of which the first layers alone are stored.
+var sharedPath = regexp.MustCompile(`^(.*layers\.)(\d{1,4})(\.shared_transf(?:ormer)?\..*)$`)
+
+// shared finds the weight of such a module in the layer that has it: layers with a block, which have a Linear beside it, go through
+// the stored ones by turns.
+func (b *base) shared(path string) *weights.Tensor {
+	m := sharedPath.FindStringSubmatch(path)
+	if m == nil {
+		return nil
+	}
+	var layers, stored []int
+	n, _ := strconv.Atoi(m[2]) // a few digits, by the expression
+	for i := range n + 1 {
+		at := m[1] + strconv.Itoa(i)
+		if b.byPath[at+".linear"] == nil {
+			continue
+		}
+		layers = append(layers, i)
+		if b.byPath[at+m[3]] != nil {
+			stored = append(stored, i)
+		}
+	}
+	if len(stored) == 0 || layers[len(layers)-1] != n {
+		return nil
+	}
+	return b.byPath[m[1]+strconv.Itoa(stored[(len(layers)-1)%len(stored)])+m[3]]
 }

@@ -172,6 +172,28 @@ func TestLoads(t *testing.T) {
 	}
 }
 
+// Layers that share blocks go through them by turns, and are merged in their order.
+func TestShared(t *testing.T) {
+	var tensors []weights.Tensor
+	for _, n := range []string{"1.linear", "1.shared_transf.q", "2.mamba", "3.linear", "3.shared_transf.q", "10.linear", "11.linear"} {
+		tensors = append(tensors, weights.Tensor{Name: "model.layers." + n + ".weight"})
+	}
+	b := newBase(tensors, false)
+	for path, want := range map[string]string{"1.shared_transf.q": "1.shared_transf.q", "10.shared_transf.q": "1.shared_transf.q", "11.shared_transf.q": "3.shared_transf.q",
+		"2.shared_transf.q": "", "12.shared_transf.q": "", "10.shared_transf.k": "", "10.mamba": ""} {
+		got := ""
+		if x := b.module("model.layers." + path); x != nil {
+			got = strings.TrimSuffix(strings.TrimPrefix(x.Name, "model.layers."), ".weight")
+		}
+		if got != want {
+			t.Errorf("%s has %q, want %q", path, got, want)
+		}
+	}
+	if x, y := (&Module{Path: "model.layers.3.shared_transf.q"}).turn(), (&Module{Path: "model.layers.11.shared_transf.q"}).turn(); x >= y {
+		t.Errorf("layer 3 at %d, layer 11 at %d", x, y)
+	}
+}
+
 // What PEFT saves of the base's embeddings beside their update is no part of the update: it may be weighted, subtracted and combined.
 func TestCopies(t *testing.T) {
 	const config = `{"peft_type":"LORA","r":2,"target_modules":["e","q"],"modules_to_save":%s}`

@@ -114,6 +114,11 @@ def inkling():
         n_layers_per_attn_res_block=1, pad_token_id=0, eos_token_id=1))
 
 
+def zamba():
+    return tf.ZambaForCausalLM(tf.ZambaConfig(hidden_size=48, intermediate_size=64, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=4, vocab_size=96, mamba_d_state=8,
+                                              mamba_dt_rank=4, layers_block_type=["mamba", "mamba", "hybrid", "mamba", "hybrid", "mamba"]))
+
+
 def mamba():
     return tf.MambaForCausalLM(tf.MambaConfig(hidden_size=48, state_size=16, num_hidden_layers=2, vocab_size=96))
 
@@ -223,6 +228,8 @@ MERGES = {
     "inkling": case(inkling, "f32", r=4, target_modules=["q_proj"], target_parameters=["experts.gate_up_proj", "experts.down_proj"]),
     "inkling-gate-up": case(inkling, "f32", r=4, target_modules=["q_proj"], target_parameters=["experts.gate_up_proj"]),
     "nemotron-router": case(nemotron, "f32", r=4, target_modules=["down_proj"], target_parameters=["mixer.gate.weight"], modules_to_save=["up_proj"]),
+    "zamba": case(zamba, "f32", r=4, target_modules=["q_proj", "down_proj"], more=[dict(r=2)]),
+    "zamba-dora": case(zamba, "f32", r=4, target_modules=["q_proj", "down_proj"], use_dora=True, exact=False),
     "a-log": case(mamba, "f32", r=4, target_modules=[], target_parameters=["mixer.A_log"]),
     "router": case(mixtral, r=4, target_modules=QV, target_parameters=["mlp.gate.weight"]),
     "whisper-head": case(whisper, r=4, target_modules=["q_proj", "proj_out"]),
