@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/lora"
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/remote"
@@ -315,6 +316,14 @@ func (m *merging) planMerge(opt lora.Options) (*convert.Plan, error) {
 		return nil, err
 	}
 	copt.Formats, copt.Inputs = formats, m.inputs
+	if formats != nil && m.like == nil {
+		copt.Packed = map[string]*fourbit.Weight{}
+		for _, w := range m.base.FourBit.Weights {
+			if !m.merge.Changes(w.Name) {
+				copt.Packed[w.Name] = w
+			}
+		}
+	}
 	p, err := convert.PlanModel(&merged, copt)
 	if err != nil {
 		return nil, err

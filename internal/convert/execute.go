@@ -107,6 +107,8 @@ func (p *Plan) Execute(ctx context.Context, sink Sink, opt Execution) ([]Result,
 		switch {
 		case it.Elems() == 0 || opt.files != nil && !opt.files[it.Shard]:
 			continue
+		case it.packed != nil:
+			w.do = func(each stream.Each[*quantize.Worker]) error { return x.copyPacked(it, each) }
 		case it.Quantize:
 			weight, err := x.weight(it)
 			if err != nil {

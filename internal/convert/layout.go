@@ -37,6 +37,10 @@ func (p *Plan) layOut(opt *Options) error {
 				return &SourceError{Path: p.src.Path, Tensor: it.Name, Msg: err.Error(),
 					Hint: "keep it with --skip or use --quant-storage uint8"}
 			}
+			w := opt.Packed[it.Name]
+			if it.packed = packedParts(it, w, g.Entries); it.packed != nil {
+				it.offset = w.State.NestedOffset
+			}
 		} else {
 			g.Entries = []safetensors.Entry{{Name: it.Name, DType: it.Out, Shape: it.Shape}}
 		}

@@ -5,6 +5,7 @@ import (
 	"regexp"
 
 	"github.com/nf4kit/nf4kit/internal/arch"
+	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/nf4/bnb"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
@@ -72,7 +73,8 @@ type Options struct {
 	AsBitsandbytes bool
 	// Formats are those that weights are quantized in, by name; all others are kept. nil: Spec, Rules and the policy decide.
 	Formats map[string]Format
-	Inputs  Inputs // what is known of the inputs of weights; nil: nothing
+	Packed  map[string]*fourbit.Weight // those of Formats that nothing has changed in the source: codes and scales stay as they are
+	Inputs  Inputs                     // what is known of the inputs of weights; nil: nothing
 
 	// FitExperts gives experts that Unsloth would pack again, since they are no whole blocks of Spec's, smaller blocks that fit, unless
 	// a rule says what theirs are.

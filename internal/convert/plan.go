@@ -37,7 +37,9 @@ type Item struct {
 	Shard    int
 	Stack    int64 // matrices below each other in Shape, of a stack of experts that is packed whole; else 0
 
-	index int
+	index  int
+	packed map[string]*safetensors.Tensor // parts that are copied, see packedParts; nil: the weight is quantized
+	offset float32                        // of their scales
 }
 
 // across reports whether the output has the transpose of what is read: of a matrix, or of the parts of a stack of experts.

@@ -108,6 +108,9 @@ func equalTensors(x, y *safetensors.Tensor) (bool, error) {
 // Changed counts the tensors that are changed.
 func (m *Merge) Changed() int { return len(m.edits) }
 
+// Changes reports whether the adapters change a tensor.
+func (m *Merge) Changes(tensor string) bool { return m.edits[tensor] != nil }
+
 // Apply returns the tensors with the adapters in the place of what they change. The model is not read.
 func (m *Merge) Apply(tensors []weights.Tensor) ([]weights.Tensor, error) {
 	out := slices.Clone(tensors)
