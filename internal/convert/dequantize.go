@@ -3,9 +3,11 @@ package convert
 import (
 	"fmt"
 
+	"github.com/nf4kit/nf4kit/internal/arch"
 	"github.com/nf4kit/nf4kit/internal/checkpoint"
 	"github.com/nf4kit/nf4kit/internal/fourbit"
 	"github.com/nf4kit/nf4kit/internal/weights"
+	"github.com/nf4kit/nf4kit/nf4"
 	"github.com/nf4kit/nf4kit/safetensors"
 )
 
@@ -73,6 +75,7 @@ func PlanPlain(m *weights.Model, opt DequantizeOptions) (*Plan, error) {
 		p.add(m, t, decision{})
 		p.plain(&p.items[i], m, opt)
 	}
+	p.widen(m.FourBit, opt)
 	return p, p.layOutPlain(opt)
 }
 
@@ -98,6 +101,22 @@ func (p *Plan) plain(it *Item, m *weights.Model, opt DequantizeOptions) {
 		p.keep(it, 0)
 	default:
 		p.keepDequantized(it, opt)
+	}
+}
+
+// widen gives float32 to what bitsandbytes decodes to it in a model of 16 bits that holds it so: the routers of LongCat, in float16.
+func (p *Plan) widen(g *fourbit.Groups, opt DequantizeOptions) {
+	if g == nil || !opt.auto() {
+		return
+	}
+	wide := map[string]bool{}
+	for _, w := range g.Weights {
+		wide[w.Name] = w.State.DType == nf4.Float32
+	}
+	for i := range p.items {
+		if it := &p.items[i]; it.Method != "" && wide[it.Name] && it.Class.Float32(arch.Transformers5, p.runDType == safetensors.F16) {
+			it.Out = safetensors.F32
+		}
 	}
 }
 

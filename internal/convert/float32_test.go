@@ -1,8 +1,10 @@
 package convert
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -74,6 +76,52 @@ func TestFloat32(t *testing.T) {
 				t.Errorf("dequantized to bfloat16 (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestWiden: of LongCat in float16, 5.23 holds routers in float32, and bitsandbytes quantizes and decodes them so.
+func TestWiden(t *testing.T) {
+	const router, down = "model.layers.0.mlp.router.classifier.weight", "model.layers.0.mlps.0.down_proj.weight"
+	p, err := NewPlan(writeModel(t, `{"model_type": "longcat_flash", "architectures": ["LongcatFlashForCausalLM"], "dtype": "float16"}`, []testTensor{
+		{name: router, dtype: safetensors.F16, shape: []int64{8, 64}}, {name: down, dtype: safetensors.F16, shape: []int64{8, 64}},
+		{name: "model.layers.0.mlps.1.down_proj.weight", dtype: safetensors.F16, shape: []int64{64, 64}}}),
+		Options{AsBitsandbytes: true, Targets: arch.Transformers5, AllowIncomplete: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, says string
+		dtype      string
+		want       safetensors.DType
+	}{
+		{"held in float32", router, "auto", safetensors.F32},
+		{"not held so", down, "auto", safetensors.F16},
+		{"another dtype is asked for", router, "float16", safetensors.F16},
+	} {
+		src := written(t, p)
+		file := filepath.Join(src.Path, "model.safetensors")
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ten := range src.Tensors {
+			if strings.HasPrefix(ten.Name, c.says+".quant_state") {
+				state := data[ten.Offset():][:ten.Size()]
+				copy(state, bytes.Replace(state, []byte(`"float16"`), []byte(`"float32"`), 1))
+			}
+		}
+		if err := os.WriteFile(file, data, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		d, err := NewDequantizePlan(open(t, src.Path), DequantizeOptions{DType: c.dtype, AllowIncomplete: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, it := range d.items {
+			if want := map[bool]safetensors.DType{true: c.want, false: safetensors.F16}[it.Name == c.says]; it.Out != want {
+				t.Errorf("%s: %s is written in %s, want %s", c.name, it.Name, it.Out, want)
+			}
+		}
 	}
 }
 
