@@ -16,6 +16,7 @@ import (
 	"github.com/nf4kit/nf4kit/internal/manifest"
 	"github.com/nf4kit/nf4kit/internal/remote"
 	"github.com/nf4kit/nf4kit/internal/weights"
+	"github.com/nf4kit/nf4kit/safetensors"
 )
 
 // LoraMergeOptions are the arguments and flags of lora merge.
@@ -298,6 +299,10 @@ func (m *merging) planMerge(opt lora.Options) (*convert.Plan, error) {
 		return nil, err
 	}
 	opt.Tied, opt.DType, opt.Cast = tiedHead(m.base), before.RunDType(), o.DType != "auto"
+	opt.Float32 = map[string]bool{}
+	for _, it := range before.Items() {
+		opt.Float32[it.Name] = it.Out == safetensors.F32
+	}
 	opt.Wide = o.Quantize && m.base.FourBit != nil
 	if m.merge, err = lora.NewMerge(m.base.Tensors, m.adapters, opt); err != nil {
 		return nil, err

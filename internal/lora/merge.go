@@ -22,6 +22,7 @@ type Options struct {
 	Residual  bool              // the base is the one that the adapter's method changed
 	Cast      bool              // weights are held in DType rather than in what they are stored in
 	DType     safetensors.DType // of weights that were decoded, and of all with Cast
+	Float32   map[string]bool   // but for these, which transformers holds so
 	Wide      bool              // merged matrices are read unrounded, in float32: they are quantized
 	Subtract  bool              // the tensors are those of a merge, of which updates are taken out
 	NoFigures bool
@@ -123,7 +124,9 @@ func (m *Merge) Apply(tensors []weights.Tensor) ([]weights.Tensor, error) {
 		}
 		held := t.DType
 		if m.opt.Cast || t.Method != "" {
-			held = m.opt.DType
+			if held = m.opt.DType; m.opt.Float32[t.Name] {
+				held = safetensors.F32
+			}
 		}
 		elem, ok := weights.ElemOf(held)
 		if !ok || elem == kernel.F64 {

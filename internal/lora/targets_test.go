@@ -246,3 +246,40 @@ func TestCopies(t *testing.T) {
 		t.Errorf("%+v, %s", made.copies, made.Config)
 	}
 }
+
+// What transformers holds in float32 is merged in it, whatever the others are cast to.
+func TestFloat32(t *testing.T) {
+	shapes := map[string][]int64{"m.q.lora_A.weight": {2, 6}, "m.q.lora_B.weight": {4, 2}, "m.wo.lora_A.weight": {2, 6}, "m.wo.lora_B.weight": {4, 2}}
+	a, err := Open(file(t, plainConfig, shapes, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	base := testBase(map[string][]int64{"m.q.weight": {4, 6}, "m.wo.weight": {4, 6}}, safetensors.F32)
+	m, err := NewMerge(base, []*Adapter{a}, Options{Cast: true, DType: safetensors.F16, Float32: map[string]bool{"m.wo.weight": true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := m.Apply(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []safetensors.DType{safetensors.F16, safetensors.F32} {
+		raw := make([]byte, 24*want.Bits()/8)
+		if out[i].DType != want {
+			t.Fatalf("%s is %s, want %s", out[i].Name, out[i].DType, want)
+		}
+		if err := out[i].Read(raw, 0); err != nil {
+			t.Fatal(err)
+		}
+		coarse := 0
+		for j := 0; want == safetensors.F32 && j < len(raw); j += 4 {
+			if raw[j] == 0 && raw[j+1]&0x1f == 0 { // as what was rounded to float16
+				coarse++
+			}
+		}
+		if coarse == 24 {
+			t.Errorf("%s was rounded to float16", out[i].Name)
+		}
+	}
+}
