@@ -1,13 +1,17 @@
 package verify
 
 import (
+	"encoding/binary"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/nf4kit/nf4kit/internal/convert"
+	"github.com/nf4kit/nf4kit/internal/kernel"
 	"github.com/nf4kit/nf4kit/internal/manifest"
+	"github.com/nf4kit/nf4kit/safetensors"
 )
 
 // TestDamagedMap: an entry of the 8-bit map that another has not rounded but changed, in order or not, differs from the source.
@@ -42,4 +46,40 @@ func TestDamagedMap(t *testing.T) {
 		return
 	}
 	t.Fatalf("no %s", name)
+}
+
+// TestOneBlock: of a weight of one block bitsandbytes 0.50.2 stores the nested absmax 1e-38 and the code 127, as in the router of a small
+// Qwen3-Next; any other absmax decodes to something else.
+func TestOneBlock(t *testing.T) {
+	raw, v := make([]byte, 2*40), make([]float32, 40)
+	for i := range v {
+		v[i] = float32(i-20) / 64
+	}
+	kernel.Narrow(raw, kernel.BF16, v)
+	source := filepath.Join(t.TempDir(), "one.safetensors")
+	writeFile(t, source, []safetensors.Entry{{Name: "a.weight", DType: safetensors.BF16, Shape: []int64{1, 40}}}, map[string][]byte{"a.weight": raw})
+	for _, c := range []struct {
+		m    float32
+		own  bool
+		want int64
+	}{{0, true, 0}, {0, false, 0}, {1e-38, false, 0}, {1e-38, true, 1}, {1e-3, false, 1}} {
+		dir := converted(t, source, convert.Options{})
+		rewrite(t, dir, func(name string, data []byte) (string, []byte) {
+			switch name {
+			case "a.weight.nested_absmax":
+				binary.LittleEndian.PutUint32(data, math.Float32bits(c.m))
+			case "a.weight.absmax":
+				data[0] = map[bool]byte{true: 0, false: 127}[c.own]
+			}
+			return name, data
+		})
+		if !c.own {
+			if err := os.Remove(filepath.Join(dir, manifest.Name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if p := check(t, dir, Options{Source: open(t, source)}).Proof; p.WrongScales != c.want {
+			t.Errorf("nested absmax %v, own %v: %+v, want %d wrong", c.m, c.own, p, c.want)
+		}
+	}
 }
