@@ -153,7 +153,7 @@ func (p *policy) defaultReason(name string, d safetensors.DType, shape []int64, 
 	switch {
 	case c.Router && (!c.Quant[arch.V5] || served):
 		return "a router" // quantized by 4.57 alone; 5.x and serving engines cannot load it packed
-	case served && c.Head:
+	case served && c.Head && p.inSet(name, c):
 		return "an output head, which serving engines hold in 16 bits" // BERT's classifier, which 5.x quantizes
 	case p.t&arch.Unsloth != 0 && c.Expert && !c.Router && ExpertStack(name) != "" && !c.Quantize(arch.Transformers5):
 		return unslothExpert(p.model)
