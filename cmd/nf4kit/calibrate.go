@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -111,7 +112,7 @@ func runCalibrate(ctx context.Context, g *globals, o CalibrateOptions) error {
 	return nil
 }
 
-// run writes the file, and returns how many tokens it is of, how many were held out, and how many a window has.
+// run writes the file, and returns how many tokens it is of, how many were held out, and how many the longest window has.
 func (o *CalibrateOptions) run(ctx context.Context, g *globals, src *checkpoint.Source, limits stream.Options) (n [3]int, err error) {
 	if o.MaxTokens < 2 || o.Context < 0 || o.Context == 1 {
 		return n, usagef("%d tokens in windows of %d: want 2 or more of each", o.MaxTokens, o.Context)
@@ -135,13 +136,17 @@ func (o *CalibrateOptions) run(ctx context.Context, g *globals, src *checkpoint.
 	if err != nil {
 		return n, &usageError{err}
 	}
-	if o.Context == 0 && !g.Quiet {
+	longest := 0
+	for _, w := range slices.Concat(calibration, heldout) {
+		longest = max(longest, len(w))
+	}
+	if o.Context == 0 && longest == size && !g.Quiet { // else the texts are the windows
 		noticef(g.Stderr, "calibrating in windows of %s tokens; where the texts that the model will see are shorter, nf4kit calibrate --context takes it as they will be", countText(int64(size)))
 	}
 	bar := newSteps(g.Stderr, "calibrating", calibrate.Work(m.Decoder, calibration, heldout), g.Quiet)
 	err = calibrate.Write(ctx, m.Decoder, calibration, heldout, o.Out, calibrate.Options{Gram: o.Gram, Jobs: limits.Workers(), MaxMemory: limits.Memory / 2, Progress: bar.advance})
 	bar.finish()
-	return [3]int{calibrate.Count(calibration), calibrate.Count(heldout), size}, err
+	return [3]int{calibrate.Count(calibration), calibrate.Count(heldout), longest}, err
 }
 
 // inputs are what errors are weighed with: what a file says, or the text of --calibrate, which a dry run takes where the plan depends on it.
