@@ -62,6 +62,9 @@ func (b *base) module(path string) *weights.Tensor {
 // checkShared refuses a tensor of modules_to_save for one of several modules that share their weight: PEFT's is a copy, which
 // the others do not get. Where the head alone is another, the base has been given one of its own (see Unties).
 func (b *base) checkShared(a *Adapter, s *Saved, t *weights.Tensor) error {
+	if sharedPath.MatchString(s.Name) && (a.Config == nil || toSave(a.Config.Saved, s.Name)) {
+		return sharedError(a, s, "a part of a block, "+t.Name)
+	}
 	if t != b.tied || a.Config != nil && (a.Config.Tying || !toSave(a.Config.Saved, s.Name)) {
 		return nil
 	}
@@ -69,7 +72,11 @@ func (b *base) checkShared(a *Adapter, s *Saved, t *weights.Tensor) error {
 	if !isHead(path) && sharedIn(path) == 0 && !strings.HasSuffix(t.Name, "shared.weight") {
 		return nil
 	}
-	return &Error{Path: a.file.Name(), Key: s.Tensor.Name, Expect: "a tensor of the base that this module alone has", Found: "the embeddings " + t.Name + ", which others share",
+	return sharedError(a, s, "the embeddings "+t.Name)
+}
+
+func sharedError(a *Adapter, s *Saved, found string) error {
+	return &Error{Path: a.file.Name(), Key: s.Tensor.Name, Expect: "a tensor of the base that this module alone has", Found: found + ", which others share",
 		Hint: "load base and adapter with PEFT and merge them there: the result has tensors that this base does not"}
 }
 

@@ -189,6 +189,16 @@ func TestShared(t *testing.T) {
 			t.Errorf("%s has %q, want %q", path, got, want)
 		}
 	}
+	// What PEFT has copied is no part of the block any more.
+	a, err := Open(file(t, `{"peft_type":"LORA","r":2,"modules_to_save":["q"]}`, map[string][]int64{"model.layers.1.linear.lora_A.weight": {2, 6}, "model.layers.1.linear.lora_B.weight": {4, 2}, "model.layers.1.shared_transf.q.weight": {4, 6}}, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	block := testBase(map[string][]int64{"model.layers.1.linear.weight": {4, 6}, "model.layers.1.shared_transf.q.weight": {4, 6}}, safetensors.BF16)
+	if _, err := NewMerge(block, []*Adapter{a}, Options{}); err == nil || !strings.Contains(err.Error(), "which others share") {
+		t.Errorf("a part of a shared block was replaced: %v", err)
+	}
 	if x, y := (&Module{Path: "model.layers.3.shared_transf.q"}).turn(), (&Module{Path: "model.layers.11.shared_transf.q"}).turn(); x >= y {
 		t.Errorf("layer 3 at %d, layer 11 at %d", x, y)
 	}
