@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,5 +82,28 @@ func TestOneBlock(t *testing.T) {
 		if p := check(t, dir, Options{Source: open(t, source)}).Proof; p.WrongScales != c.want {
 			t.Errorf("nested absmax %v, own %v: %+v, want %d wrong", c.m, c.own, p, c.want)
 		}
+	}
+}
+
+// TestCounter: transformers 5 casts a BatchNorm's count of batches as it loads a model in 16 bits, and saves a float.
+func TestCounter(t *testing.T) {
+	const linear, name, other = "proj.weight", "conv.norm.num_batches_tracked", "conv.norm.steps"
+	write := func(path string, d safetensors.DType, size int) {
+		writeFile(t, path, []safetensors.Entry{{Name: linear, DType: safetensors.BF16, Shape: []int64{8, 8}}, {Name: name, DType: d}, {Name: other, DType: d}},
+			map[string][]byte{linear: make([]byte, 128), name: make([]byte, size), other: make([]byte, size)})
+	}
+	source, floats := filepath.Join(t.TempDir(), "integers.safetensors"), filepath.Join(t.TempDir(), "floats.safetensors")
+	write(source, safetensors.I64, 8)
+	write(floats, safetensors.F32, 4)
+	dir := converted(t, floats, convert.Options{})
+	if err := os.Remove(filepath.Join(dir, manifest.Name)); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, x := range severe(check(t, dir, Options{Source: open(t, source)})) {
+		got = append(got, x.Tensor)
+	}
+	if slices.Contains(got, name) || !slices.Contains(got, other) {
+		t.Errorf("findings about %q, want one about %s and none about %s", got, other, name)
 	}
 }
