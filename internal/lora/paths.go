@@ -99,12 +99,13 @@ func spellings(path string) []string {
 }
 
 // heads are the ends of the paths of output heads that share the embeddings where they are not stored: BERT's and those of what is
-// made like it, DistilBERT's, ConvBERT's, BioGPT's, XLNet's, T5Gemma's.
-var heads = []string{"lm_head", "embed_out", "predictions.decoder", "lm_head.decoder", "vocab_projector", "generator_lm_head", "output_projection", "lm_loss", "lm_head.out_proj"}
+// made like it, DistilBERT's, ConvBERT's, BioGPT's, XLNet's, T5Gemma's, XLM's.
+var heads = []string{"lm_head", "embed_out", "predictions.decoder", "lm_head.decoder", "vocab_projector", "generator_lm_head", "output_projection", "lm_loss", "lm_head.out_proj",
+	"pred_layer.proj", "mlm_score.decoder"}
 
-// isHead reports whether a path is that of such a head; proj_out is Whisper's, decoder ModernBERT's.
+// isHead reports whether a path is that of such a head; proj_out is Whisper's, decoder ModernBERT's, head RWKV's.
 func isHead(path string) bool {
-	return endsIn(path, heads) || path == "proj_out" || path == "decoder"
+	return endsIn(path, heads) || path == "proj_out" || path == "decoder" || path == "head"
 }
 
 // sharedIn is the place of a module among those that share the embeddings of an encoder and a decoder, in the order in which

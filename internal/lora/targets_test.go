@@ -101,7 +101,7 @@ func TestHeads(t *testing.T) {
 	embedding := arch.Class{Embedding: true}
 	b := newBase([]weights.Tensor{{Name: "bert.embeddings.position_embeddings.weight", Class: embedding, Shape: []int64{9, 4}},
 		{Name: "bert.embeddings.word_embeddings.weight", Class: embedding, Shape: []int64{6, 4}}, {Name: "cls.predictions.bias"}}, true)
-	for _, path := range []string{"cls.predictions.decoder", "lm_head.decoder", "decoder", "vocab_projector", "output_projection", "lm_loss", "lm_head", "proj_out"} {
+	for _, path := range []string{"cls.predictions.decoder", "lm_head.decoder", "decoder", "vocab_projector", "output_projection", "lm_loss", "lm_head", "proj_out", "pred_layer.proj", "mlm_score.decoder"} {
 		if x := b.module(path); x == nil || x.Name != "bert.embeddings.word_embeddings.weight" {
 			t.Errorf("%s: %+v", path, x)
 		}

@@ -16,10 +16,11 @@ var headed = []string{"ForCausalLM", "LMHeadModel", "ForConditionalGeneration"}
 
 // heads are the paths of output heads that may share the embeddings, the usual one first.
 var heads = []string{usualHead, "cls.predictions.decoder", "lm_head.decoder", "predictions.decoder", "decoder", "vocab_projector", "generator_lm_head",
-	"output_projection", "lm_loss", "embed_out", "proj_out", "lm_head.out_proj", "language_model.lm_head", "text_decoder.cls.predictions.decoder"}
+	"output_projection", "lm_loss", "embed_out", "proj_out", "lm_head.out_proj", "language_model.lm_head", "text_decoder.cls.predictions.decoder",
+	"pred_layer.proj", "mlm_score.decoder", "head", "text_model.lm_head", "text_decoder_postnet.lm_head", "decoder.output_projection"}
 
 // biasless are the types whose head adds the other module's bias by itself.
-var biasless = []string{"esm", "lxmert"}
+var biasless = []string{"bridgetower", "esm", "lxmert"}
 
 // HeadName is the name that the weight of the output head has if it is stored; "" where the model's class has no head that is known.
 func (m *Model) HeadName() string {

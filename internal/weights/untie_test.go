@@ -125,6 +125,8 @@ func TestUntieNames(t *testing.T) {
 			"esm.embeddings.word_embeddings.weight", []string{"lm_head.decoder.weight"}},
 		"DistilBERT": {`{"architectures": ["DistilBertForMaskedLM"], "model_type": "distilbert"}`, []string{"distilbert.embeddings.word_embeddings.weight"},
 			"distilbert.embeddings.word_embeddings.weight", []string{"vocab_projector.weight"}},
+		"XLM": {`{"architectures": ["XLMWithLMHeadModel"], "model_type": "xlm"}`, []string{"transformer.embeddings.weight", "transformer.position_embeddings.weight", "pred_layer.proj.bias"},
+			"transformer.embeddings.weight", []string{"pred_layer.proj.weight"}},
 		"Gemma 3n": {`{"architectures": ["Gemma3nForCausalLM"], "model_type": "gemma3n_text"}`, []string{"model.embed_tokens_per_layer.weight"}, "model.embed_tokens.weight", []string{"lm_head.weight"}},
 		"Gemma 3": {`{"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}`,
 			[]string{"language_model.model.embed_tokens.weight"}, "language_model.model.embed_tokens.weight", []string{"language_model.lm_head.weight"}},
