@@ -116,6 +116,11 @@ func runLoraInspect(ctx context.Context, g *globals, o LoraInspectOptions) error
 			if err != nil {
 				return nil, err
 			}
+			if lora.Unties(m, a) { // as a merge gives the base a head of its own
+				if m, err = m.Untie(); err != nil {
+					return nil, err
+				}
+			}
 			return a.Against(m.Tensors, tiedHead(m), list)
 		})
 		if err != nil {

@@ -94,6 +94,9 @@ func TestLora(t *testing.T) {
 			nf4kit(t, slices.Concat([]string{"lora", "merge", filepath.Join(dir, c.Name, "base")}, c.Adapters, []string{out, "--rounding", rounding, "-q"})...)
 			got, want := tensorsOf(t, out), tensorsOf(t, filepath.Join(dir, c.Name, "merged"))
 			compareMerged(t, got, want, c.Exact)
+			for _, a := range c.Adapters {
+				nf4kit(t, "lora", "inspect", a, "--base", filepath.Join(dir, c.Name, "base"), "-q")
+			}
 		})
 	}
 	for _, c := range four {
