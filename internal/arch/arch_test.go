@@ -255,6 +255,9 @@ func TestStranger(t *testing.T) {
 	if c := m.Classify("model.layers.0.post_norm.weight"); c.Module {
 		t.Errorf("norm: got %+v, want no module", c)
 	}
+	if c := m.Classify("model.layers.0.mlp.layers.1.weight"); !c.Module || c.Quantize(0) {
+		t.Errorf("one more layer of an MLP: got %+v, want a module to keep", c)
+	}
 }
 
 // TestUnknownNames is about a vision-language model with the names of 4.51, tied.

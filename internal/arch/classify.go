@@ -213,9 +213,9 @@ func (e *entry) stranger(name string) Class {
 		c.Module, c.Linear[V4], c.Stray = true, true, true
 		c.Paths[V4] = distinct(path, renamedAttention(path))
 		c.AllPaths = c.Paths[V4]
-	} else if ok && projection(path[strings.LastIndexByte(path, '.')+1:]) {
-		// A Linear by its name, of layers that the table's configs lack: the
-		// skip list must keep it.
+	} else if ok && (projection(path[strings.LastIndexByte(path, '.')+1:]) || strings.HasSuffix(digitless(path, "#"), ".layers.#")) {
+		// A Linear by its name, of layers that the table's configs lack, or one more of an MLP's (SAM's and EdgeTAM's
+		// mlp.layers): the skip list must keep it.
 		c.Module, c.Stray = true, true
 		c.linear(unknownPaths(path))
 	}
