@@ -132,6 +132,7 @@ func ParseConfig(file string, raw []byte) (*Config, error) {
 	d.read("target_parameters", &c.Parameters, "names")
 	d.targets(c)
 	c.selected = d.selection()
+	c.Tying = c.Tying && c.embeds()
 	d.init(c)
 	c.Ranks = d.patterns("rank_pattern", true)
 	c.Alphas = d.patterns("alpha_pattern", false)
@@ -140,6 +141,16 @@ func ParseConfig(file string, raw []byte) (*Config, error) {
 		d.check(c)
 	}
 	return c, d.err
+}
+
+// embeds reports whether modules_to_save or target_modules have what PEFT takes for embeddings: ensure_weight_tying is of no consequence
+// otherwise (peft/tuners/tuners_utils.py, _check_tied_modules).
+func (c *Config) embeds() bool {
+	names := []string{"embed_tokens", "lm_head"}
+	if c.TargetRegex && c.selected.re != nil && slices.ContainsFunc(names, c.selected.re.MatchString) {
+		return true
+	}
+	return slices.ContainsFunc(slices.Concat(c.Saved, c.Targets), func(m string) bool { return slices.Contains(names, m[strings.LastIndexByte(m, '.')+1:]) })
 }
 
 func mapKeys(m map[string]json.RawMessage) func(func(string) bool) {

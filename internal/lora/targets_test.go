@@ -152,6 +152,9 @@ func TestLoads(t *testing.T) {
 		{`{"target_modules": [], "target_parameters": ["q_proj.weight"]}`, q0, true},
 		{`{"target_modules": ["embed_tokens"], "ensure_weight_tying": true}`, "lm_head", true},
 		{`{"target_modules": ["embed_tokens"]}`, "lm_head", false},
+		{`{"target_modules": ["wte"], "ensure_weight_tying": true}`, "lm_head", false}, // no embeddings to PEFT
+		{`{"target_modules": "(embed_tokens|x)", "ensure_weight_tying": true}`, "lm_head", true},
+		{`{"target_modules": ["x"], "modules_to_save": ["model.embed_tokens"], "ensure_weight_tying": true}`, "lm_head", true},
 	} {
 		var top map[string]any
 		if err := json.Unmarshal([]byte(c.config), &top); err != nil {

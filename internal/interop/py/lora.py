@@ -213,6 +213,7 @@ MERGES = {
     "bert-head-bias": case(bert_words, r=4, lora_alpha=10, target_modules=["query", "cls.predictions.decoder"], lora_bias=True),
     "bert-saved-head": case(bert_words, r=4, target_modules=["query"], modules_to_save=["decoder"]),
     "distilbert-saved-embeddings": case(distilbert, "f16", r=4, target_modules=["q_lin"], modules_to_save=["word_embeddings"]),
+    "tying-of-no-consequence": case(gpt2, r=4, target_modules=["c_attn"], modules_to_save=["wte"], ensure_weight_tying=True),
     "vit": case(vit, r=4, target_modules=["q_proj", "fc1"], bias="all", modules_to_save=["layernorm_before"]),
     "t5": case(t5, r=4, target_modules=["q", "v", "wi", "wo"]),
     "opt": case(opt, "f16", r=4, target_modules=ALL),
