@@ -329,22 +329,17 @@ func (m *merging) planMerge(opt lora.Options) (*convert.Plan, error) {
 			}
 		}
 	}
-	p, err := convert.PlanModel(&merged, copt)
-	if err != nil {
-		return nil, err
-	}
-	o.settings["lora"], err = o.identities(m.adapters)
-	return p, err
+	return convert.PlanModel(&merged, copt)
 }
 
-// resume says what the merge can be continued by: its adapters are part of that.
+// resume says what the merge can be continued by: its adapters are part of that, and of the settings that nf4kit.json has.
 func (m *merging) resume() (*convert.Resume, error) {
-	settings := maps.Clone(m.o.settings)
-	maps.Copy(settings, m.o.said)
 	var err error
-	if settings["lora"], err = m.o.identities(m.adapters); err != nil {
+	if m.o.settings["lora"], err = m.o.identities(m.adapters); err != nil {
 		return nil, err
 	}
+	settings := maps.Clone(m.o.settings)
+	maps.Copy(settings, m.o.said)
 	return &convert.Resume{Tool: "nf4kit " + versionText(), Command: "lora merge", Settings: settings, Restart: m.o.Restart, Figures: m.merge}, nil
 }
 

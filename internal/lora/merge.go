@@ -36,6 +36,7 @@ type Merge struct {
 	opt   Options
 	edits map[string]*edit
 	read  []*merged
+	named map[string]*merged // those of read, by tensor
 	cache cache
 }
 
@@ -115,7 +116,7 @@ func (m *Merge) Changes(tensor string) bool { return m.edits[tensor] != nil }
 // Apply returns the tensors with the adapters in the place of what they change. The model is not read.
 func (m *Merge) Apply(tensors []weights.Tensor) ([]weights.Tensor, error) {
 	out := slices.Clone(tensors)
-	m.read = nil
+	m.read, m.named = nil, map[string]*merged{}
 	for i := range out {
 		t := &out[i]
 		e := m.edits[t.Name]
@@ -144,7 +145,7 @@ func (m *Merge) Apply(tensors []weights.Tensor) ([]weights.Tensor, error) {
 			t.DType = held
 		}
 		t.Values = v
-		m.read = append(m.read, v)
+		m.read, m.named[t.Name] = append(m.read, v), v
 	}
 	return out, nil
 }

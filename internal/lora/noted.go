@@ -39,10 +39,8 @@ func (m *Merge) Restore(tensor string, noted json.RawMessage) error {
 
 // reader are the values of a tensor that has an update; nil if it has none.
 func (m *Merge) reader(tensor string) *merged {
-	for _, v := range m.read {
-		if v.t.Name == tensor && v.updated() {
-			return v
-		}
+	if v := m.named[tensor]; v != nil && v.updated() {
+		return v
 	}
 	return nil
 }

@@ -19,6 +19,8 @@ type subject struct {
 	unknown error              // why model is nil though there is a config.json
 	targets arch.Target        // never 0
 	asked   bool               // the targets are not the default
+
+	kept, quantized []arch.Tensor // see modules
 }
 
 // newSubject resolves the model. With targets 0 it is meant for the loaders that have its class.
@@ -91,14 +93,17 @@ func (s *subject) renamed() arch.Target {
 
 // modules are the Linears of the checkpoint, plain and packed. With no model it is a mistake to ask.
 func (s *subject) modules() (kept, quantized []arch.Tensor) {
+	if s.kept != nil || s.quantized != nil {
+		return s.kept, s.quantized
+	}
 	for _, t := range s.groups.Plain {
 		c := s.model.ClassifyTensor(t.Name, len(t.Shape))
 		if c.Module && (len(t.Shape) == 2 || !c.Stray) { // of no row, it is a convolution's where it is no matrix
-			kept = append(kept, arch.Tensor{Name: t.Name, Class: c})
+			s.kept = append(s.kept, arch.Tensor{Name: t.Name, Class: c})
 		}
 	}
 	for _, w := range s.groups.Weights {
-		quantized = append(quantized, arch.Tensor{Name: w.Name, Class: s.model.Classify(w.Name)})
+		s.quantized = append(s.quantized, arch.Tensor{Name: w.Name, Class: s.model.Classify(w.Name)})
 	}
-	return kept, quantized
+	return s.kept, s.quantized
 }
